@@ -1,0 +1,1 @@
+//! p2pinst: the command line.

@@ -1,0 +1,1 @@
+//! Blobs and pieces on disk; the exchange scheduler.

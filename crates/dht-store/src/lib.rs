@@ -1,0 +1,1 @@
+//! Cells: admission, merge, persistence, views, replication.

@@ -1,0 +1,1 @@
+//! Package managers, idleness, planning, journal.

@@ -1,0 +1,1 @@
+//! Keys, certificates, capability chains, join tokens: verifies, does no I/O.

@@ -1,0 +1,24 @@
+//! Ids, hashes, clocks, cells, records and limits: the words that every other crate speaks.
+//!
+//! Pure data. Nothing here reads a clock, a file or a socket, and nothing here verifies a
+//! signature: that is the work of `p2pinst-trust`.
+
+pub mod bytes;
+pub mod cell;
+pub mod codec;
+pub mod hostexpr;
+pub mod id;
+pub mod limits;
+pub mod name;
+pub mod piece;
+pub mod record;
+pub mod selector;
+pub mod time;
+pub mod version;
+
+pub use bytes::Hash;
+pub use cell::{Cell, CellError, CellId, Kind, Plane, Version};
+pub use id::{ClusterId, DeploymentId, MachineId, NodeId, PublicKey, ReleaseId, Signature};
+pub use name::{LabelValue, Labels, Name};
+pub use piece::{BlobRef, PieceIndex};
+pub use time::{Hlc, Millis};

@@ -1,0 +1,35 @@
+//! Bounds on everything that comes from outside. One place, so that they can be read together.
+
+use std::time::Duration;
+
+/// Payload of one cell: gossip carries whole cells, and a message is bounded by 16 KiB.
+pub const CELL_PAYLOAD: usize = 8 * 1024;
+/// Subject of a cell: the longest is a group name.
+pub const CELL_SUBJECT: usize = 64;
+/// Slot of a cell.
+pub const CELL_SLOT: usize = 32;
+/// One frame of the store protocol and of the control socket (not of bulk bytes).
+pub const FRAME: usize = 1024 * 1024;
+/// What a node shows of itself in the handshake: chain of roots, grant, invite, certificate,
+/// admission.
+pub const HELLO: usize = 64 * 1024;
+/// Time for the whole certificate handshake.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Roots a chain may have: one rotation a month for ten years.
+pub const ROOTS: usize = 128;
+/// Keys in one root document.
+pub const ROOT_KEYS: usize = 16;
+/// A cell may be this far ahead of cluster time before it is set aside (quarantined).
+pub const FUTURE: Duration = Duration::from_secs(600);
+/// Labels of one machine.
+pub const LABELS: usize = 32;
+/// Bootstrap addresses in a token, and listen addresses of a node.
+pub const ADDRS: usize = 16;
+/// Replicas of a data-plane cell.
+pub const REPLICAS: usize = 8;
+/// Length of a host expression or a selector.
+pub const EXPR: usize = 4096;
+/// Names that one host expression may stand for.
+pub const EXPR_NAMES: u64 = 65_536;
+/// One blob: 16 TiB would be 4 Mi pieces; the piece layer stays below 128 MiB.
+pub const BLOB: u64 = 16 << 40;

@@ -1,0 +1,273 @@
+//! Records of installing: groups, releases, deployments, and what became of them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hostexpr::HostExpr;
+use crate::id::{DeploymentId, NodeId, PublicKey, ReleaseId};
+use crate::name::Name;
+use crate::piece::BlobRef;
+use crate::selector::Selector;
+use crate::time::Millis;
+use crate::{Hash, version};
+
+/// A named set of machines: those that the hosts name or the selector selects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// What the group is, for people.
+    pub description: String,
+    /// Machines by name or address.
+    pub hosts: Option<HostExpr>,
+    /// Machines by label.
+    pub select: Option<Selector>,
+}
+
+/// A package manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Manager {
+    /// Debian's.
+    Dpkg,
+}
+
+impl Manager {
+    /// The order of this manager's versions.
+    #[must_use]
+    pub fn compare(self, a: &str, b: &str) -> std::cmp::Ordering {
+        match self {
+            Self::Dpkg => version::compare_debian(a, b),
+        }
+    }
+}
+
+impl fmt::Display for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dpkg => "dpkg",
+        })
+    }
+}
+
+/// A package as its manager names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PackageId {
+    /// Whose package it is.
+    pub manager: Manager,
+    /// Its name.
+    pub name: String,
+    /// Its version, in the manager's own notation.
+    pub version: String,
+    /// Its architecture, in the manager's own notation.
+    pub architecture: String,
+}
+
+impl fmt::Display for PackageId {
+    /// `hello 2.10-3 amd64`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.name, self.version, self.architecture)
+    }
+}
+
+/// A published package: what is good, says a publisher.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// What the file must be when opened.
+    pub package: PackageId,
+    /// The file's name when published.
+    pub file: String,
+    /// The file's content.
+    pub blob: BlobRef,
+}
+
+impl Release {
+    /// The release's id, from its encoded manifest.
+    #[must_use]
+    pub fn id(manifest: &[u8]) -> ReleaseId {
+        ReleaseId(Hash::of_parts("p2pinst/release/1", &[manifest]))
+    }
+}
+
+/// How a deployment proceeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// When the node is idle.
+    LoadAware,
+    /// At once, whatever the load.
+    Urgent,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LoadAware => "load-aware",
+            Self::Urgent => "urgent",
+        })
+    }
+}
+
+/// An order: this release to this group. Who gets what, says an operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// The author's own counter: with the author's name it names the deployment (`alice-42`).
+    pub number: u64,
+    /// What.
+    pub release: ReleaseId,
+    /// To whom.
+    pub group: Name,
+    /// How.
+    pub mode: Mode,
+    /// Whether it may replace a newer version.
+    pub allow_downgrade: bool,
+    /// The first holders of the blob.
+    pub holders: Vec<NodeId>,
+}
+
+impl Deployment {
+    /// The deployment's id, from its author and its encoded order.
+    #[must_use]
+    pub fn id(author: &PublicKey, order: &[u8]) -> DeploymentId {
+        let hash = Hash::of_parts("p2pinst/deployment/1", &[author.as_bytes(), order]);
+        let mut id = [0; DeploymentId::LEN];
+        for (to, from) in id.iter_mut().zip(hash.0) {
+            *to = from;
+        }
+        DeploymentId(id)
+    }
+}
+
+/// How far a machine is with a deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Known, not begun.
+    Pending,
+    /// Held back until the node is idle, or for another reason that `detail` tells.
+    Waiting,
+    /// Pieces are coming in.
+    Fetching,
+    /// The whole file is here and is what it should be.
+    Verified,
+    /// The package manager is at work.
+    Installing,
+    /// Done.
+    Installed,
+    /// Nothing to do: already there, or a newer order took its place.
+    Skipped,
+    /// Did not work; `detail` tells why.
+    Failed,
+}
+
+impl State {
+    /// Every state, in the order of progress.
+    pub const ALL: [Self; 8] = [
+        Self::Pending,
+        Self::Waiting,
+        Self::Fetching,
+        Self::Verified,
+        Self::Installing,
+        Self::Installed,
+        Self::Skipped,
+        Self::Failed,
+    ];
+
+    /// Whether nothing more will happen by itself.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Installed | Self::Skipped | Self::Failed)
+    }
+
+    /// The state's name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Waiting => "waiting",
+            Self::Fetching => "fetching",
+            Self::Verified => "verified",
+            Self::Installing => "installing",
+            Self::Installed => "installed",
+            Self::Skipped => "skipped",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A machine's status in one deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// How far it is.
+    pub state: State,
+    /// Which try this is, from 1.
+    pub attempt: u32,
+    /// The reason of waiting or failing; what was done otherwise.
+    pub detail: String,
+    /// When each state was first reached in this attempt.
+    pub reached: Vec<(State, Millis)>,
+}
+
+/// What an entry of the history did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Was not there before.
+    Install,
+    /// An older version was there before.
+    Upgrade,
+    /// A newer version was there before.
+    Downgrade,
+    /// The same version was there before.
+    Reinstall,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Install => "install",
+            Self::Upgrade => "upgrade",
+            Self::Downgrade => "downgrade",
+            Self::Reinstall => "reinstall",
+        })
+    }
+}
+
+/// One thing that was done to a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// When it ended.
+    pub at: Millis,
+    /// By which order.
+    pub deployment: DeploymentId,
+    /// Which release.
+    pub release: ReleaseId,
+    /// The package.
+    pub package: PackageId,
+    /// What was done.
+    pub action: Action,
+    /// The version that was there before.
+    pub old_version: Option<String>,
+    /// The state that it ended in.
+    pub outcome: State,
+    /// The package manager's exit code, when it ran.
+    pub exit_code: Option<i32>,
+    /// How long it took, in milliseconds.
+    pub millis: u64,
+    /// The end of the package manager's output, or the reason of the failure.
+    pub log: String,
+}
+
+/// A segment of a machine's history: append-only, chained to the one before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistorySegment {
+    /// Hash of the full segment before; `None` for the first.
+    pub previous: Option<Hash>,
+    /// In the order in which they happened.
+    pub entries: Vec<HistoryEntry>,
+}

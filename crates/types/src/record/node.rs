@@ -1,0 +1,18 @@
+//! What a node says of itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::Millis;
+
+/// A node's own record: where it is reached and what runs there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Multiaddresses, at most [`crate::limits::ADDRS`].
+    pub addrs: Vec<String>,
+    /// Version of p2pinst.
+    pub version: String,
+    /// When the daemon started.
+    pub started: Millis,
+    /// Architecture of the root that packages go to, in the package manager's notation.
+    pub architecture: String,
+}

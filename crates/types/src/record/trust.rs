@@ -1,0 +1,160 @@
+//! Records of trust: who may do what, and who is a member.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{IdError, MachineId, PublicKey, Signature};
+use crate::name::{Labels, Name};
+use crate::time::Millis;
+
+/// Version N of the root of trust: an m-of-n set of keys. The hash of version 1 is the cluster id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootDoc {
+    /// From 1, rising by one.
+    pub version: u64,
+    /// The cluster's name, for people.
+    pub cluster: Name,
+    /// The keys; at most [`crate::limits::ROOT_KEYS`].
+    pub keys: BTreeSet<PublicKey>,
+    /// How many of the keys must sign.
+    pub threshold: u8,
+    /// Random bytes, so that no two clusters share an id.
+    pub nonce: u64,
+}
+
+/// A root document with signatures of keys of its own and, from version 2 on, of the version before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedRoot {
+    /// The encoded [`RootDoc`], verbatim.
+    #[serde(with = "serde_bytes")]
+    pub doc: Vec<u8>,
+    /// Signatures over the document.
+    pub signatures: Vec<(PublicKey, Signature)>,
+}
+
+/// What a key may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Says who gets what: groups, deployments, invites, revocations of nodes.
+    Operator,
+    /// Says what is good: releases.
+    Publisher,
+    /// Invites only.
+    Enroller,
+    /// Answers network boots.
+    Boot,
+    /// Switches power.
+    Power,
+}
+
+impl Role {
+    /// Every role, in the order of the command line's help.
+    pub const ALL: [Self; 5] =
+        [Self::Operator, Self::Publisher, Self::Enroller, Self::Boot, Self::Power];
+
+    /// The role's name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Publisher => "publisher",
+            Self::Enroller => "enroller",
+            Self::Boot => "boot",
+            Self::Power => "power",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Role {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        Self::ALL.into_iter().find(|r| r.as_str() == text).ok_or_else(|| IdError {
+            what: "role (operator, publisher, enroller, boot, power)",
+            text: text.chars().take(80).collect(),
+        })
+    }
+}
+
+/// A power given by the root to a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The key that gets the power.
+    pub key: PublicKey,
+    /// The key's name, unique in the cluster: deployments are called after it (`alice-42`).
+    pub name: Name,
+    /// What the key may do.
+    pub roles: BTreeSet<Role>,
+    /// The power ends here; `None`: only by revocation.
+    pub not_after: Option<Millis>,
+    /// Signatures of further root keys over this grant with no co-signature, when the root's
+    /// threshold is above one.
+    pub cosigned: Vec<(PublicKey, Signature)>,
+}
+
+/// A permission to join, held by whoever has the invite's private key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invite {
+    /// The public half of the key that is in the token.
+    pub key: PublicKey,
+    /// The site that joining machines get.
+    pub site: Name,
+    /// The labels that joining machines get.
+    pub labels: Labels,
+    /// How many machines may join.
+    pub uses: u32,
+    /// No machine may join after this.
+    pub not_after: Millis,
+}
+
+/// A machine's certificate, signed by the invite that it joined with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeCert {
+    /// The node's own key.
+    pub node: PublicKey,
+    /// The name that the machine asks for.
+    pub name: Name,
+    /// The site, as in the invite.
+    pub site: Name,
+    /// The labels, as in the invite.
+    pub labels: Labels,
+    /// The invite that signs.
+    pub invite: PublicKey,
+}
+
+/// A certificate with its signature; the bytes are kept verbatim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedCert {
+    /// The encoded [`NodeCert`].
+    #[serde(with = "serde_bytes")]
+    pub cert: Vec<u8>,
+    /// The invite's signature over it.
+    pub signature: Signature,
+}
+
+/// A machine of the roster. Signed by the first member that saw the certificate valid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admission {
+    /// The machine, under which all of its records are filed.
+    pub machine: MachineId,
+    /// The certificate that was valid.
+    pub cert: SignedCert,
+}
+
+/// A key is no longer trusted, from the time of this cell on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// The key.
+    pub key: PublicKey,
+    /// Why, for people.
+    pub reason: String,
+}

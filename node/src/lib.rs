@@ -1,0 +1,1 @@
+//! p2pinstd: the node.
