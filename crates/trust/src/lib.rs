@@ -1,1 +1,17 @@
-//! Keys, certificates, capability chains, join tokens: verifies, does no I/O.
+//! Trust: keys, the root of trust, certificate chains, join tokens, sealed key exports.
+//!
+//! Everything here verifies or makes signatures over bytes in memory; nothing does I/O, nothing
+//! reads a clock. Time comes in as a parameter.
+
+pub mod hello;
+pub mod key;
+pub mod keytext;
+pub mod policy;
+pub mod root;
+pub mod seal;
+pub mod token;
+
+pub use hello::{Hello, Presented, Refusal};
+pub use key::SecretKey;
+pub use root::RootChain;
+pub use token::Token;

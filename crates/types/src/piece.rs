@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(blob(1).pieces(), 1);
         assert_eq!(blob(64 << 20).piece_len(), 64 << 10);
         assert_eq!(blob(64 << 20).pieces(), 1024);
-        assert_eq!(blob((64 << 20) + 1).pieces(), 513);
+        assert_eq!(blob((64 << 20) + 1024).pieces(), 513);
         assert_eq!(blob(1 << 40).piece_len(), 4 << 20);
         let b = blob(100_000);
         assert_eq!(b.range(PieceIndex(1)), Some(65_536..100_000));

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cell::Version;
 use crate::id::{IdError, MachineId, PublicKey, Signature};
 use crate::name::{Labels, Name};
 use crate::time::Millis;
@@ -127,6 +128,9 @@ pub struct NodeCert {
     pub site: Name,
     /// The labels, as in the invite.
     pub labels: Labels,
+    /// The multiaddresses that the machine listened on when it joined; at most
+    /// [`crate::limits::ADDRS`]. Host expressions by address match these.
+    pub addrs: Vec<String>,
     /// The invite that signs.
     pub invite: PublicKey,
 }
@@ -150,11 +154,14 @@ pub struct Admission {
     pub cert: SignedCert,
 }
 
-/// A key is no longer trusted, from the time of this cell on.
+/// A key is no longer trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revocation {
     /// The key.
     pub key: PublicKey,
+    /// The last cell of the key that still counts; `None`: those written before this one (by
+    /// their clock) count.
+    pub last_good: Option<Version>,
     /// Why, for people.
     pub reason: String,
 }

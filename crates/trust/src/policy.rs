@@ -1,0 +1,135 @@
+//! Who may write what: the rules above the signatures. Each is a pure function.
+
+use std::collections::BTreeSet;
+
+use p2pinst_types::record::{Grant, Invite, NodeCert, Role, SignedCert};
+use p2pinst_types::{Cell, Hash, Hlc, Kind, MachineId, Millis, PublicKey, codec};
+use thiserror::Error;
+
+use crate::key::{Domain, SecretKey, verify_in};
+use crate::root::RootChain;
+
+/// A chain that does not hold, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ChainError {
+    /// The grant is not signed by enough root keys.
+    #[error("the grant is not signed by the cluster's root")]
+    Grant,
+    /// The invite's author has no power to invite (any more, at its time).
+    #[error("the invite is not signed by an operator or enroller of the cluster")]
+    Invite,
+    /// The certificate is not what the invite allows, or not signed by it.
+    #[error("the certificate is not signed by its invite, or asks for more than it gives")]
+    Cert,
+}
+
+/// The roles that may write cells of a kind, where a role is what decides.
+#[must_use]
+pub fn roles_for(kind: Kind) -> &'static [Role] {
+    match kind {
+        Kind::INVITE => &[Role::Operator, Role::Enroller],
+        Kind::GROUP | Kind::DEPLOYMENT => &[Role::Operator],
+        Kind::RELEASE => &[Role::Publisher],
+        _ => &[],
+    }
+}
+
+/// Whether a grant gives one of these roles at a time.
+#[must_use]
+pub fn allows(grant: &Grant, roles: &[Role], at: Hlc) -> bool {
+    let alive = grant.not_after.is_none_or(|end| at.millis() <= end);
+    alive && roles.iter().any(|r| grant.roles.contains(r))
+}
+
+/// Checks that a grant cell carries the signatures of a threshold of root keys: its author's, and
+/// the co-signatures. Any version of the root will do; a grant ends by expiry or revocation.
+///
+/// # Errors
+/// When no version of the root has enough of the keys.
+pub fn check_grant(roots: &RootChain, cell: &Cell, grant: &Grant) -> Result<(), ChainError> {
+    if cell.id.subject != grant.key.as_bytes()
+        || grant.cosigned.len() > p2pinst_types::limits::ROOT_KEYS
+    {
+        return Err(ChainError::Grant);
+    }
+    let body = cosigned_body(grant).ok_or(ChainError::Grant)?;
+    let mut signers: BTreeSet<PublicKey> = grant
+        .cosigned
+        .iter()
+        .filter(|(k, s)| verify_in(Domain::Grant, Some(roots.cluster()), k, &body, s))
+        .map(|(k, _)| *k)
+        .collect();
+    signers.insert(cell.id.author);
+    let enough = |d: &p2pinst_types::record::RootDoc| {
+        d.keys.contains(&cell.id.author)
+            && d.keys.intersection(&signers).count() >= usize::from(d.threshold)
+    };
+    if roots.docs().iter().any(enough) { Ok(()) } else { Err(ChainError::Grant) }
+}
+
+/// What further root keys sign: the grant without co-signatures.
+fn cosigned_body(grant: &Grant) -> Option<Vec<u8>> {
+    codec::encode(&Grant { cosigned: Vec::new(), ..grant.clone() }).ok()
+}
+
+/// Adds a root key's co-signature to a grant.
+#[must_use]
+pub fn cosign(roots: &RootChain, mut grant: Grant, key: &SecretKey) -> Grant {
+    if let Some(body) = cosigned_body(&grant) {
+        let signature = key.sign_in(Domain::Grant, Some(roots.cluster()), &body);
+        grant.cosigned.push((key.public(), signature));
+    }
+    grant
+}
+
+/// Makes a node's certificate with the private key of an invite.
+///
+/// # Errors
+/// When the certificate cannot be encoded.
+pub fn sign_cert(
+    roots: &RootChain,
+    invite: &SecretKey,
+    cert: &NodeCert,
+) -> Result<SignedCert, codec::CodecError> {
+    let cert = codec::encode(cert)?;
+    let signature = invite.sign_in(Domain::NodeCert, Some(roots.cluster()), &cert);
+    Ok(SignedCert { cert, signature })
+}
+
+/// Checks a certificate against the invite that should have signed it.
+///
+/// # Errors
+/// When the signature is not the invite's, or site or labels differ from the invite's.
+pub fn check_cert(
+    roots: &RootChain,
+    invite: &Invite,
+    signed: &SignedCert,
+) -> Result<NodeCert, ChainError> {
+    let cluster = Some(roots.cluster());
+    if !verify_in(Domain::NodeCert, cluster, &invite.key, &signed.cert, &signed.signature) {
+        return Err(ChainError::Cert);
+    }
+    let cert: NodeCert = codec::decode(&signed.cert).map_err(|_| ChainError::Cert)?;
+    let as_invited =
+        cert.invite == invite.key && cert.site == invite.site && cert.labels == invite.labels;
+    let bounded = cert.addrs.len() <= p2pinst_types::limits::ADDRS
+        && cert.addrs.iter().all(|a| a.len() <= 256);
+    if as_invited && bounded { Ok(cert) } else { Err(ChainError::Cert) }
+}
+
+/// The machine that a certificate founds.
+#[must_use]
+pub fn machine_id(cert: &SignedCert) -> MachineId {
+    let hash = Hash::of_parts("p2pinst/machine/1", &[&cert.cert]);
+    let mut id = [0; MachineId::LEN];
+    for (to, from) in id.iter_mut().zip(hash.0) {
+        *to = from;
+    }
+    MachineId(id)
+}
+
+/// Whether an invite may still be used at a time.
+#[must_use]
+pub fn invite_open(invite: &Invite, at: Millis) -> bool {
+    at <= invite.not_after
+}

@@ -1,0 +1,221 @@
+//! The root of trust: a chain of threshold documents, each signed by its predecessor and by
+//! itself (TUF specification, 5.3).
+
+use std::collections::BTreeSet;
+
+use p2pinst_types::record::{RootDoc, SignedRoot};
+use p2pinst_types::{ClusterId, Hash, PublicKey, codec, limits};
+use thiserror::Error;
+
+use crate::key::{Domain, SecretKey, verify_in};
+
+/// Why a chain of roots is not to be trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RootError {
+    /// Another cluster's root, or none.
+    #[error("root v1 is that of another cluster")]
+    WrongCluster,
+    /// Not a root document.
+    #[error("root v{0} cannot be read")]
+    Malformed(usize),
+    /// A version is missing or stands twice.
+    #[error("root v{expected} is missing")]
+    Version {
+        /// The version that should stand there.
+        expected: u64,
+    },
+    /// Fewer good signatures than the threshold.
+    #[error("root v{version} lacks signatures of the {whose} keys")]
+    Signatures {
+        /// Which document.
+        version: u64,
+        /// Whose signatures: "old" or "new".
+        whose: &'static str,
+    },
+    /// Two different documents of one version.
+    #[error("root v{0} differs from the one known here: the root keys were misused")]
+    Fork(u64),
+}
+
+/// A verified chain, version 1 to the current one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootChain {
+    cluster: ClusterId,
+    signed: Vec<SignedRoot>,
+    docs: Vec<RootDoc>,
+}
+
+impl RootChain {
+    /// Verifies a chain that begins with the root of `cluster`.
+    ///
+    /// # Errors
+    /// When any document is not signed as it must be.
+    pub fn verify(cluster: ClusterId, signed: Vec<SignedRoot>) -> Result<Self, RootError> {
+        let first = signed.first().ok_or(RootError::WrongCluster)?;
+        if Self::cluster_id(&first.doc) != cluster || signed.len() > limits::ROOTS {
+            return Err(RootError::WrongCluster);
+        }
+        let mut chain = Self { cluster, signed: Vec::new(), docs: Vec::new() };
+        for root in signed {
+            chain.push(root)?;
+        }
+        Ok(chain)
+    }
+
+    /// The id of the cluster whose root v1 is this document.
+    #[must_use]
+    pub fn cluster_id(doc: &[u8]) -> ClusterId {
+        ClusterId(Hash::of(doc))
+    }
+
+    /// Makes the first root, signed by the keys given.
+    ///
+    /// # Errors
+    /// When the document cannot be encoded or the keys do not reach its threshold.
+    pub fn found(doc: &RootDoc, keys: &[&SecretKey]) -> Result<Self, RootError> {
+        let bytes = codec::encode(doc).map_err(|_| RootError::Malformed(1))?;
+        let signatures =
+            keys.iter().map(|k| (k.public(), k.sign_in(Domain::Root, None, &bytes))).collect();
+        let cluster = Self::cluster_id(&bytes);
+        Self::verify(cluster, vec![SignedRoot { doc: bytes, signatures }])
+    }
+
+    fn push(&mut self, root: SignedRoot) -> Result<(), RootError> {
+        let expected = self.docs.len() as u64 + 1;
+        let malformed = || RootError::Malformed(self.docs.len() + 1);
+        let doc: RootDoc = codec::decode(&root.doc).map_err(|_| malformed())?;
+        if doc.version != expected {
+            return Err(RootError::Version { expected });
+        }
+        let sane = doc.threshold > 0
+            && usize::from(doc.threshold) <= doc.keys.len()
+            && doc.keys.len() <= limits::ROOT_KEYS
+            && root.signatures.len() <= 2 * limits::ROOT_KEYS;
+        if !sane {
+            return Err(malformed());
+        }
+        if let Some(old) = self.docs.last()
+            && !signed_by(old, &root)
+        {
+            return Err(RootError::Signatures { version: expected, whose: "old" });
+        }
+        if !signed_by(&doc, &root) {
+            return Err(RootError::Signatures { version: expected, whose: "new" });
+        }
+        self.docs.push(doc);
+        self.signed.push(root);
+        Ok(())
+    }
+
+    /// Takes over what another chain has beyond this one. Says whether anything was new.
+    ///
+    /// # Errors
+    /// When the other chain is not a continuation of this one (or this one of it).
+    pub fn extend(&mut self, other: &[SignedRoot]) -> Result<bool, RootError> {
+        if other.len() > limits::ROOTS {
+            return Err(RootError::Malformed(other.len()));
+        }
+        for (version, (ours, theirs)) in self.signed.iter().zip(other).enumerate() {
+            if ours.doc != theirs.doc {
+                let fork = RootError::Fork(version as u64 + 1);
+                return Err(if version == 0 { RootError::WrongCluster } else { fork });
+            }
+        }
+        let known = self.signed.len();
+        for root in other.iter().skip(known) {
+            self.push(root.clone())?;
+        }
+        Ok(self.signed.len() > known)
+    }
+
+    /// The cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &ClusterId {
+        &self.cluster
+    }
+
+    /// The chain as it travels.
+    #[must_use]
+    pub fn signed(&self) -> &[SignedRoot] {
+        &self.signed
+    }
+
+    /// All versions, oldest first; never empty.
+    #[must_use]
+    pub fn docs(&self) -> &[RootDoc] {
+        &self.docs
+    }
+
+    /// Whether some version of the root has this key.
+    #[must_use]
+    pub fn has_key(&self, key: &PublicKey) -> bool {
+        self.docs.iter().any(|d| d.keys.contains(key))
+    }
+
+    /// The cluster's name.
+    #[must_use]
+    pub fn cluster_name(&self) -> String {
+        self.docs.last().map(|d| d.cluster.to_string()).unwrap_or_default()
+    }
+}
+
+/// Whether enough different keys of `doc` have signed `root`.
+fn signed_by(doc: &RootDoc, root: &SignedRoot) -> bool {
+    let good: BTreeSet<&PublicKey> = root
+        .signatures
+        .iter()
+        .filter(|(key, _)| doc.keys.contains(key))
+        .filter(|(key, signature)| verify_in(Domain::Root, None, key, &root.doc, signature))
+        .map(|(key, _)| key)
+        .collect();
+    good.len() >= usize::from(doc.threshold)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u8) -> SecretKey {
+        SecretKey::from_seed(&[n; 32])
+    }
+
+    fn doc(version: u64, keys: &[u8], threshold: u8) -> RootDoc {
+        let keys = keys.iter().map(|n| key(*n).public()).collect();
+        RootDoc { version, cluster: "lab".parse().unwrap(), keys, threshold, nonce: 7 }
+    }
+
+    fn sign(doc: &RootDoc, keys: &[u8]) -> SignedRoot {
+        let bytes = codec::encode(doc).unwrap();
+        let signature = |n: &u8| (key(*n).public(), key(*n).sign_in(Domain::Root, None, &bytes));
+        SignedRoot { signatures: keys.iter().map(signature).collect(), doc: bytes }
+    }
+
+    #[test]
+    fn rotation_needs_both_sets() {
+        let chain = RootChain::found(&doc(1, &[1, 2, 3], 2), &[&key(1), &key(2)]).unwrap();
+        let next = doc(2, &[4], 1);
+        for (signers, good) in [(&[4u8, 1, 2][..], true), (&[4, 1], false), (&[1, 2], false)] {
+            let mut longer = chain.signed().to_vec();
+            longer.push(sign(&next, signers));
+            assert_eq!(chain.clone().extend(&longer).is_ok(), good, "{signers:?}");
+        }
+        // one key that signs twice counts once
+        let mut longer = chain.signed().to_vec();
+        longer.push(sign(&next, &[4, 1, 1]));
+        assert!(chain.clone().extend(&longer).is_err());
+        // a skipped version
+        let mut longer = chain.signed().to_vec();
+        longer.push(sign(&doc(3, &[4], 1), &[4, 1, 2]));
+        assert_eq!(chain.clone().extend(&longer), Err(RootError::Version { expected: 2 }));
+    }
+
+    #[test]
+    fn another_clusters_root_is_refused() {
+        let ours = RootChain::found(&doc(1, &[1], 1), &[&key(1)]).unwrap();
+        let theirs = RootChain::found(&doc(1, &[2], 1), &[&key(2)]).unwrap();
+        assert_eq!(ours.clone().extend(theirs.signed()), Err(RootError::WrongCluster));
+        assert!(RootChain::verify(*ours.cluster(), theirs.signed().to_vec()).is_err());
+        assert!(RootChain::verify(*ours.cluster(), vec![]).is_err());
+        assert!(RootChain::found(&doc(1, &[1, 2], 2), &[&key(1)]).is_err());
+    }
+}
