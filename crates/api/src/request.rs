@@ -1,0 +1,191 @@
+//! The requests, each with the type of its answer.
+
+use p2pinst_types::record::{PackageId, Release, Role};
+use p2pinst_types::{BlobRef, Hlc, Millis, Name, PublicKey, Version};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::view;
+
+/// What kind of failure an error is; decides the exit code of the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorKind {
+    /// The request makes no sense, or names what does not exist.
+    Invalid,
+    /// The request is understood and refused.
+    Refused,
+    /// The cluster, or the part of it that is needed, cannot be reached now.
+    Unavailable,
+    /// The node failed (a full disk, say).
+    Internal,
+}
+
+/// An error with a hint of what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// What kind of failure.
+    pub kind: ErrorKind,
+    /// What was attempted, on what, and why it failed.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+impl ApiError {
+    /// An error without a hint.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None }
+    }
+
+    /// Adds what to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// A request and the type of its answer.
+pub trait Call: Into<Request> {
+    /// What the node answers.
+    type Reply: Serialize + DeserializeOwned;
+}
+
+macro_rules! requests {
+    ($($(#[$doc:meta])* $name:ident $fields:tt => $reply:ty;)*) => {
+        $(requests!(@struct $(#[$doc])* $name $fields);
+        impl Call for $name { type Reply = $reply; }
+        impl From<$name> for Request {
+            fn from(r: $name) -> Self { Self::$name(r) }
+        })*
+
+        /// Any request.
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        pub enum Request {
+            $($(#[$doc])* $name($name),)*
+        }
+    };
+    (@struct $(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident: $ty:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
+    };
+}
+
+requests! {
+    /// Who this node is.
+    Info {} => view::NodeInfo;
+    /// The roster, with what is known of each machine now.
+    Nodes {} => Vec<view::NodeView>;
+    /// The groups with their members.
+    Groups {} => Vec<view::GroupView>;
+    /// The keys with power.
+    Grants {} => Vec<view::GrantView>;
+    /// The newest version that the cluster knows of an author's cells. The node asks its peers
+    /// first, so that a restored snapshot of the author's machine is noticed.
+    ReadHead {
+        /// The author.
+        author: PublicKey,
+    } => Head;
+    /// Stores signed cells on this node durably, and announces them.
+    Submit {
+        /// The cells, verbatim.
+        cells: Vec<CellBytes>,
+    } => Submitted;
+    /// What an invite needs beside the operator's key.
+    PrepareInvite {
+        /// The operator's key.
+        operator: PublicKey,
+    } => InviteMaterial;
+    /// What is to be known before a package is published to a group.
+    PreparePublish {
+        /// The package.
+        package: PackageId,
+        /// The group.
+        group: Name,
+        /// The author of the order.
+        author: PublicKey,
+    } => PublishPlan;
+    /// Stores a blob; `len` raw bytes follow the request.
+    PutBlob {
+        /// How many bytes follow.
+        len: u64,
+    } => BlobRef;
+    /// How many other nodes hold all pieces of a blob now.
+    CountHolders {
+        /// The blob.
+        blob: BlobRef,
+    } => Holders;
+    /// How far deployments are. Names one by name (`alice-42`) or by a prefix of its id, or all.
+    Status {
+        /// Which deployment; all when `None`.
+        deployment: Option<String>,
+    } => view::StatusView;
+    /// A machine's install history; this machine's when `None`.
+    History {
+        /// The machine.
+        machine: Option<Name>,
+    } => view::HistoryView;
+}
+
+/// One signed cell, verbatim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CellBytes(#[serde(with = "serde_bytes")] pub Vec<u8>);
+
+/// The newest version of an author's cells, and the time to write with.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Head {
+    /// The newest version known; zero when the author has written nothing.
+    pub version: Version,
+    /// A clock reading above all that the node has seen.
+    pub hlc: Hlc,
+    /// Cluster time.
+    pub now: Millis,
+}
+
+/// The outcome of [`Submit`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Submitted {
+    /// Peers that were told.
+    pub peers: usize,
+}
+
+/// The answer to [`PrepareInvite`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InviteMaterial {
+    /// The chain of roots.
+    pub roots: Vec<p2pinst_types::record::SignedRoot>,
+    /// The cell of the operator's grant.
+    pub grant: CellBytes,
+    /// Addresses of up to five live nodes, this one included.
+    pub bootstrap: Vec<String>,
+}
+
+/// The answer to [`PreparePublish`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PublishPlan {
+    /// The group's members.
+    pub members: Vec<Name>,
+    /// The number that the author's next deployment gets.
+    pub number: u64,
+    /// A newer version of the package that is already ordered for some member of the group: the
+    /// order's name and the release.
+    pub newer: Option<(String, Release)>,
+    /// This node's own id: the first holder.
+    pub node: p2pinst_types::NodeId,
+    /// The roles that the author has now.
+    pub roles: Vec<Role>,
+}
+
+/// The answer to [`CountHolders`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Holders {
+    /// Other nodes that hold all pieces.
+    pub complete: Vec<Name>,
+    /// Other nodes that were asked and answered.
+    pub asked: usize,
+}
