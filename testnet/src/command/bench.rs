@@ -1,0 +1,95 @@
+//! `testnet bench`: measurements, as tables and JSON.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Subcommand;
+use p2pinst_testnet::bench::{Table, join, publish, rest, swarm};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+    /// Only the table, for the documentation
+    #[arg(long, global = true)]
+    markdown: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// From publish to the last node, for a small package
+    Publish {
+        /// How many nodes
+        #[arg(long, default_value_t = 20)]
+        nodes: usize,
+        /// Bytes of the package's content
+        #[arg(long, default_value_t = 20_000)]
+        size: u64,
+        /// How often
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+    },
+    /// A big package over links with a rate
+    Swarm {
+        /// How many nodes
+        #[arg(long, default_value_t = 8)]
+        nodes: usize,
+        /// The rate of each link, both ways, in Mbit/s
+        #[arg(long, default_value_t = 100)]
+        mbit: u32,
+        /// Bytes of the package's content
+        #[arg(long, default_value_t = 64 << 20)]
+        size: u64,
+        /// How often
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
+    /// What a node costs when nothing happens
+    Rest {
+        /// How many nodes
+        #[arg(long, default_value_t = 20)]
+        nodes: usize,
+        /// Seconds before the measurement
+        #[arg(long, default_value_t = 60)]
+        settle: u64,
+        /// Seconds of the measurement
+        #[arg(long, default_value_t = 120)]
+        seconds: u64,
+    },
+    /// How long it takes to become a member, and to come back
+    Join {
+        /// How many nodes
+        #[arg(long, default_value_t = 8)]
+        nodes: usize,
+    },
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let table = self.what.measure()?;
+        print!("{}", table.markdown());
+        if !self.markdown {
+            println!("\n{}", table.json());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl What {
+    fn measure(self) -> Result<Table> {
+        match self {
+            Self::Publish { nodes, size, runs } => {
+                publish::measure(&publish::Options { nodes, size, runs })
+            }
+            Self::Swarm { nodes, mbit, size, runs } => {
+                swarm::measure(&swarm::Options { nodes, mbit, size, runs })
+            }
+            Self::Rest { nodes, settle, seconds } => {
+                let (settle, time) = (Duration::from_secs(settle), Duration::from_secs(seconds));
+                rest::measure(&rest::Options { nodes, settle, time })
+            }
+            Self::Join { nodes } => join::measure(nodes),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The subcommands of `testnet`, one file each.
+
+mod bench;
+mod down;
+mod ls;
+mod node;
+mod run;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Bring a cluster up that stays
+    Up(up::Args),
+    /// List the labs of this machine
+    Ls,
+    /// Take labs down
+    Down(down::Args),
+    /// Run a command as one of the nodes
+    Run(run::Args),
+    /// Start, stop, kill, freeze, cut or join a node
+    Node(node::Args),
+    /// Remove what killed runs left behind
+    Sweep,
+    /// Show the main job, end to end, on a cluster of seven
+    Demo,
+    /// Measure
+    Bench(bench::Args),
+}
+
+impl Command {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        match self {
+            Self::Up(args) => args.run(),
+            Self::Ls => ls::run(),
+            Self::Down(args) => args.run(),
+            Self::Run(args) => args.run(),
+            Self::Node(args) => args.run(),
+            Self::Sweep => down::sweep(),
+            Self::Demo => p2pinst_testnet::demo::run().map(|()| ExitCode::SUCCESS),
+            Self::Bench(args) => args.run(),
+        }
+    }
+}
