@@ -1,1 +1,23 @@
 //! Blobs and pieces on disk; the exchange scheduler.
+//!
+//! Two halves that share the words of [`layer`] and [`bitmap`]:
+//!
+//! - [`store`]: a directory of blobs, complete and partial. Blocking; call it from threads that may
+//!   block. Only verified bytes go in, only verified bytes come out.
+//! - [`wire`], [`fetch`], [`serve`]: the exchange protocol and its two policies, sans-IO. Time and
+//!   randomness are parameters; nothing here opens a socket.
+//!
+//! What a crash loses: pieces written since the last [`BlobStore::sync`], never more; they are
+//! fetched again.
+
+pub mod bitmap;
+pub mod fetch;
+pub mod layer;
+pub mod serve;
+pub mod store;
+pub mod wire;
+
+pub use bitmap::Bitmap;
+// pub use fetch::Fetch;
+pub use layer::{LayerBuilder, LayerPages, PieceLayer};
+pub use store::{BlobStatus, BlobStore, Put};

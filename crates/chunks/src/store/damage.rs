@@ -1,0 +1,95 @@
+//! Blobs that the disk did not keep: their damaged pieces are given up, to be fetched again.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use p2pinst_files::{Access, Context, FileError, sync_dir};
+use p2pinst_types::PieceIndex;
+
+use super::disk::{self, Kind};
+use super::entry::{Entry, Partial, State, lock};
+use super::pieces::is_damage;
+use super::{Inner, LayerReadError};
+use crate::bitmap::Bitmap;
+use crate::layer::PieceLayer;
+
+/// Reads pieces back and says which of them are damaged.
+pub(super) fn damaged(
+    file: &File,
+    layer: &PieceLayer,
+    pieces: impl Iterator<Item = PieceIndex>,
+) -> std::io::Result<Vec<PieceIndex>> {
+    let mut bad = Vec::new();
+    let mut bytes = Vec::new();
+    for piece in pieces {
+        let range = layer.blob().range(piece).unwrap_or_default();
+        bytes.resize(usize::try_from(range.end - range.start).unwrap_or(0), 0);
+        match file.read_exact_at(&mut bytes, range.start) {
+            Ok(()) if layer.check_piece(piece, &bytes).is_ok() => {}
+            Ok(()) => bad.push(piece),
+            Err(e) if is_damage(&e) => bad.push(piece),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(bad)
+}
+
+impl Inner {
+    /// Looks at every piece, since a disk that damaged one may have damaged others, and makes the
+    /// blob partial without the bad ones. One pass over the blob; rare.
+    pub(super) fn give_up_damaged(
+        &self,
+        entry: &Arc<Entry>,
+    ) -> Result<Vec<PieceIndex>, LayerReadError> {
+        let hot = self.hot(entry)?;
+        let root = entry.blob.root;
+        let _io = lock(&entry.io);
+        let (have, kind) = match &*lock(&entry.state) {
+            State::Partial(p) => (p.have.clone(), Kind::Part),
+            State::Complete => (Bitmap::full(entry.blob.pieces()), Kind::Blob),
+            State::Gone => return Err(LayerReadError::Unknown { root }),
+        };
+        let path = self.file(kind, &root);
+        let bad = damaged(&hot.file, &hot.layer, have.iter()).context("read", &path)?;
+        if bad.is_empty() {
+            return Ok(bad);
+        }
+        tracing::warn!(blob = %root, pieces = bad.len(), path = %path.display(),
+            "The disk damaged pieces of a blob; they are fetched again.");
+        self.without(entry, &bad, &hot.file)?;
+        Ok(bad)
+    }
+
+    /// Called with the entry's `io` lock held.
+    fn without(&self, entry: &Entry, bad: &[PieceIndex], file: &File) -> Result<(), FileError> {
+        let root = &entry.blob.root;
+        let good = |map: &Bitmap| {
+            let mut map = map.clone();
+            for piece in bad {
+                map.clear(*piece);
+            }
+            map
+        };
+        let (durable, complete) = match &mut *lock(&entry.state) {
+            State::Partial(p) => {
+                // from here on they are not served, whatever becomes of the files
+                p.have = good(&p.have);
+                p.durable = good(&p.durable);
+                (p.durable.clone(), false)
+            }
+            State::Complete => (good(&Bitmap::full(entry.blob.pieces())), true),
+            State::Gone => return Ok(()),
+        };
+        // the record before the rename: beside a `.blob` it says nothing
+        let record = disk::encode_have(root, &durable);
+        p2pinst_files::write(&self.file(Kind::Have, root), &record, Access::Public)?;
+        if complete {
+            let (part, blob) = (self.file(Kind::Part, root), self.file(Kind::Blob, root));
+            fs::rename(&blob, &part).context("rename", &blob)?;
+            *lock(&entry.state) = State::Partial(Partial::new(durable, true));
+            sync_dir(&self.dir)?;
+        }
+        file.set_len(entry.blob.len()).context("allocate", &self.file(Kind::Part, root))
+    }
+}

@@ -1,0 +1,119 @@
+//! Taking in a whole blob from this machine: one pass of reading, hashing and writing.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+
+use p2pinst_files::{Access, Context, sync_dir};
+use p2pinst_types::BlobRef;
+use tempfile::NamedTempFile;
+
+use super::disk::{self, Kind, TEMP_PREFIX};
+use super::entry::{Entry, State, lock};
+use super::{BlobStore, IngestError, Inner, NoSpace};
+use crate::layer::{LayerBuilder, LengthError, PieceLayer};
+
+/// Read at a time: long enough for blake3's vector code, short enough for any machine.
+const BUFFER: usize = 256 << 10;
+
+impl BlobStore {
+    /// Takes in a blob of exactly `len` bytes. When it returns, the blob is complete and durable. A
+    /// blob that is already here is read, hashed, and left as it is.
+    ///
+    /// # Errors
+    /// When the input is shorter or longer or cannot be read, or the disk is full or fails; then
+    /// nothing is left behind and nothing that was there is lost.
+    pub fn ingest(&self, reader: &mut dyn Read, len: u64) -> Result<BlobRef, IngestError> {
+        let inner = &*self.inner;
+        let dir = &inner.dir;
+        let builder = LayerBuilder::new(len)?;
+        let mut temp = tempfile::Builder::new()
+            .prefix(TEMP_PREFIX)
+            .permissions(Permissions::from_mode(0o644))
+            .tempfile_in(dir)
+            .context("create a file in", dir)?;
+        disk::allocate(temp.as_file(), len, dir, temp.path())??;
+        let layer = inner.copy(reader, &mut temp, builder, len)?;
+        inner.publish(&layer, temp)?;
+        Ok(*layer.blob())
+    }
+}
+
+impl Inner {
+    fn copy(
+        &self,
+        reader: &mut dyn Read,
+        temp: &mut NamedTempFile,
+        mut builder: LayerBuilder,
+        len: u64,
+    ) -> Result<PieceLayer, IngestError> {
+        let mut buffer = vec![0; BUFFER];
+        let mut seen = 0;
+        loop {
+            let n = match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(IngestError::Input(e)),
+            };
+            seen += n as u64;
+            if seen > len {
+                return Err(LengthError { expected: len, got: seen }.into());
+            }
+            let bytes = buffer.get(..n).unwrap_or_default();
+            builder.update(bytes);
+            match temp.write_all(bytes) {
+                Err(e) if e.kind() == io::ErrorKind::StorageFull => {
+                    let free = disk::free(&self.dir).unwrap_or(0);
+                    let path = self.dir.clone();
+                    return Err(NoSpace { path, needed: len - (seen - n as u64), free }.into());
+                }
+                done => done.context("write", temp.path())?,
+            }
+        }
+        Ok(builder.finish()?)
+    }
+
+    /// Puts a whole blob in its place: layer, then data, then the name.
+    fn publish(&self, layer: &PieceLayer, temp: NamedTempFile) -> Result<(), IngestError> {
+        let root = &layer.blob().root;
+        temp.as_file().sync_all().context("sync", temp.path())?;
+        let _shape = lock(&self.shape);
+        let old = self.entry(root);
+        if old.as_ref().is_some_and(|e| e.is_complete()) {
+            return Ok(());
+        }
+        // a partial blob of this root has the same bytes to come: it gives way
+        let _io = old.as_ref().map(|e| lock(&e.io));
+        let path = self.file(Kind::Layer, root);
+        p2pinst_files::write(&path, &disk::encode_layer(layer), Access::Public)?;
+        let path = self.file(Kind::Blob, root);
+        temp.persist(&path).map_err(|e| e.error).context("rename", &path)?;
+        sync_dir(&self.dir)?;
+        if let Some(old) = &old {
+            *lock(&old.state) = State::Gone;
+        }
+        self.write_entries(|map| map.insert(*root, Entry::new(*layer.blob(), State::Complete)));
+        for kind in [Kind::Have, Kind::Part] {
+            disk::unlink(&self.file(kind, root))?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens what an earlier process took in and hashes it again: its piece layer.
+pub(super) fn hash_file(file: &mut File) -> io::Result<Option<PieceLayer>> {
+    let Ok(mut builder) = LayerBuilder::new(file.metadata()?.len()) else { return Ok(None) };
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(builder.finish().ok()),
+            n => builder.update(buffer.get(..n).unwrap_or_default()),
+        }
+    }
+}
+
+/// Removes what was being taken in when the process ended.
+pub(super) fn is_temp(entry: &fs::DirEntry) -> bool {
+    entry.file_name().to_str().is_some_and(|n| n.starts_with(TEMP_PREFIX) || n.starts_with(".new-"))
+}

@@ -1,0 +1,202 @@
+//! Pieces in, pieces out, and making them durable.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use p2pinst_files::{Access, Context, FileError, sync_dir};
+use p2pinst_types::{Hash, PieceIndex};
+
+use super::disk::{self, Kind};
+use super::entry::{Entry, State, lock};
+use super::{BlobStore, Inner, PutError, ReadError, SyncError};
+
+/// Bytes after which pieces are synced without being asked: what a crash may cost to fetch again.
+pub const SYNC_BYTES: u64 = 256 << 20;
+
+/// What became of a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// It is here now, and can be served.
+    New,
+    /// It was the last: the blob is complete and durable now.
+    Completed,
+    /// It was here already.
+    Duplicate,
+}
+
+impl BlobStore {
+    /// Verifies a piece, writes it, and from then on serves it. The last piece makes the blob
+    /// complete and durable.
+    ///
+    /// # Errors
+    /// When the blob was not begun, the bytes are not that piece, or cannot be written.
+    pub fn put_piece(&self, root: &Hash, piece: PieceIndex, bytes: &[u8]) -> Result<Put, PutError> {
+        let unknown = PutError::Unknown { root: *root };
+        let Some(entry) = self.inner.entry(root) else { return Err(unknown) };
+        let hot = self.inner.hot(&entry)?;
+        hot.layer.check_piece(piece, bytes)?;
+        match entry.has(piece) {
+            Some(false) => {}
+            Some(true) => return Ok(Put::Duplicate),
+            None => return Err(unknown),
+        }
+        let start = entry.blob.range(piece).map_or(0, |r| r.start);
+        let path = self.inner.file(Kind::Part, root);
+        hot.file.write_all_at(bytes, start).context("write", &path)?;
+        let (new, full, due) = match &mut *lock(&entry.state) {
+            State::Partial(p) => {
+                let new = p.have.set(piece);
+                p.unsynced += bytes.len() as u64;
+                (new, p.have.is_full(), p.unsynced >= SYNC_BYTES)
+            }
+            State::Complete => return Ok(Put::Duplicate),
+            State::Gone => return Err(unknown),
+        };
+        if new && (full || due) {
+            self.inner.sync(&entry, &hot.file)?;
+        }
+        Ok(match (new, full) {
+            (false, _) => Put::Duplicate,
+            (true, true) => Put::Completed,
+            (true, false) => Put::New,
+        })
+    }
+
+    /// Reads a piece into `out` (its old content goes) and verifies it. Partial blobs give what they
+    /// have.
+    ///
+    /// # Errors
+    /// When the piece is not here, cannot be read, or was damaged on disk: then the blob has been
+    /// made partial, without its damaged pieces. `out` is empty after an error.
+    pub fn read_piece(
+        &self,
+        root: &Hash,
+        piece: PieceIndex,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ReadError> {
+        out.clear();
+        let unknown = ReadError::Unknown { root: *root };
+        let Some(entry) = self.inner.entry(root) else { return Err(unknown) };
+        match entry.has(piece) {
+            Some(true) => {}
+            Some(false) => return Err(ReadError::Missing { root: *root, piece }),
+            None => return Err(unknown),
+        }
+        self.inner.read_checked(&entry, piece, out).inspect_err(|_| out.clear())
+    }
+
+    /// Reads a whole blob back and gives up its damaged pieces; which those were.
+    ///
+    /// # Errors
+    /// When the blob is not here, or its files cannot be used at all.
+    pub fn check(&self, root: &Hash) -> Result<Vec<PieceIndex>, ReadError> {
+        let entry = self.inner.entry(root).ok_or(ReadError::Unknown { root: *root })?;
+        Ok(self.inner.give_up_damaged(&entry)?)
+    }
+
+    /// Makes all pieces of a blob that are here durable: they survive a crash from now on. Call it
+    /// about once a second while a blob is being fetched; without new pieces it costs nothing.
+    ///
+    /// # Errors
+    /// When the blob is not here or the disk fails; pieces that are not durable are then given up.
+    pub fn sync(&self, root: &Hash) -> Result<(), SyncError> {
+        let entry = self.inner.entry(root).ok_or(SyncError::Unknown { root: *root })?;
+        let idle = match &*lock(&entry.state) {
+            State::Partial(p) => p.have == p.durable && !p.have.is_full(),
+            State::Complete | State::Gone => true,
+        };
+        if idle {
+            return Ok(());
+        }
+        let path = self.inner.file(Kind::Part, root);
+        let file = match entry.hot() {
+            Some(hot) => hot.file,
+            None => Arc::new(File::open(&path).context("open", &path)?),
+        };
+        Ok(self.inner.sync(&entry, &file)?)
+    }
+}
+
+impl Inner {
+    /// Data first, then the record that names it; the rename last. Every crash in between leaves a
+    /// record that names only pieces on the disk.
+    fn sync(&self, entry: &Entry, file: &File) -> Result<(), FileError> {
+        let root = &entry.blob.root;
+        let _io = lock(&entry.io);
+        let (have, layer_synced, unsynced) = match &*lock(&entry.state) {
+            State::Partial(p) => (p.have.clone(), p.layer_synced, p.unsynced),
+            State::Complete | State::Gone => return Ok(()),
+        };
+        let done = self.write_out(root, file, layer_synced).and_then(|()| {
+            if have.is_full() {
+                return self.rename_complete(root);
+            }
+            let record = disk::encode_have(root, &have);
+            p2pinst_files::write(&self.file(Kind::Have, root), &record, Access::Public)
+        });
+        let mut state = lock(&entry.state);
+        let State::Partial(p) = &mut *state else { return done };
+        if let Err(error) = done {
+            // after a failed fsync the kernel may have dropped the pages: only the record counts
+            p.have = p.durable.clone();
+            p.unsynced = 0;
+            return Err(error);
+        }
+        p.layer_synced = true;
+        p.unsynced = p.unsynced.saturating_sub(unsynced);
+        if have.is_full() {
+            *state = State::Complete;
+        } else {
+            p.durable = have;
+        }
+        Ok(())
+    }
+
+    fn write_out(&self, root: &Hash, file: &File, layer_synced: bool) -> Result<(), FileError> {
+        file.sync_data().context("sync", &self.file(Kind::Part, root))?;
+        if !layer_synced {
+            let path = self.file(Kind::Layer, root);
+            File::open(&path).and_then(|f| f.sync_all()).context("sync", &path)?;
+        }
+        Ok(())
+    }
+
+    fn rename_complete(&self, root: &Hash) -> Result<(), FileError> {
+        let (part, blob) = (self.file(Kind::Part, root), self.file(Kind::Blob, root));
+        fs::rename(&part, &blob).context("rename", &part)?;
+        if let Err(error) = sync_dir(&self.dir) {
+            return fs::rename(&blob, &part).context("rename", &blob).and(Err(error));
+        }
+        // beside a complete blob the record says nothing: one that stays goes at the next opening
+        disk::unlink(&self.file(Kind::Have, root)).map(drop).or(Ok(()))
+    }
+
+    fn read_checked(
+        &self,
+        entry: &Arc<Entry>,
+        piece: PieceIndex,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ReadError> {
+        let hot = self.hot(entry)?;
+        let range = entry.blob.range(piece).unwrap_or_default();
+        out.resize(usize::try_from(range.end - range.start).unwrap_or(0), 0);
+        let kind = if entry.is_complete() { Kind::Blob } else { Kind::Part };
+        let path = self.file(kind, &entry.blob.root);
+        match hot.file.read_exact_at(out, range.start) {
+            Ok(()) if hot.layer.check_piece(piece, out).is_ok() => return Ok(()),
+            Ok(()) => {}
+            Err(e) if is_damage(&e) => {}
+            Err(e) => return Err(e).context("read", &path)?,
+        }
+        self.give_up_damaged(entry)?;
+        Err(ReadError::Damaged { root: entry.blob.root, piece, path })
+    }
+}
+
+/// Whether a failed read means that the bytes are lost, and not that the attempt was unlucky.
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
