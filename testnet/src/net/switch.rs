@@ -127,7 +127,10 @@ impl Switch {
         let port = format!("p{}", host.index);
         // Without this, every reverse look-up of the host's resolver would stall for 10 s.
         let etc = Path::new(ETC_NETNS).join(ns);
-        fs::create_dir_all(&etc).with_context(|| format!("cannot make {}", etc.display()))?;
+        // Once more, because a lab that ends may remove the directory above in between.
+        fs::create_dir_all(&etc)
+            .or_else(|_| fs::create_dir_all(&etc))
+            .with_context(|| format!("cannot make {}", etc.display()))?;
         let resolv = etc.join("resolv.conf");
         fs::write(&resolv, "nameserver 127.0.0.1\n")
             .with_context(|| format!("cannot write {}", resolv.display()))?;

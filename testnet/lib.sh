@@ -1,0 +1,51 @@
+# Shared by testnet/demo and testnet/check: sourced, never run.
+
+# The same profile for both, so that a fresh clone compiles once.
+profile=${P2PINST_PROFILE:-dev}
+
+# need PROGRAM:PACKAGE... installs the Debian packages of those programs that are missing.
+need() {
+    local want missing=()
+    export PATH="$PATH:/usr/sbin:/sbin"
+    for want in "$@"; do
+        command -v "${want%%:*}" >/dev/null || missing+=("${want#*:}")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+    if [ "$(id -u)" != 0 ]; then
+        echo "missing, and only root can install: apt-get install ${missing[*]}" >&2
+        return 0
+    fi
+    echo "installing ${missing[*]}" >&2
+    export DEBIAN_FRONTEND=noninteractive
+    # The lists that are there may do; they are refreshed only if they do not.
+    apt-get install -y -qq "${missing[@]}" >/dev/null 2>&1 && return 0
+    apt-get update -qq >/dev/null
+    apt-get install -y -qq "${missing[@]}" >/dev/null || {
+        echo "cannot install ${missing[*]}: install them by hand, and run this again" >&2
+        return 1
+    }
+}
+
+# What the compiler and the linker cannot do without.
+need_rust() {
+    command -v cargo >/dev/null || {
+        echo "cargo is missing: install Rust, see https://rustup.rs" >&2
+        return 1
+    }
+    need cc:gcc
+}
+
+build() {
+    need_rust
+    cargo build --quiet --locked --workspace --bins --profile "$profile"
+}
+
+target_dir() {
+    cargo metadata --locked --no-deps --format-version 1 |
+        sed 's/.*"target_directory":"\([^"]*\)".*/\1/'
+}
+
+profile_dir() {
+    if [ "$profile" = dev ]; then echo debug; else echo "$profile"; fi
+}
