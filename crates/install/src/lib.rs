@@ -1,7 +1,21 @@
 //! Package managers, idleness, planning, journal.
+//!
+//! Everything here blocks: call it from a thread that may block. The pure parts ([`plan`],
+//! [`check`], [`relation`], [`idle`]) read no clock and no file. Only this crate starts package
+//! managers; nothing here knows the network.
+
 pub mod check;
-pub mod command;
+mod command;
 mod control;
 pub mod deb;
+pub mod dpkg;
+pub mod install;
+mod lock;
 pub mod relation;
 pub mod status;
+
+pub use command::Exit;
+pub use deb::{DebInfo, InspectError, inspect};
+pub use dpkg::{Dpkg, Patience, RepairError, RepairReport, RootError, RunError};
+pub use install::{Cleanup, Failure, InstallError, InstallOptions, InstallReport};
+pub use lock::{Holder, LockError};

@@ -263,7 +263,7 @@ pub struct Broken {
 }
 
 impl Broken {
-    fn of(package: &Package) -> Self {
+    pub(crate) fn of(package: &Package) -> Self {
         Self {
             name: package.name.clone(),
             version: package.version.clone(),
