@@ -1,0 +1,25 @@
+//! Scenarios: the real binaries, in network namespaces, through everything that can go wrong.
+//!
+//! They need root; without it each says SKIPPED and why. A failure prints the ends of all logs.
+//! `P2PINST_TESTNET_KEEP=1` keeps the files and namespaces of what failed, for a look.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that panics has failed, which is what it is for"
+)]
+
+mod bad_input;
+mod clocks;
+mod concurrency;
+mod crashes;
+mod demo;
+mod disk;
+mod downgrade;
+mod harness;
+mod joining;
+mod main_job;
+mod network;
+mod second_operator;
+mod strangers;
