@@ -21,11 +21,7 @@ pub struct Named {
 
 impl Named {
     fn of(package: &Package) -> Self {
-        Self {
-            name: package.name.clone(),
-            version: package.version.clone(),
-            state: package.state,
-        }
+        Self { name: package.name.clone(), version: package.version.clone(), state: package.state }
     }
 }
 
@@ -257,7 +253,9 @@ impl<'a> World<'a> {
         let same = has == self.database.effective(&owner.architecture);
         match relation.architecture.as_deref() {
             None => same || package.multi_arch == MultiArch::Foreign,
-            Some("any") => same || matches!(package.multi_arch, MultiArch::Allowed | MultiArch::Foreign),
+            Some("any") => {
+                same || matches!(package.multi_arch, MultiArch::Allowed | MultiArch::Foreign)
+            }
             Some("native") => has == self.database.native,
             Some(wanted) => has == wanted,
         }
@@ -269,7 +267,8 @@ impl<'a> World<'a> {
         self.of(&relation.name)
             .filter(move |offer| {
                 offer.accepted_by(relation)
-                    && asked.is_none_or(|a| self.database.effective(&offer.package.architecture) == a)
+                    && asked
+                        .is_none_or(|a| self.database.effective(&offer.package.architecture) == a)
             })
             .map(|offer| offer.package)
     }
@@ -359,10 +358,16 @@ mod tests {
     #[test]
     fn virtual_packages() {
         let mail = [("exim", "4", "installed", "Provides: mta, smtpd (= 2)")];
-        assert_eq!(problems(&deb("n", "1", "all", "Depends: mta, smtpd (>= 2)"), &root(&mail)), NONE);
+        assert_eq!(
+            problems(&deb("n", "1", "all", "Depends: mta, smtpd (>= 2)"), &root(&mail)),
+            NONE
+        );
         assert_eq!(
             problems(&deb("n", "1", "all", "Depends: mta (>= 1), smtpd (>= 3)"), &root(&mail)),
-            ["needs mta (>= 1), but exim 4 is installed", "needs smtpd (>= 3), but exim 4 is installed"]
+            [
+                "needs mta (>= 1), but exim 4 is installed",
+                "needs smtpd (>= 3), but exim 4 is installed"
+            ]
         );
         // its own offers meet what it depends on, but not what it needs before unpacking
         assert_eq!(problems(&deb("n", "1", "all", "Provides: v\nDepends: v"), &root(&[])), NONE);

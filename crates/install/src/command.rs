@@ -13,9 +13,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, thread};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open,
-};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 
 /// Where managers and their scripts look for programs: a service's own PATH often lacks `sbin`.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -139,8 +137,7 @@ pub(crate) fn run(
     // both ends append, so that neither overwrites the other's words
     let append = OpenOptions::new().append(true).open(output)?;
     drop(file);
-    let mut child =
-        command.process_group(0).stdout(append.try_clone()?).stderr(append).spawn()?;
+    let mut child = command.process_group(0).stdout(append.try_clone()?).stderr(append).spawn()?;
     let exit = wait(&mut child, limit)?;
     Ok(Finished { exit, tail: tail(output)?, took: started.elapsed() })
 }

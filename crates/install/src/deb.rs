@@ -145,8 +145,7 @@ pub(crate) fn identify(path: &Path) -> Result<DebInfo, InspectError> {
 
 /// An absolute path is never taken for an option.
 fn absolute(path: &Path) -> Result<PathBuf, InspectError> {
-    std::path::absolute(path)
-        .map_err(|source| InspectError::Read { path: path.to_owned(), source })
+    std::path::absolute(path).map_err(|source| InspectError::Read { path: path.to_owned(), source })
 }
 
 /// Tells files that cannot be packages by their first bytes. Gives what changes when a file does.
@@ -290,7 +289,8 @@ mod tests {
         for good in ["1", "1.0-1", "1:2.3~rc1+b2-1~deb12", "0", "2:1:3-4", "1-2-3"] {
             assert!(is_lawful_version(good), "{good}");
         }
-        for bad in ["", "a", "-1", "1-", ":1", "+1:2", "1 2", "1_2", "1/2", "1:", "é1", "1:2-a:b"] {
+        for bad in ["", "a", "-1", "1-", ":1", "+1:2", "1 2", "1_2", "1/2", "1:", "é1", "1:2-a:b"]
+        {
             assert!(!is_lawful_version(bad), "{bad}");
         }
     }

@@ -138,7 +138,9 @@ impl fmt::Display for Failure {
         let root = self.root.display();
         write!(f, "{} was not installed in {root}: dpkg {}", self.package, self.exit)?;
         match (&self.left, &self.cleanup) {
-            (_, Cleanup::Removed) => f.write_str("; what it had left half-way was removed again")?,
+            (_, Cleanup::Removed) => {
+                f.write_str("; what it had left half-way was removed again")?
+            }
             (Some(left), Cleanup::None) => write!(f, "; {left}")?,
             (Some(left), Cleanup::Failed(why)) => {
                 write!(f, "; {left}, and cannot be removed: {why}")?;

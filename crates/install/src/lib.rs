@@ -9,9 +9,15 @@ mod command;
 mod control;
 pub mod deb;
 pub mod dpkg;
+pub mod idle;
 pub mod install;
+pub mod journal;
 mod lock;
+pub mod minbase;
+pub mod plan;
 pub mod relation;
+pub mod root;
+pub mod sampler;
 pub mod status;
 
 pub use command::Exit;

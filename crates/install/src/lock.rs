@@ -128,8 +128,8 @@ impl FrontendLock {
             holder,
             waited: started.elapsed(),
         };
-        let turn = Turn::wait(&canonical, deadline)
-            .ok_or_else(|| busy(&path, Holder::Ourselves))?;
+        let turn =
+            Turn::wait(&canonical, deadline).ok_or_else(|| busy(&path, Holder::Ourselves))?;
         let file = open(&path)?;
         let mut told = false;
         while let Err(error) = fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {

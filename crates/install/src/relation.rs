@@ -311,7 +311,9 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_relation() {
-        for bad in ["a (1)", "a (>= )", "a (>= 1", "a b", "-a", "a [x", "|", "a (>= 1) (<< 2)", "a:"] {
+        for bad in
+            ["a (1)", "a (>= )", "a (>= 1", "a b", "-a", "a [x", "|", "a (>= 1) (<< 2)", "a:"]
+        {
             assert!(parse(bad, "amd64").is_err(), "{bad}");
         }
         assert!(parse(&"a,".repeat(FIELD_MAX), "amd64").is_err());

@@ -220,9 +220,7 @@ impl Database {
         let start = self.packages.partition_point(|p| p.name.as_str() < name);
         let named = self.packages.iter().skip(start).take_while(|p| p.name == name);
         // a leftover of the other kind (config files) does not hide what is there
-        named
-            .filter(|p| self.effective(&p.architecture) == wanted)
-            .max_by_key(|p| p.state)
+        named.filter(|p| self.effective(&p.architecture) == wanted).max_by_key(|p| p.state)
     }
 
     /// The version of a package that is properly there.
@@ -320,7 +318,9 @@ mod tests {
     use super::*;
 
     fn stanza(name: &str, status: &str, version: &str, more: &str) -> String {
-        format!("Package: {name}\nStatus: {status}\nArchitecture: amd64\nVersion: {version}\n{more}\n")
+        format!(
+            "Package: {name}\nStatus: {status}\nArchitecture: amd64\nVersion: {version}\n{more}\n"
+        )
     }
 
     fn parse(status: &str, updates: &[String]) -> Database {
