@@ -155,7 +155,10 @@ pub fn sweep() -> Result<Vec<String>> {
 }
 
 /// Where the entries are: namespaces belong to the machine, loopback labs to a user.
-fn dir() -> Result<PathBuf> {
+///
+/// # Errors
+/// When it cannot be made.
+pub fn dir() -> Result<PathBuf> {
     let dir = if is_root() {
         PathBuf::from("/run/p2pinst-testnet")
     } else {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use p2pinst_testnet::exec::Exec;
 use p2pinst_testnet::ready::{why_no_namespaces, why_not_installed};
-use p2pinst_testnet::{Deb, Invite, Lab, LabOptions, Node};
+use p2pinst_testnet::{Deb, Invite, Lab, LabOptions, Node, registry};
 
 /// What happens at once on an idle machine has this long on a busy one.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -78,7 +78,7 @@ pub(crate) struct Turn(#[expect(dead_code, reason = "held for its lock")] File);
 
 impl Turn {
     pub(crate) fn take() -> Result<Self> {
-        let dir = std::env::temp_dir().join("p2pinst-testnet-turns");
+        let dir = registry::dir()?.join("turns");
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let turns = thread::available_parallelism().map_or(2, |n| n.get().max(2));
         let files = (0..turns)
