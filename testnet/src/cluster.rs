@@ -9,7 +9,7 @@ use crate::exec::{Done, Exec};
 use crate::lab::Lab;
 use crate::node::Node;
 use crate::root::expect_installed;
-use crate::view::{Deployment, Nodes, Published, Status};
+use crate::view::{Deployment, Keys, Nodes, Published, Status};
 use crate::wait::eventually;
 
 /// How long a cluster may take until all know each other.
@@ -89,6 +89,38 @@ impl Node {
         self.join_with(token).run()?.ok()?;
         self.prepare_root()?;
         self.start()
+    }
+
+    /// Makes a key on this node, and returns its public half.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub fn new_key(&self) -> Result<String> {
+        Ok(self.ok(["key", "new"])?.trim().to_owned())
+    }
+
+    /// Gives power to a key that is on another node, and waits until that node has heard of it.
+    ///
+    /// # Errors
+    /// When the command fails, or the other node does not hear of it.
+    pub fn grant(&self, key: &str, to: &Self, roles: &[&str]) -> Result<()> {
+        let args = roles.iter().flat_map(|r| ["--role", r]);
+        self.ok(["grant", key].into_iter().chain(args))?;
+        eventually(MEET, &format!("{} hears of its power", to.name()), || {
+            let keys: Keys = to.json(["key", "ls"])?;
+            let it = keys.keys.iter().find(|k| k.key == key).context("it has no such key")?;
+            let heard = it.roles.as_ref().is_some_and(|r| r.len() == roles.len());
+            ensure!(heard, "it knows of {:?}", it.roles);
+            Ok(())
+        })
+    }
+
+    /// Makes another node's administrator a second operator and publisher.
+    ///
+    /// # Errors
+    /// When a command fails.
+    pub fn share_power(&self, with: &Self) -> Result<()> {
+        self.grant(&with.new_key()?, with, &["operator", "publisher"])
     }
 
     /// The roster as this node sees it.

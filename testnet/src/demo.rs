@@ -106,10 +106,9 @@ fn form(lab: &Lab, teller: &Teller) -> Result<()> {
 fn second_operator(lab: &Lab, teller: &Teller) -> Result<()> {
     let [n1, n2] = [lab.node(1)?, lab.node(2)?];
     teller.step(n2, "key new");
-    let key = n2.ok(["key", "new"])?.trim().to_owned();
+    let key = n2.new_key()?;
     teller.step(n1, &format!("grant {key} --role operator --role publisher"));
-    n1.ok(["grant", &key, "--role", "operator", "--role", "publisher"])?;
-    Ok(())
+    n1.grant(&key, n2, &["operator", "publisher"])
 }
 
 fn publish(lab: &Lab, teller: &Teller, on: &Node, version: &str) -> Result<String> {

@@ -171,7 +171,24 @@ pub struct Published {
     pub deployment: String,
     /// Its name for people.
     pub name: String,
-    /// How many nodes hold all pieces.
+    /// The other nodes that hold all pieces.
     #[serde(default)]
-    pub holders: usize,
+    pub holders: Vec<String>,
+}
+
+/// `p2pinst key ls --json`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Keys {
+    /// Every key on this machine.
+    pub keys: Vec<KeyLine>,
+}
+
+/// A key in `key ls`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct KeyLine {
+    /// The public key.
+    pub key: String,
+    /// What it may do, if the node knows.
+    #[serde(default)]
+    pub roles: Option<Vec<String>>,
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use p2pinst_testnet::{Invite, Node, eventually};
 
-use crate::harness::{SOON, deb, publish_to_all, scenario, second_operator, skipped};
+use crate::harness::{SOON, deb, publish_to_all, scenario, skipped};
 
 /// Where Debian puts the library behind `faketime`.
 fn library() -> Option<String> {
@@ -33,7 +33,7 @@ fn wrong_clock(number: usize, by: &str) {
         set_wrong(wrong, by)?;
         lab.form(4, &Invite::default())?;
         let other = lab.node(if number == 1 { 2 } else { number })?;
-        second_operator(n1, other)?;
+        n1.share_power(other)?;
         for (version, publisher) in [("1.0", n1), ("1.1", other), ("1.2", n1)] {
             let file = deb(lab, "timely", version)?;
             publish_to_all(publisher, &file, &["--wait"]).run()?.ok()?;

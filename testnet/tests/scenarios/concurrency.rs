@@ -7,7 +7,7 @@ use p2pinst_testnet::cluster::says;
 use p2pinst_testnet::exec::Done;
 use p2pinst_testnet::{Deb, Lab};
 
-use crate::harness::{LATER, SOON, cluster, deb, publish_to_all, second_operator};
+use crate::harness::{LATER, SOON, cluster, deb, publish_to_all};
 
 /// Publishes one file on n1 and one on n2 at the same time.
 fn both(lab: &Lab, files: [&std::path::Path; 2]) -> Result<[Done; 2]> {
@@ -25,7 +25,7 @@ fn both(lab: &Lab, files: [&std::path::Path; 2]) -> Result<[Done; 2]> {
 #[test]
 fn eventually_all_have_what_two_published_at_once() {
     cluster(4, |lab| {
-        second_operator(lab.node(1)?, lab.node(2)?)?;
+        lab.node(1)?.share_power(lab.node(2)?)?;
         for round in 1..=3 {
             let version = format!("1.{round}");
             let [a, b] = [deb(lab, "left", &version)?, deb(lab, "right", &version)?];
@@ -44,7 +44,7 @@ fn eventually_all_have_what_two_published_at_once() {
 #[test]
 fn eventually_all_have_the_higher_of_two_versions_published_at_once() {
     cluster(4, |lab| {
-        second_operator(lab.node(1)?, lab.node(2)?)?;
+        lab.node(1)?.share_power(lab.node(2)?)?;
         for round in 1..=3 {
             let build =
                 |version: &str| Deb::new("raced", version).payload(1 << 20).build(lab.dir());
@@ -66,9 +66,7 @@ fn eventually_all_have_the_higher_of_two_versions_published_at_once() {
 #[test]
 fn eventually_two_sides_of_a_split_agree_on_the_higher_version() {
     cluster(4, |lab| {
-        second_operator(lab.node(1)?, lab.node(3)?)?;
-        // n3 must have heard of its power before the split.
-        lab.node(3)?.ok(["group", "create", "heard", "--hosts", "n3"])?;
+        lab.node(1)?.share_power(lab.node(3)?)?;
         let switch = lab.network().switch()?;
         switch.split(&[3, 4])?;
         lab.node(1)?.sees_up(2, LATER)?;

@@ -66,13 +66,6 @@ pub(crate) fn publish_to_all(node: &Node, file: &Path, args: &[&str]) -> Exec {
     node.cli(["publish"]).arg(file).args(["--group", "all", "--urgent"]).args(args).limit(limit)
 }
 
-/// Makes `node` a second operator and publisher, with power from `first`.
-pub(crate) fn second_operator(first: &Node, node: &Node) -> Result<()> {
-    let key = node.ok(["key", "new"])?.trim().to_owned();
-    first.ok(["grant", &key, "--role", "operator", "--role", "publisher"])?;
-    Ok(())
-}
-
 /// Several tests run at once, and so may several runs: no more labs than processors.
 pub(crate) struct Turn(#[expect(dead_code, reason = "held for its lock")] File);
 

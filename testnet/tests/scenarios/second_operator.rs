@@ -1,9 +1,9 @@
 //! The loss of one machine does not orphan the cluster.
 
-use anyhow::{Result, ensure};
-use p2pinst_testnet::{Invite, Lab};
+use anyhow::ensure;
+use p2pinst_testnet::Invite;
 
-use crate::harness::{SOON, cluster, deb, publish_to_all, scenario, second_operator};
+use crate::harness::{SOON, cluster, deb, publish_to_all, scenario};
 
 #[test]
 fn another_operator_goes_on_when_the_first_machine_is_dead() {
@@ -11,7 +11,7 @@ fn another_operator_goes_on_when_the_first_machine_is_dead() {
         lab.form(3, &Invite::default())?;
         let [n1, n2, n4] = [lab.node(1)?, lab.node(2)?, lab.node(4)?];
         publish_to_all(n1, &deb(lab, "kept", "1.0")?, &["--wait"]).run()?.ok()?;
-        second_operator(n1, n2)?;
+        n1.share_power(n2)?;
         n1.kill()?;
         n4.join(&n2.invite(&Invite::default())?)?;
         n2.ok(["group", "create", "rest", "--hosts", "n[2-4]"])?;
@@ -25,20 +25,13 @@ fn another_operator_goes_on_when_the_first_machine_is_dead() {
     });
 }
 
-fn grant(lab: &Lab, roles: &[&str]) -> Result<()> {
-    let key = lab.node(2)?.ok(["key", "new"])?.trim().to_owned();
-    let roles = roles.iter().flat_map(|r| ["--role", r]);
-    lab.node(1)?.ok(["grant", &key].into_iter().chain(roles))?;
-    Ok(())
-}
-
 #[test]
 fn a_key_without_power_is_refused() {
     cluster(2, |lab| {
         let n2 = lab.node(2)?;
         let file = deb(lab, "refused", "1.0")?;
         publish_to_all(n2, &file, &[]).run()?.fails_with(1)?;
-        n2.ok(["key", "new"])?;
+        n2.new_key()?;
         publish_to_all(n2, &file, &[]).run()?.fails_with(1)?;
         n2.refused(1, ["invite"])?;
         n2.refused(1, ["group", "create", "mine", "--hosts", "n2"])?;
@@ -50,7 +43,8 @@ fn a_key_without_power_is_refused() {
 #[test]
 fn publisher_and_operator_are_two_powers() {
     cluster(2, |lab| {
-        grant(lab, &["publisher"])?;
+        let key = lab.node(2)?.new_key()?;
+        lab.node(1)?.grant(&key, lab.node(2)?, &["publisher"])?;
         publish_to_all(lab.node(2)?, &deb(lab, "half", "1.0")?, &[]).run()?.fails_with(1)?;
         lab.node(2)?.refused(1, ["invite"])?;
         ensure!(lab.node(1)?.status()?.deployments.is_empty());
