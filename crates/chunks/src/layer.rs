@@ -285,7 +285,7 @@ impl LayerPages {
 
     /// The piece at which the next page must begin; `None` when all pages are there.
     #[must_use]
-    pub fn next(&self) -> Option<PieceIndex> {
+    pub fn next_page(&self) -> Option<PieceIndex> {
         let have = u32::try_from(self.bytes.len() / CV_LEN).ok()?;
         (self.bytes.len() < self.expected).then_some(PieceIndex(have))
     }
@@ -297,7 +297,7 @@ impl LayerPages {
     pub fn push(&mut self, from: PieceIndex, page: &[u8]) -> Result<(), LayerError> {
         let fits = self.bytes.len() + page.len() <= self.expected;
         let whole = !page.is_empty() && page.len().is_multiple_of(CV_LEN);
-        if self.next() != Some(from) || !fits || !whole {
+        if self.next_page() != Some(from) || !fits || !whole {
             return Err(LayerError::Page { root: self.blob.root, from, got: page.len() });
         }
         self.bytes.extend_from_slice(page);
@@ -410,13 +410,13 @@ mod tests {
         let data = bytes(65_536, 4);
         let layer = build(&data, 65_536);
         let mut pages = LayerPages::new(*layer.blob()).unwrap();
-        assert_eq!(pages.next(), Some(PieceIndex(0)));
+        assert_eq!(pages.next_page(), Some(PieceIndex(0)));
         assert!(pages.push(PieceIndex(1), layer.as_bytes()).is_err());
         assert!(pages.push(PieceIndex(0), b"").is_err());
         assert!(pages.push(PieceIndex(0), &[0; 33]).is_err());
         assert!(pages.push(PieceIndex(0), &[0; 64]).is_err());
         pages.push(PieceIndex(0), layer.page(PieceIndex(0))).unwrap();
-        assert_eq!(pages.next(), None);
+        assert_eq!(pages.next_page(), None);
         assert!(pages.push(PieceIndex(1), &[0; 32]).is_err());
         assert_eq!(pages.finish().unwrap(), layer);
         assert_eq!(layer.page(PieceIndex(9)), b"");

@@ -18,6 +18,7 @@ pub mod store;
 pub mod wire;
 
 pub use bitmap::Bitmap;
-// pub use fetch::Fetch;
+pub use fetch::Fetch;
 pub use layer::{LayerBuilder, LayerPages, PieceLayer};
+pub use serve::Serve;
 pub use store::{BlobStatus, BlobStore, Put};

@@ -1,1 +1,328 @@
-//! x
+//! Serving: whose request comes next, and which requests are refused at once.
+//!
+//! Sans-IO and pure; one [`Serve`] for all blobs of a node. A shell feeds it requests, asks for the
+//! next job whenever one ended, and reads and sends the bytes itself. Peers take turns, one piece
+//! each. A crash loses the queues; downloaders ask again.
+//!
+//! A blob that this node published is *seeded*: each piece leaves once before any leaves twice. A
+//! request for a piece that has left already is refused as given away while others have not left,
+//! so that the node's uplink carries only what the swarm does not have yet. A peer is refused a piece
+//! in that way only once: if it asks again, it did not find the piece elsewhere.
+
+use std::collections::BTreeMap;
+
+use p2pinst_types::{Hash, PieceIndex};
+
+use crate::bitmap::Bitmap;
+use crate::wire::Refusal;
+
+/// What serving may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServeLimits {
+    /// Requests of one peer that may wait.
+    pub queue: usize,
+    /// Peers that may have requests waiting.
+    pub peers: usize,
+    /// Pieces being sent at a time, each to another peer.
+    pub slots: usize,
+}
+
+impl Default for ServeLimits {
+    /// 64 requests each of 256 peers, 16 at a time.
+    fn default() -> Self {
+        Self { queue: 64, peers: 256, slots: 16 }
+    }
+}
+
+/// A piece to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Job<P> {
+    /// To whom.
+    pub peer: P,
+    /// Of which blob.
+    pub root: Hash,
+    /// Which.
+    pub piece: PieceIndex,
+}
+
+/// The requests that wait, and those being answered.
+#[derive(Debug)]
+pub struct Serve<P> {
+    limits: ServeLimits,
+    queues: BTreeMap<P, Vec<(Hash, PieceIndex)>>,
+    sending: BTreeMap<P, (Hash, PieceIndex)>,
+    /// Whose turn was last.
+    last: Option<P>,
+    seeds: BTreeMap<Hash, Seed<P>>,
+}
+
+/// How often each piece of a seeded blob has left or waits to leave.
+#[derive(Debug)]
+struct Seed<P> {
+    given: Vec<u32>,
+    untouched: u32,
+    /// Which pieces each peer was told to look for elsewhere.
+    told: BTreeMap<P, Bitmap>,
+}
+
+impl<P: Copy + Ord> Seed<P> {
+    fn new(pieces: u32) -> Self {
+        Self { given: vec![0; pieces as usize], untouched: pieces, told: BTreeMap::new() }
+    }
+
+    fn give(&mut self, peer: P, piece: PieceIndex, peers: usize) -> Result<(), Refusal> {
+        let pieces = u32::try_from(self.given.len()).unwrap_or(u32::MAX);
+        let Some(given) = self.given.get_mut(piece.0 as usize) else { return Ok(()) };
+        let known = self.told.len() < peers || self.told.contains_key(&peer);
+        if *given > 0 && self.untouched > 0 && known {
+            let told = self.told.entry(peer).or_insert_with(|| Bitmap::new(pieces));
+            if told.set(piece) {
+                return Err(Refusal::GivenAway);
+            }
+        }
+        self.untouched -= u32::from(*given == 0);
+        *given += 1;
+        Ok(())
+    }
+
+    fn take_back(&mut self, piece: PieceIndex) {
+        if let Some(given) = self.given.get_mut(piece.0 as usize).filter(|g| **g > 0) {
+            *given -= 1;
+            self.untouched += u32::from(*given == 0);
+        }
+    }
+}
+
+impl<P: Copy + Ord> Serve<P> {
+    /// Nothing waits.
+    #[must_use]
+    pub fn new(limits: ServeLimits) -> Self {
+        Self {
+            limits,
+            queues: BTreeMap::new(),
+            sending: BTreeMap::new(),
+            last: None,
+            seeds: BTreeMap::new(),
+        }
+    }
+
+    /// Seeds a blob of so many pieces from now on. Takes 4 bytes per piece, and a bit per piece and
+    /// downloader.
+    pub fn seed(&mut self, root: Hash, pieces: u32) {
+        self.seeds.entry(root).or_insert_with(|| Seed::new(pieces));
+    }
+
+    /// Seeds a blob no more: it is served like any other.
+    pub fn unseed(&mut self, root: &Hash) {
+        self.seeds.remove(root);
+    }
+
+    /// A peer asks for a piece that this node has. The same request twice is one.
+    ///
+    /// # Errors
+    /// Why it is refused: too much waits already, or the piece has been given to somebody else.
+    pub fn request(&mut self, peer: P, root: Hash, piece: PieceIndex) -> Result<(), Refusal> {
+        let waiting = self.queues.get(&peer).map_or(0, Vec::len);
+        if self.queues.get(&peer).is_some_and(|q| q.contains(&(root, piece))) {
+            return Ok(());
+        }
+        if waiting >= self.limits.queue || (waiting == 0 && self.queues.len() >= self.limits.peers)
+        {
+            return Err(Refusal::Busy);
+        }
+        if let Some(seed) = self.seeds.get_mut(&root) {
+            seed.give(peer, piece, self.limits.peers)?;
+        }
+        self.queues.entry(peer).or_default().push((root, piece));
+        Ok(())
+    }
+
+    /// A peer takes a request back; without effect when its answer has begun.
+    pub fn cancel(&mut self, peer: P, root: Hash, piece: PieceIndex) {
+        let Some(queue) = self.queues.get_mut(&peer) else { return };
+        let before = queue.len();
+        queue.retain(|q| *q != (root, piece));
+        if queue.len() < before {
+            self.not_given(root, piece);
+        }
+        self.tidy(peer);
+    }
+
+    /// A peer is gone with all its requests. What was being sent to it counts as not sent.
+    pub fn left(&mut self, peer: P) {
+        let waiting = self.queues.remove(&peer).unwrap_or_default();
+        for (root, piece) in waiting.into_iter().chain(self.sending.remove(&peer)) {
+            self.not_given(root, piece);
+        }
+        self.seeds.values_mut().for_each(|s| drop(s.told.remove(&peer)));
+    }
+
+    fn not_given(&mut self, root: Hash, piece: PieceIndex) {
+        if let Some(seed) = self.seeds.get_mut(&root) {
+            seed.take_back(piece);
+        }
+    }
+
+    fn tidy(&mut self, peer: P) {
+        if self.queues.get(&peer).is_some_and(Vec::is_empty) {
+            self.queues.remove(&peer);
+        }
+    }
+
+    /// The next piece to send, if a slot is free and somebody waits whom nothing is being sent. Of a
+    /// peer's requests, the piece that has left least often; among those the oldest. A shell that
+    /// cannot send for long closes the stream and says [`Serve::left`], or the slot stays taken.
+    pub fn next_job(&mut self) -> Option<Job<P>> {
+        if self.sending.len() >= self.limits.slots {
+            return None;
+        }
+        let idle = |p: &&P| !self.sending.contains_key(p);
+        let after = self.queues.keys().filter(|p| Some(**p) > self.last).find(idle);
+        let peer = *after.or_else(|| self.queues.keys().find(idle))?;
+        let given = |root: &Hash, piece: &PieceIndex| {
+            self.seeds.get(root).and_then(|s| s.given.get(piece.0 as usize)).copied().unwrap_or(0)
+        };
+        let queue = self.queues.get(&peer)?;
+        let (at, _) = queue.iter().enumerate().min_by_key(|(_, (r, p))| given(r, p))?;
+        let (root, piece) = self.queues.get_mut(&peer)?.remove(at);
+        self.tidy(peer);
+        self.sending.insert(peer, (root, piece));
+        self.last = Some(peer);
+        Some(Job { peer, root, piece })
+    }
+
+    /// Requests that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queues.values().map(Vec::len).sum()
+    }
+
+    /// What was being sent to a peer has been sent, or refused after all.
+    pub fn done(&mut self, peer: P) {
+        self.sending.remove(&peer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ROOT: Hash = Hash([1; 32]);
+
+    fn job(serve: &mut Serve<u8>) -> Option<(u8, u32)> {
+        serve.next_job().map(|j| (j.peer, j.piece.0))
+    }
+
+    fn ask(serve: &mut Serve<u8>, peer: u8, piece: u32) -> Result<(), Refusal> {
+        serve.request(peer, ROOT, PieceIndex(piece))
+    }
+
+    #[test]
+    fn peers_take_turns() {
+        let mut serve = Serve::new(ServeLimits::default());
+        for (peer, piece) in [(1, 0), (1, 1), (1, 1), (2, 5), (3, 6), (3, 7)] {
+            ask(&mut serve, peer, piece).unwrap();
+        }
+        assert_eq!(serve.waiting(), 5);
+        assert_eq!(job(&mut serve), Some((1, 0)));
+        assert_eq!(job(&mut serve), Some((2, 5)));
+        serve.done(1);
+        assert_eq!(job(&mut serve), Some((3, 6)));
+        assert_eq!(job(&mut serve), Some((1, 1)));
+        assert_eq!(job(&mut serve), None);
+        serve.done(3);
+        serve.cancel(3, ROOT, PieceIndex(7));
+        assert_eq!(job(&mut serve), None);
+        assert_eq!(serve.waiting(), 0);
+    }
+
+    #[test]
+    fn queues_are_bounded() {
+        let mut serve = Serve::new(ServeLimits { queue: 2, peers: 2, slots: 1 });
+        ask(&mut serve, 1, 0).unwrap();
+        ask(&mut serve, 1, 1).unwrap();
+        assert_eq!(ask(&mut serve, 1, 2), Err(Refusal::Busy));
+        assert_eq!(ask(&mut serve, 1, 1), Ok(()));
+        ask(&mut serve, 2, 0).unwrap();
+        assert_eq!(ask(&mut serve, 3, 0), Err(Refusal::Busy));
+        assert_eq!(job(&mut serve), Some((1, 0)));
+        assert_eq!(job(&mut serve), None);
+        serve.left(1);
+        assert_eq!(job(&mut serve), Some((2, 0)));
+        ask(&mut serve, 3, 0).unwrap();
+    }
+
+    #[test]
+    fn a_seed_gives_each_piece_once_before_any_twice() {
+        let mut serve = Serve::new(ServeLimits::default());
+        serve.seed(ROOT, 3);
+        ask(&mut serve, 1, 0).unwrap();
+        assert_eq!(ask(&mut serve, 2, 0), Err(Refusal::GivenAway));
+        ask(&mut serve, 2, 1).unwrap();
+        // who insists did not find it elsewhere
+        ask(&mut serve, 2, 0).unwrap();
+        ask(&mut serve, 2, 2).unwrap();
+        assert_eq!(job(&mut serve), Some((1, 0)));
+        serve.done(1);
+        let second: Vec<_> = std::iter::from_fn(|| {
+            serve.done(2);
+            job(&mut serve)
+        })
+        .collect();
+        assert_eq!(second, [(2, 1), (2, 2), (2, 0)]);
+        // all have left: no more refusals
+        for piece in 0..3 {
+            ask(&mut serve, 3, piece).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_did_not_arrive_was_not_given() {
+        let mut serve = Serve::new(ServeLimits::default());
+        serve.seed(ROOT, 9);
+        for piece in 0..3 {
+            ask(&mut serve, 1, piece).unwrap();
+        }
+        serve.cancel(1, ROOT, PieceIndex(2));
+        ask(&mut serve, 2, 2).unwrap();
+        assert_eq!(job(&mut serve), Some((1, 0)));
+        assert_eq!(ask(&mut serve, 2, 1), Err(Refusal::GivenAway));
+        serve.left(1);
+        ask(&mut serve, 2, 0).unwrap();
+        ask(&mut serve, 2, 1).unwrap();
+        // a peer that comes back is told anew
+        assert_eq!(ask(&mut serve, 1, 0), Err(Refusal::GivenAway));
+    }
+
+    proptest! {
+        #[test]
+        fn every_accepted_request_is_answered_once(
+            seeded in any::<bool>(),
+            asks in prop::collection::vec((0u8..5, 0u32..12), 0..150),
+        ) {
+            let mut serve = Serve::new(ServeLimits { queue: 6, peers: 4, slots: 2 });
+            if seeded {
+                serve.seed(ROOT, 12);
+            }
+            let (mut accepted, mut sent) = (0, 0);
+            for (n, (peer, piece)) in asks.into_iter().enumerate() {
+                let before = serve.waiting();
+                if ask(&mut serve, peer, piece).is_ok() {
+                    accepted += serve.waiting() - before;
+                }
+                prop_assert!(serve.waiting() <= 24);
+                if n % 3 == 0 && let Some((peer, _)) = job(&mut serve) {
+                    sent += 1;
+                    serve.done(peer);
+                }
+            }
+            while let Some((peer, _)) = job(&mut serve) {
+                sent += 1;
+                serve.done(peer);
+            }
+            prop_assert_eq!(accepted, sent);
+        }
+    }
+}
