@@ -1,0 +1,132 @@
+//! `p2pinst grant`
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use p2pinst_api::request::Grants;
+use p2pinst_api::view::GrantView;
+use p2pinst_types::record::{Grant, Role};
+use p2pinst_types::{Kind, Millis, Name, PublicKey};
+use serde::Serialize;
+
+use crate::args;
+use crate::context::Context;
+use crate::error::CliError;
+use crate::keystore::{Key, ROOT};
+use crate::signer::Signer;
+
+/// Give a key power over the cluster
+///
+/// Signed with the cluster's root key, so it runs where that is (`p2pinst key import` brings it
+/// back). The roles: operator (says who gets what), publisher (says what is good), enroller
+/// (invites only), boot, power. An administrator who publishes needs operator and publisher.
+/// Granting again to the same key replaces what it had.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Example:
+  p2pinst grant 3b6a27bc… --name alice --role operator --role publisher")]
+pub(crate) struct GrantArgs {
+    /// The public key, as `p2pinst key new` printed it
+    key: PublicKey,
+    /// The key's name, unique in the cluster [default: op- and the key's first six digits]
+    #[arg(long)]
+    name: Option<Name>,
+    /// What the key may do; may be repeated
+    #[arg(long = "role", value_name = "ROLE", required = true)]
+    roles: Vec<Role>,
+    /// How long: 24h, 90d [default: until revoked]
+    #[arg(long, value_name = "TIME", value_parser = args::duration)]
+    ttl: Option<Duration>,
+}
+
+#[derive(Serialize)]
+struct Document {
+    key: PublicKey,
+    name: Name,
+    roles: BTreeSet<Role>,
+    not_after: Option<Millis>,
+    peers: usize,
+}
+
+pub(super) async fn run(context: &Context, args: GrantArgs) -> Result<(), CliError> {
+    let root = root_key(context)?;
+    let (mut client, info) = context.connect_info().await?;
+    let grants = client.call(Grants {}).await?;
+    let name = name(&args, &grants)?;
+
+    let mut signer = Signer::open(&mut client, context.keystore(), root, info.cluster).await?;
+    let grant = Grant {
+        key: args.key,
+        name,
+        roles: args.roles.into_iter().collect(),
+        not_after: args.ttl.map(|ttl| signer.now().after(ttl)),
+        cosigned: Vec::new(),
+    };
+    signer.add(Kind::GRANT, grant.key.as_bytes(), &grant)?;
+    let peers = signer.submit(&mut client).await?.peers;
+
+    let Grant { key, name, roles, not_after, .. } = grant;
+    let list = roles.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(", ");
+    let until = not_after.map_or_else(|| "until revoked".to_owned(), |t| format!("until {t}"));
+    context.tell(format_args!("{name} ({}) is now {list}, {until}.", key.short()));
+    if context.json {
+        context.print_json(&Document { key, name, roles, not_after, peers })?;
+    }
+    Ok(())
+}
+
+fn root_key(context: &Context) -> Result<Key, CliError> {
+    let keystore = context.keystore();
+    let name: Name = ROOT.parse().map_err(CliError::failed)?;
+    if keystore.has(&name) {
+        return keystore.load(&name);
+    }
+    Err(CliError::failed("only the cluster's root key gives power, and it is not on this machine")
+        .hint(format!("bring it back from its export: {}", context.command("key import FILE")))
+        .hint("or run this where the cluster was founded"))
+}
+
+/// The name given, the one the key has already, or one made of the key.
+fn name(args: &GrantArgs, grants: &[GrantView]) -> Result<Name, CliError> {
+    let known = grants.iter().find(|g| g.key == args.key).map(|g| g.name.clone());
+    let name = match args.name.clone().or(known) {
+        Some(name) => name,
+        None => {
+            let digits: String = args.key.to_string().chars().take(6).collect();
+            format!("op-{digits}").parse().map_err(CliError::failed)?
+        }
+    };
+    match grants.iter().find(|g| g.name == name && g.key != args.key) {
+        None => Ok(name),
+        Some(other) => {
+            let key = other.key.short();
+            Err(CliError::failed(format!("another key ({key}) is called {name} already"))
+                .hint("deployments are named after keys: choose another name with --name"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_stay() {
+        let args = |name: Option<&str>| GrantArgs {
+            key: PublicKey([0xab; 32]),
+            name: name.map(|n| n.parse().unwrap()),
+            roles: vec![],
+            ttl: None,
+        };
+        let grant = |name: &str, key| GrantView {
+            name: name.parse().unwrap(),
+            key: PublicKey([key; 32]),
+            roles: vec![],
+            not_after: None,
+            revoked: false,
+        };
+        assert_eq!(name(&args(None), &[]).unwrap().as_str(), "op-ababab");
+        assert_eq!(name(&args(None), &[grant("alice", 0xab)]).unwrap().as_str(), "alice");
+        assert_eq!(name(&args(Some("bob")), &[grant("alice", 0xab)]).unwrap().as_str(), "bob");
+        assert!(name(&args(Some("bob")), &[grant("bob", 1)]).is_err());
+    }
+}

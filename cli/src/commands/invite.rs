@@ -1,0 +1,94 @@
+//! `p2pinst invite`
+
+use std::time::Duration;
+
+use p2pinst_api::request::PrepareInvite;
+use p2pinst_trust::{RootChain, SecretKey, Token};
+use p2pinst_types::name::parse_label;
+use p2pinst_types::record::{Invite, Role};
+use p2pinst_types::{Cell, Kind, LabelValue, Labels, Millis, Name, PublicKey, limits};
+use serde::Serialize;
+
+use crate::args;
+use crate::choose::{self, Need};
+use crate::context::Context;
+use crate::error::CliError;
+use crate::signer::Signer;
+
+/// Print a token with which other machines join
+///
+/// The token goes to stdout, and nothing else does. Whoever has it may join, until it has expired
+/// or is used up: pass it on as you would a password. It carries the addresses of up to five live
+/// nodes, so that joining needs any one of them.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_long_help = "Example:\n  p2pinst invite --label gpu=true --uses 16 --ttl 2h >token"
+)]
+pub(crate) struct InviteArgs {
+    /// The site that joining machines get
+    #[arg(long, default_value = "default")]
+    site: Name,
+    /// A label that joining machines get; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    labels: Vec<(Name, LabelValue)>,
+    /// How long the token is good: 30m, 24h, 7d
+    #[arg(long, value_name = "TIME", value_parser = args::duration, default_value = "24h")]
+    ttl: Duration,
+    /// How many machines may join with it
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    uses: u32,
+    /// An address of a live node, in place of those that this node knows; may be repeated
+    #[arg(long, value_name = "ADDR", value_parser = args::address)]
+    bootstrap: Vec<String>,
+    /// The operator's key that signs [default: the only one that may]
+    #[arg(long, value_name = "NAME")]
+    key: Option<Name>,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    token: &'a str,
+    invite: PublicKey,
+    site: Name,
+    labels: Labels,
+    uses: u32,
+    not_after: Millis,
+    bootstrap: Vec<String>,
+}
+
+pub(super) async fn run(context: &Context, args: InviteArgs) -> Result<(), CliError> {
+    let labels = args::labels(&args.labels)?;
+    if args.bootstrap.len() > limits::ADDRS {
+        let most = limits::ADDRS;
+        return Err(CliError::usage(format!("a token carries at most {most} addresses")));
+    }
+    let (mut client, info) = context.connect_info().await?;
+    let need = Need::Any(&[Role::Operator, Role::Enroller]);
+    let operator = choose::key(context, &mut client, args.key.as_ref(), need).await?.key;
+    let material = client.call(PrepareInvite { operator: operator.public() }).await?;
+    let bootstrap = if args.bootstrap.is_empty() { material.bootstrap } else { args.bootstrap };
+    if bootstrap.is_empty() {
+        return Err(CliError::failed("no address is known under which a node could be reached")
+            .hint("name one: --bootstrap /ip4/10.0.0.1/tcp/4001"));
+    }
+    let roots = RootChain::verify(info.cluster, material.roots)?;
+    let grant = Cell::parse(material.grant.0)?;
+
+    let mut signer = Signer::open(&mut client, context.keystore(), operator, info.cluster).await?;
+    let key = SecretKey::generate()?;
+    let not_after = signer.now().after(args.ttl);
+    let invite = Invite { key: key.public(), site: args.site, labels, uses: args.uses, not_after };
+    let invite_cell = signer.add(Kind::INVITE, invite.key.as_bytes(), &invite)?;
+    signer.submit(&mut client).await?;
+
+    let token = Token { roots, bootstrap, grant, invite_cell, invite, key };
+    let text = token.encode()?;
+    if context.json {
+        let Token { invite, bootstrap, .. } = token;
+        let Invite { key: invite, site, labels, uses, not_after } = invite;
+        let token = text.as_str();
+        let document = Document { token, invite, site, labels, uses, not_after, bootstrap };
+        return context.print_json(&document);
+    }
+    context.print(format_args!("{}\n", *text))
+}

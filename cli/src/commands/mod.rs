@@ -1,0 +1,58 @@
+//! The commands, one file each: its arguments, and what it does with them.
+
+use crate::context::Context;
+use crate::error::CliError;
+
+mod grant;
+mod group;
+mod history;
+mod init;
+mod invite;
+mod join;
+mod key;
+mod node;
+mod publish;
+mod root;
+mod status;
+mod version;
+
+/// What to do.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    Init(init::InitArgs),
+    Invite(invite::InviteArgs),
+    Join(join::JoinArgs),
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    Grant(grant::GrantArgs),
+    #[command(subcommand)]
+    Node(node::NodeCommand),
+    #[command(subcommand)]
+    Group(group::GroupCommand),
+    Publish(publish::PublishArgs),
+    Status(status::StatusArgs),
+    History(history::HistoryArgs),
+    #[command(subcommand)]
+    Root(root::RootCommand),
+    Version(version::VersionArgs),
+}
+
+impl Command {
+    /// Does it.
+    pub(crate) async fn run(self, context: &Context) -> Result<(), CliError> {
+        match self {
+            Self::Init(args) => init::run(context, args),
+            Self::Invite(args) => invite::run(context, args).await,
+            Self::Join(args) => join::run(context, args).await,
+            Self::Key(command) => key::run(context, command).await,
+            Self::Grant(args) => grant::run(context, args).await,
+            Self::Node(command) => node::run(context, command).await,
+            Self::Group(command) => group::run(context, command).await,
+            Self::Publish(args) => publish::run(context, args).await,
+            Self::Status(args) => status::run(context, args).await,
+            Self::History(args) => history::run(context, args).await,
+            Self::Root(command) => root::run(context, command),
+            Self::Version(args) => version::run(context, &args),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! `p2pinst node`
+
+use p2pinst_api::request::Nodes;
+use p2pinst_api::view::NodeView;
+use p2pinst_types::Millis;
+use serde::Serialize;
+
+use crate::context::{Context, cluster_now};
+use crate::error::CliError;
+use crate::format::{self, Table};
+
+/// Show the machines of the cluster
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum NodeCommand {
+    Ls(LsArgs),
+    Show(ShowArgs),
+}
+
+/// List the machines: name, id, site, labels, addresses, whether they are up, version
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Example:\n  p2pinst node ls")]
+pub(crate) struct LsArgs {}
+
+/// Show all that is known of one machine
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Example:\n  p2pinst node show n2")]
+pub(crate) struct ShowArgs {
+    /// The machine's name, or its node's id
+    name: String,
+}
+
+#[derive(Serialize)]
+struct List {
+    nodes: Vec<NodeView>,
+}
+
+pub(super) async fn run(context: &Context, command: NodeCommand) -> Result<(), CliError> {
+    let (mut client, info) = context.connect_info().await?;
+    let nodes = client.call(Nodes {}).await?;
+    let now = cluster_now(&info);
+    match command {
+        NodeCommand::Ls(LsArgs {}) => list(context, nodes, now),
+        NodeCommand::Show(args) => show(context, &nodes, &args.name, now),
+    }
+}
+
+fn list(context: &Context, nodes: Vec<NodeView>, now: Millis) -> Result<(), CliError> {
+    if context.json {
+        return context.print_json(&List { nodes });
+    }
+    let mut table = Table::new(&["NAME", "ID", "SITE", "STATE", "VERSION", "LABELS", "ADDRESSES"]);
+    for node in nodes {
+        table.row([
+            node.name.to_string(),
+            node.id.short(),
+            node.site.to_string(),
+            format::liveness(node.up, node.since, now),
+            node.version.unwrap_or_else(|| "?".to_owned()),
+            dash(format::labels(&node.labels)),
+            dash(format::names(&node.addrs, 2)),
+        ]);
+    }
+    context.print(table.text(""))
+}
+
+fn dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+fn show(context: &Context, nodes: &[NodeView], name: &str, now: Millis) -> Result<(), CliError> {
+    let named = |n: &&NodeView| n.name.as_str() == name || n.id.to_string() == name;
+    let node = nodes.iter().find(named).ok_or_else(|| {
+        CliError::failed(format!("no machine of the cluster is called {name:?}"))
+            .hint(format!("see them all: {}", context.command("node ls")))
+    })?;
+    if context.json {
+        return context.print_json(node);
+    }
+    let mut table = Table::bare();
+    let mut row = |what: &str, value: String| table.row([what.to_owned(), value]);
+    row("name", node.name.to_string());
+    row("node", node.id.to_string());
+    row("machine", node.machine.to_string());
+    row("site", node.site.to_string());
+    row("labels", dash(format::labels(&node.labels)));
+    row("addresses", dash(format::names(&node.addrs, usize::MAX)));
+    row("state", format::liveness(node.up, node.since, now));
+    row("version", node.version.clone().unwrap_or_else(|| "?".to_owned()));
+    row("started", node.started.map_or_else(|| "?".to_owned(), |t| t.to_string()));
+    row("admitted", node.admitted.to_string());
+    context.print(table.text(""))
+}

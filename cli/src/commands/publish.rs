@@ -1,0 +1,281 @@
+//! `p2pinst publish`
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use p2pinst_api::Client;
+use p2pinst_api::request::{CountHolders, PreparePublish, PublishPlan};
+use p2pinst_api::view::{DeploymentView, MachineStatus, NodeInfo};
+use p2pinst_types::record::{Deployment, Mode, PackageId, Release, Role};
+use p2pinst_types::{BlobRef, DeploymentId, Kind, Name, PublicKey, ReleaseId, codec};
+use serde::Serialize;
+
+use crate::choose::{self, Chosen, Need};
+use crate::context::Context;
+use crate::error::CliError;
+use crate::follow::{self, Link};
+use crate::format;
+use crate::handover::Source;
+use crate::progress::Tally;
+use crate::signer::Signer;
+
+/// Install a package on every machine of a group
+///
+/// Returns when the order is durable on this node and announced; the machines fetch the package
+/// from each other and install it when they are idle (with --urgent: at once). Prints the
+/// deployment's name and short id.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:
+  p2pinst publish hello.deb --group gpu
+  p2pinst publish fix.deb --group all --urgent --wait")]
+pub(crate) struct PublishArgs {
+    /// The package, a .deb file
+    file: PathBuf,
+    /// The group that gets it (all: every machine)
+    #[arg(long)]
+    group: Name,
+    /// Install at once, whatever the load
+    #[arg(long)]
+    urgent: bool,
+    /// Also replace a newer version that is ordered or installed
+    #[arg(long)]
+    allow_downgrade: bool,
+    /// Stay until every machine that can be reached is done; fail if it failed anywhere
+    #[arg(long)]
+    wait: bool,
+    /// Stay until N other nodes hold all of it: from then on this machine's disk may die
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    durable: Option<u32>,
+    /// The key that signs [default: the only one that may]
+    #[arg(long, value_name = "NAME")]
+    key: Option<Name>,
+}
+
+/// What is ordered.
+struct Order {
+    id: DeploymentId,
+    name: String,
+    release: ReleaseId,
+    package: PackageId,
+    blob: BlobRef,
+    group: Name,
+    mode: Mode,
+    members: Vec<Name>,
+    peers: usize,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    deployment: DeploymentId,
+    name: &'a str,
+    release: ReleaseId,
+    package: &'a PackageId,
+    size: u64,
+    group: &'a Name,
+    mode: Mode,
+    members: &'a [Name],
+    peers: usize,
+    holders: Vec<Name>,
+    finished: bool,
+    failed: Vec<Name>,
+    unreachable: Vec<Name>,
+    /// Empty without `--wait`.
+    machines: Vec<MachineStatus>,
+}
+
+/// What is known of the order so far.
+#[derive(Default)]
+struct Outcome {
+    holders: Vec<Name>,
+    view: Option<DeploymentView>,
+    waited: Duration,
+}
+
+pub(super) async fn run(context: &Context, args: PublishArgs) -> Result<(), CliError> {
+    let source = Source::open(&args.file)?;
+    let package = source.inspect()?.package;
+    let (mut client, info) = context.connect_info().await?;
+    let need = Need::All(&[Role::Operator, Role::Publisher]);
+    let author = choose::key(context, &mut client, args.key.as_ref(), need).await?;
+    // once before the bytes are handed over, so that what cannot be is refused at once
+    let plan = plan(&mut client, &args, &package, author.key.public()).await?;
+    check(context, &args, &package, &plan, &info)?;
+    let blob = source.hand_over(context, &mut client).await?;
+    let release = Release { package, file: source.file_name(), blob };
+    let order = order(context, &mut client, &args, &info, author, release).await?;
+    if !context.json {
+        context.print(format_args!("{} {}\n", order.name, order.id.short()))?;
+    }
+    follow(context, client, &args, &order).await
+}
+
+async fn plan(
+    client: &mut Client,
+    args: &PublishArgs,
+    package: &PackageId,
+    author: PublicKey,
+) -> Result<PublishPlan, CliError> {
+    let (package, group) = (package.clone(), args.group.clone());
+    Ok(client.call(PreparePublish { package, group, author }).await?)
+}
+
+fn check(
+    context: &Context,
+    args: &PublishArgs,
+    package: &PackageId,
+    plan: &PublishPlan,
+    info: &NodeInfo,
+) -> Result<(), CliError> {
+    let group = &args.group;
+    if plan.members.is_empty() {
+        return Err(CliError::failed(format!("the group {group} has no members"))
+            .hint(format!("look at it: {}", context.command(&format!("group show {group}")))));
+    }
+    if let Some((name, newer)) = plan.newer.as_ref().filter(|_| !args.allow_downgrade) {
+        return Err(CliError::failed(format!(
+            "{package} is older than {}, which {name} has ordered for machines of {group}",
+            newer.package.version
+        ))
+        .hint("if it is to replace the newer version, say --allow-downgrade"));
+    }
+    for role in [Role::Operator, Role::Publisher] {
+        if !plan.roles.contains(&role) {
+            return Err(CliError::failed(format!("the key has no power as {role}"))
+                .hint("see what the keys here may do: p2pinst key ls"));
+        }
+    }
+    let others = plan.members.iter().filter(|m| **m != info.name).count();
+    match args.durable.map(|n| n as usize) {
+        Some(wanted) if wanted > others => {
+            let has = format::count(others, "other machine");
+            Err(CliError::failed(format!("{group} has {has}, {wanted} can never hold the package"))
+                .hint(format!("ask for at most --durable {others}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Signs the release and the order, and hands both to the node.
+async fn order(
+    context: &Context,
+    client: &mut Client,
+    args: &PublishArgs,
+    info: &NodeInfo,
+    author: Chosen,
+    release: Release,
+) -> Result<Order, CliError> {
+    let Chosen { key, granted } = author;
+    let mut signer = Signer::open(client, context.keystore(), key, info.cluster).await?;
+    // again, now that no other command signs with the key: numbers are given once
+    let plan = plan(client, args, &release.package, signer.author()).await?;
+    check(context, args, &release.package, &plan, info)?;
+    let mode = if args.urgent { Mode::Urgent } else { Mode::LoadAware };
+    let manifest = codec::encode(&release)?;
+    let release_id = Release::id(&manifest);
+    let deployment = Deployment {
+        number: plan.number,
+        release: release_id,
+        group: args.group.clone(),
+        mode,
+        allow_downgrade: args.allow_downgrade,
+        holders: vec![plan.node],
+    };
+    let payload = codec::encode(&deployment)?;
+    let id = Deployment::id(&signer.author(), &payload);
+    signer.add_encoded(Kind::RELEASE, release_id.0.as_bytes(), manifest)?;
+    signer.add_encoded(Kind::DEPLOYMENT, id.as_bytes(), payload)?;
+    let peers = signer.submit(client).await?.peers;
+    Ok(Order {
+        id,
+        name: format!("{granted}-{}", plan.number),
+        release: release_id,
+        package: release.package,
+        blob: release.blob,
+        group: args.group.clone(),
+        mode,
+        members: plan.members,
+        peers,
+    })
+}
+
+/// Everything from here on is about an order that stands, whatever goes wrong.
+async fn follow(
+    context: &Context,
+    client: Client,
+    args: &PublishArgs,
+    order: &Order,
+) -> Result<(), CliError> {
+    let mut outcome = Outcome::default();
+    let ended = tokio::select! {
+        ended = observe(context, client, args, order, &mut outcome) => ended,
+        _ = tokio::signal::ctrl_c() => Err(CliError::failed("interrupted")),
+    };
+    let verdict = match (&ended, &outcome.view) {
+        (Ok(()), Some(view)) => follow::verdict(context, view, outcome.waited),
+        _ => ended.map_err(|e| {
+            let status = context.command(&format!("status {}", order.name));
+            e.hint(format!("{} is ordered and goes on: {status}", order.name))
+        }),
+    };
+    if context.json {
+        context.print_json(&document(order, outcome))?;
+    }
+    verdict
+}
+
+async fn observe(
+    context: &Context,
+    client: Client,
+    args: &PublishArgs,
+    order: &Order,
+    outcome: &mut Outcome,
+) -> Result<(), CliError> {
+    let mut link = Link::new(context, client);
+    outcome.holders = match args.durable {
+        Some(wanted) => link.held_by(order.blob, wanted as usize).await?,
+        None => link.call(CountHolders { blob: order.blob }).await?.complete,
+    };
+    let Order { package, group, mode, .. } = order;
+    context.tell(format_args!(
+        "{package} ({}) is ordered for {} of {group}, {mode}; by now {} all of it.",
+        format::size(order.blob.len()),
+        format::count(order.members.len(), "machine"),
+        match outcome.holders.len() {
+            1 => "1 other node holds".to_owned(),
+            n => format!("{n} other nodes hold"),
+        }
+    ));
+    if args.wait {
+        let view = link.finished(order.id).await?;
+        outcome.waited = link.waited();
+        outcome.view = Some(view);
+    }
+    Ok(())
+}
+
+fn document(order: &Order, outcome: Outcome) -> Document<'_> {
+    let names = |machines: &[&MachineStatus]| machines.iter().map(|m| m.name.clone()).collect();
+    let (failed, unreachable) = match &outcome.view {
+        Some(view) => {
+            let tally = Tally::of(view, outcome.waited);
+            (names(&tally.failed), names(&tally.unreachable))
+        }
+        None => (Vec::new(), Vec::new()),
+    };
+    Document {
+        deployment: order.id,
+        name: &order.name,
+        release: order.release,
+        package: &order.package,
+        size: order.blob.len(),
+        group: &order.group,
+        mode: order.mode,
+        members: &order.members,
+        peers: order.peers,
+        holders: outcome.holders,
+        finished: outcome.view.is_some(),
+        failed,
+        unreachable,
+        machines: outcome.view.map(|v| v.machines).unwrap_or_default(),
+    }
+}

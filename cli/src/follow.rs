@@ -1,0 +1,179 @@
+//! Following a deployment after it was ordered: until enough nodes hold it, until every machine
+//! that can be reached is done.
+
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+use p2pinst_api::request::{Call, CountHolders, Holders, Status};
+use p2pinst_api::view::{DeploymentView, StatusView};
+use p2pinst_api::{Client, ClientError};
+use p2pinst_types::{BlobRef, DeploymentId, Name};
+
+use crate::context::Context;
+use crate::error::{CliError, Kind};
+use crate::format;
+use crate::handover;
+use crate::progress::{self, Tally};
+
+/// How often the node is asked: a small package is everywhere within a second.
+const POLL: Duration = Duration::from_millis(150);
+/// How often it is asked once it has taken longer than [`HASTE`].
+const POLL_LATER: Duration = Duration::from_secs(1);
+/// How long it is asked often.
+const HASTE: Duration = Duration::from_secs(15);
+/// How long a node that went away is waited for: it may be restarted by its supervisor.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A connection that outlives a restart of the node.
+#[derive(Debug)]
+pub(crate) struct Link<'a> {
+    context: &'a Context,
+    client: Option<Client>,
+    begun: Instant,
+}
+
+impl<'a> Link<'a> {
+    /// Goes on with a connection.
+    pub(crate) fn new(context: &'a Context, client: Client) -> Self {
+        Self { context, client: Some(client), begun: Instant::now() }
+    }
+
+    /// Since when there is something to follow.
+    pub(crate) fn waited(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Asks; connects again when the connection breaks.
+    pub(crate) async fn call<C: Call + Clone>(&mut self, call: C) -> Result<C::Reply, CliError> {
+        let mut broken: Option<Instant> = None;
+        loop {
+            let patient = broken.is_none_or(|at| at.elapsed() < PATIENCE);
+            let mut client = match self.client.take() {
+                Some(client) => client,
+                None => match Client::connect(&self.context.dir).await {
+                    Ok(client) => client,
+                    Err(ClientError::NotRunning { .. }) if patient => {
+                        broken.get_or_insert_with(Instant::now);
+                        tokio::time::sleep(POLL).await;
+                        continue;
+                    }
+                    Err(e) => return Err(e.into()),
+                },
+            };
+            match client.call(call.clone()).await {
+                Ok(reply) => {
+                    self.client = Some(client);
+                    return Ok(reply);
+                }
+                Err(ClientError::Broken(_)) if patient => {
+                    broken.get_or_insert_with(Instant::now);
+                    tokio::time::sleep(POLL).await;
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Waits before asking again.
+    pub(crate) async fn pause(&self) {
+        tokio::time::sleep(if self.waited() < HASTE { POLL } else { POLL_LATER }).await;
+    }
+
+    /// Waits until this many other nodes hold all of a blob.
+    pub(crate) async fn held_by(
+        &mut self,
+        blob: BlobRef,
+        wanted: usize,
+    ) -> Result<Vec<Name>, CliError> {
+        const TEMPLATE: &str = "{msg} [{bar:30}] {pos}/{len}";
+        let bar = handover::bar(self.context, wanted as u64, TEMPLATE, "other nodes that hold it");
+        loop {
+            let Holders { complete, .. } = self.call(CountHolders { blob }).await?;
+            bar.set_position(complete.len() as u64);
+            if complete.len() >= wanted {
+                bar.finish_and_clear();
+                return Ok(complete);
+            }
+            self.pause().await;
+        }
+    }
+
+    /// Waits until every machine of a deployment is done, or down and not expected back.
+    pub(crate) async fn finished(&mut self, id: DeploymentId) -> Result<DeploymentView, CliError> {
+        const TEMPLATE: &str = "{msg} [{bar:30}] {pos}/{len}";
+        let bar = handover::bar(self.context, 0, TEMPLATE, "waiting");
+        let mut last = String::new();
+        loop {
+            let view = self.deployment(id).await?;
+            let tally = Tally::of(&view, self.waited());
+            if tally.is_finished() {
+                bar.finish_and_clear();
+                return Ok(view);
+            }
+            self.show(&bar, &view, &tally, &mut last);
+            self.pause().await;
+        }
+    }
+
+    fn show(&self, bar: &ProgressBar, view: &DeploymentView, tally: &Tally<'_>, last: &mut String) {
+        let line = progress::line(view);
+        if !self.context.watched() && *last != line {
+            self.context.tell(&line);
+        }
+        bar.set_length(view.machines.len() as u64);
+        bar.set_position((tally.done.len() + tally.failed.len()) as u64);
+        bar.set_message(line.clone());
+        *last = line;
+    }
+
+    async fn deployment(&mut self, id: DeploymentId) -> Result<DeploymentView, CliError> {
+        let status = self.call(Status { deployment: Some(id.to_string()) }).await?;
+        let StatusView { deployments } = status;
+        deployments.into_iter().find(|d| d.id == id).ok_or_else(|| {
+            CliError::new(Kind::Bug, format!("the node no longer knows of {}", id.short()))
+        })
+    }
+}
+
+/// What became of a deployment, for people; an error when it failed somewhere.
+pub(crate) fn verdict(
+    context: &Context,
+    view: &DeploymentView,
+    waited: Duration,
+) -> Result<(), CliError> {
+    let tally = Tally::of(view, waited);
+    context.tell(progress::line(view));
+    let mut table = format::Table::bare();
+    for machine in &tally.failed {
+        table.row([machine.name.to_string(), "failed".to_owned(), machine.detail.clone()]);
+    }
+    for machine in &tally.unreachable {
+        let down = format!("down {}", format::age(Duration::from_millis(machine.since_ms)));
+        table.row([machine.name.to_string(), "not reachable".to_owned(), down]);
+    }
+    let lines = table.text("  ");
+    if !lines.is_empty() {
+        context.tell(lines.trim_end());
+    }
+    if !tally.unreachable.is_empty() {
+        let those = if tally.unreachable.len() == 1 { "It installs" } else { "They install" };
+        context.tell(format_args!("{those} the package when up again."));
+    }
+    if tally.failed.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = tally.failed.iter().map(|m| &m.name).collect();
+    let failed = format::count(names.len(), "machine");
+    let error = format!(
+        "{} failed on {failed} of {}: {}",
+        view.name,
+        view.machines.len(),
+        format::names(&names, 20)
+    );
+    let mut error = CliError::failed(error);
+    if let Some(machine) = tally.failed.first() {
+        let history = context.command(&format!("history {}", machine.name));
+        error = error.hint(format!("see what the package manager said: {history}"));
+    }
+    Err(error)
+}

@@ -1,1 +1,0 @@
-//! p2pinst: the command line.

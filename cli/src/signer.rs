@@ -1,0 +1,163 @@
+//! Signing cells with an administrator's key.
+//!
+//! A key writes one log of cells: every cell has the next number. Before a key signs, the cluster
+//! is asked how far its log is; if that is further than this machine remembers, another life of
+//! the key wrote (a restored backup, a key that was moved), and a new incarnation begins. What is
+//! signed is remembered durably before it leaves, so that no number is ever used twice.
+
+use p2pinst_api::Client;
+use p2pinst_api::request::{CellBytes, Head, ReadHead, Submit, Submitted};
+use p2pinst_files::Lock;
+use p2pinst_types::cell::Draft;
+use p2pinst_types::{Cell, CellId, ClusterId, Hlc, Kind, Millis, PublicKey, Version, codec};
+use serde::Serialize;
+
+use crate::error::CliError;
+use crate::keystore::{Key, Keystore};
+
+/// A key about to sign a batch of cells. Holds the key's lock.
+#[derive(Debug)]
+pub(crate) struct Signer {
+    keystore: Keystore,
+    key: Key,
+    cluster: ClusterId,
+    log: Log,
+    now: Millis,
+    cells: Vec<CellBytes>,
+    _lock: Lock,
+}
+
+/// Where a key's log goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Log {
+    last: Version,
+    hlc: Hlc,
+}
+
+impl Log {
+    /// Goes on from what this machine remembers and what the cluster has.
+    fn resume(remembered: Option<Version>, head: &Head) -> Self {
+        let known = remembered.unwrap_or_default();
+        let fresh = known == Version::default() && head.version == Version::default();
+        let last = if fresh || head.version > known {
+            let above = head.version.incarnation.saturating_add(1);
+            Version { incarnation: head.now.0.max(above), seq: 0 }
+        } else {
+            known
+        };
+        Self { last, hlc: head.hlc }
+    }
+
+    /// The version and the time of the next cell.
+    fn next(&mut self, now: Millis) -> (Version, Hlc) {
+        self.last.seq += 1;
+        self.hlc = self.hlc.next(now);
+        (self.last, self.hlc)
+    }
+}
+
+impl Signer {
+    /// Locks a key and finds out how far its log is.
+    pub(crate) async fn open(
+        client: &mut Client,
+        keystore: Keystore,
+        key: Key,
+        cluster: ClusterId,
+    ) -> Result<Self, CliError> {
+        let lock = keystore.lock(&key.name)?;
+        let head = client.call(ReadHead { author: key.public() }).await?;
+        let log = Log::resume(keystore.head(&key)?, &head);
+        Ok(Self { keystore, key, cluster, log, now: head.now, cells: Vec::new(), _lock: lock })
+    }
+
+    /// Cluster time.
+    pub(crate) fn now(&self) -> Millis {
+        self.now
+    }
+
+    /// Who signs.
+    pub(crate) fn author(&self) -> PublicKey {
+        self.key.public()
+    }
+
+    /// Signs a record.
+    pub(crate) fn add(
+        &mut self,
+        kind: Kind,
+        subject: &[u8],
+        record: &impl Serialize,
+    ) -> Result<Cell, CliError> {
+        self.add_encoded(kind, subject, codec::encode(record)?)
+    }
+
+    /// Signs a record that is encoded already.
+    pub(crate) fn add_encoded(
+        &mut self,
+        kind: Kind,
+        subject: &[u8],
+        payload: Vec<u8>,
+    ) -> Result<Cell, CliError> {
+        let id =
+            CellId { kind, subject: subject.to_vec(), slot: Vec::new(), author: self.author() };
+        let (version, hlc) = self.log.next(self.now);
+        let draft = Draft { id, version, hlc, payload };
+        let cell = draft.sign(&self.cluster, |message| self.key.secret.sign(message))?;
+        self.cells.push(CellBytes(cell.bytes().to_vec()));
+        Ok(cell)
+    }
+
+    /// Remembers what was signed, and hands it to the node.
+    pub(crate) async fn submit(self, client: &mut Client) -> Result<Submitted, CliError> {
+        self.keystore.set_head(&self.key, self.log.last)?;
+        Ok(client.call(Submit { cells: self.cells }).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(incarnation: u64, seq: u64) -> Version {
+        Version { incarnation, seq }
+    }
+
+    fn next(remembered: Option<Version>, head: Version, now: u64) -> Version {
+        let head = Head { version: head, hlc: Hlc::at(Millis(5)), now: Millis(now) };
+        Log::resume(remembered, &head).next(head.now).0
+    }
+
+    #[test]
+    fn a_fresh_key_begins_now() {
+        assert_eq!(next(None, Version::default(), 1000), version(1000, 1));
+    }
+
+    #[test]
+    fn the_log_goes_on() {
+        assert_eq!(next(Some(version(7, 3)), version(7, 3), 1000), version(7, 4));
+    }
+
+    #[test]
+    fn what_was_signed_and_never_arrived_is_not_signed_again() {
+        assert_eq!(next(Some(version(7, 3)), version(7, 1), 1000), version(7, 4));
+        assert_eq!(next(Some(version(7, 3)), Version::default(), 1000), version(7, 4));
+        assert_eq!(next(Some(version(8, 1)), version(7, 9), 1000), version(8, 2));
+    }
+
+    #[test]
+    fn another_life_of_the_key_begins_a_new_incarnation() {
+        assert_eq!(next(Some(version(7, 3)), version(7, 4), 1000), version(1000, 1));
+        assert_eq!(next(None, version(7, 4), 1000), version(1000, 1));
+        assert_eq!(next(Some(version(7, 3)), version(9, 1), 1000), version(1000, 1));
+        // the other life's clock was ahead
+        assert_eq!(next(Some(version(7, 3)), version(2000, 1), 1000), version(2001, 1));
+    }
+
+    #[test]
+    fn numbers_and_times_rise_within_a_batch() {
+        let head = Head { version: version(7, 3), hlc: Hlc::at(Millis(2000)), now: Millis(1000) };
+        let mut log = Log::resume(Some(version(7, 3)), &head);
+        let (first, second) = (log.next(head.now), log.next(head.now));
+        assert_eq!((first.0, second.0), (version(7, 4), version(7, 5)));
+        assert!(head.hlc < first.1 && first.1 < second.1);
+    }
+}
