@@ -10,50 +10,118 @@
 
 mod sim;
 
+use std::time::Duration;
+
 use sim::{Plan, Report, Sim};
 
 fn show(name: &str, plan: &Plan, report: &Report) -> f64 {
     let last = report.done.values().copied().fold(0.0, f64::max);
     let ratio = last / plan.bound();
     println!(
-        "{name} seed {}: last {last:.2} s, ratio {ratio:.3}, copies from source {:.3}, duplicates {:.4}, refused {}, deepest {}, steps {}",
+        "{name} seed {}: last {last:.2} s, ratio {ratio:.3}, copies from source {:.3}, duplicates {:.4}, refused {}, deepest {}, steps {}, starved {}",
         plan.seed,
         report.copies_from_source,
         report.duplicates as f64 / report.pieces as f64,
         report.refused,
         report.deepest,
         report.steps,
+        report.starved,
     );
     ratio
 }
 
-#[test]
-fn explore() {
-    for peers in [7, 19] {
-        for (factor, seeded, slots, delay, fair) in [
-            (2.0, true, 8, 20, true),
-            (2.0, false, 8, 20, true),
-            (1.0, true, 8, 20, true),
-            (4.0, true, 8, 20, true),
-            (2.0, true, 2, 20, true),
-            (2.0, true, 32, 20, true),
-            (2.0, true, 8, 100, true),
-            (2.0, true, 8, 20, false),
-        ] {
-            for seed in 1..3 {
-                let mut plan = Plan::lan(peers, seed);
-                plan.limits.path_factor = factor;
-                plan.super_seed = seeded;
-                plan.slots = slots;
-                plan.fair = fair;
-                plan.have_delay = std::time::Duration::from_millis(delay);
-                let report = Sim::new(plan.clone()).run();
-                show(
-                    &format!("{peers} f{factor} ss{seeded} slots{slots} have{delay} fair{fair}"),
-                    &plan,
-                    &report,
-                );
-            }
-        }
+/// Runs a plan with a few seeds; nothing may be lost, and the last node must be in time.
+fn check(name: &str, most: f64, plan: impl Fn(u64) -> Plan) {
+    for seed in 1..=3 {
+        let plan = plan(seed);
+        let report = Sim::new(plan.clone()).run();
+        let ratio = show(name, &plan, &report);
+        assert!(ratio <= most, "{name}, seed {seed}: {ratio:.3} times the bound");
+        let wasted = report.duplicates as f64 / report.pieces as f64;
+        assert!(wasted <= 0.03, "{name}, seed {seed}: {wasted:.3} duplicates");
     }
+}
+
+fn secs(s: f64) -> Duration {
+    Duration::from_secs_f64(s)
+}
+
+#[test]
+fn seven_peers() {
+    check("7 peers", 1.1, |seed| Plan::lan(7, seed));
+}
+
+#[test]
+fn nineteen_peers() {
+    check("19 peers", 1.2, |seed| Plan::lan(19, seed));
+}
+
+#[test]
+fn seven_peers_on_unfair_links() {
+    check("7 peers, unfair", 1.15, |seed| Plan { fair: false, ..Plan::lan(7, seed) });
+}
+
+#[test]
+fn seven_peers_with_late_word_of_pieces() {
+    check("7 peers, 200 ms", 1.2, |seed| Plan { have_delay: secs(0.2), ..Plan::lan(7, seed) });
+}
+
+#[test]
+fn seven_peers_over_a_wan() {
+    check("7 peers, 40 ms", 1.25, |seed| Plan { latency: secs(0.02), ..Plan::lan(7, seed) });
+}
+
+#[test]
+fn seven_peers_of_a_plain_source() {
+    check("7 peers, not seeded", 1.3, |seed| Plan { super_seed: false, ..Plan::lan(7, seed) });
+}
+
+#[test]
+fn a_small_package() {
+    check("20 KB to 19 peers", 40.0, |seed| Plan { len: 20_000, ..Plan::lan(19, seed) });
+}
+
+#[test]
+fn anytime_peers_killed() {
+    check("7 peers, 2 killed", 1.35, |seed| Plan {
+        kills: vec![(2, secs(1.5)), (5, secs(3.0))],
+        ..Plan::lan(7, seed)
+    });
+    check("19 peers, 5 killed", 1.35, |seed| Plan {
+        kills: (1..6).map(|n| (n, secs(n as f64 * 0.8))).collect(),
+        ..Plan::lan(19, seed)
+    });
+}
+
+#[test]
+fn anytime_peers_frozen() {
+    check("7 peers, 1 frozen", 1.6, |seed| Plan {
+        freezes: vec![(3, secs(2.0))],
+        ..Plan::lan(7, seed)
+    });
+}
+
+#[test]
+fn anytime_a_peer_sends_bad_bytes() {
+    check("7 peers, 1 liar", 1.35, |seed| Plan { liars: vec![4], ..Plan::lan(7, seed) });
+    let report = Sim::new(Plan { liars: vec![4], ..Plan::lan(7, 1) }).run();
+    assert_eq!(report.bans.len(), 6, "everybody else bans it: {:?}", report.bans);
+}
+
+#[test]
+fn anytime_a_second_source_is_used() {
+    // two that have all: the bound of the source alone no longer holds
+    check("7 peers, one late", 2.0, |seed| Plan {
+        late: vec![(7, secs(4.5))],
+        ..Plan::lan(7, seed)
+    });
+}
+
+#[test]
+fn finally_a_late_peer_is_served_by_peers_alone() {
+    check("the source is gone", 2.6, |seed| Plan {
+        kills: vec![(0, secs(7.0))],
+        late: vec![(7, secs(8.0))],
+        ..Plan::lan(7, seed)
+    });
 }

@@ -11,6 +11,7 @@
 //! Bounds: peers and bytes in flight by [`Limits`]; per peer one bitmap; per step O(peers) and, for
 //! each new request, O(pieces / 64).
 
+mod event;
 mod flight;
 mod peer;
 mod picker;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use p2pinst_types::{BlobRef, PieceIndex};
 use rand::Rng;
 
+pub use self::event::{BanReason, Input, Limits, Output};
 use self::flight::Flights;
 use self::peer::Peer;
 use self::picker::Picker;
@@ -35,114 +37,6 @@ const RANDOM_FIRST: u32 = 4;
 const MAX_BANNED: usize = 1024;
 /// When nothing else is left to ask of a peer, what it gave to others is asked for again after this.
 const RETRY_GIVEN_AWAY: Duration = Duration::from_millis(500);
-
-/// What one fetch may use.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Limits {
-    /// Peers at a time; those that join beyond are not used.
-    pub peers: usize,
-    /// Bytes asked for and not yet here, from all peers together.
-    pub in_flight: u64,
-    /// Bytes asked of one peer beyond its first two pieces.
-    pub per_peer: u64,
-    /// How many times the bytes that a peer's path holds (rate × shortest answer time) to ask of it.
-    pub path_factor: f64,
-}
-
-impl Default for Limits {
-    /// 64 peers, 64 MiB, 16 MiB each, twice the path.
-    fn default() -> Self {
-        Self { peers: 64, in_flight: 64 << 20, per_peer: 16 << 20, path_factor: 2.0 }
-    }
-}
-
-/// Something happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input<P> {
-    /// A peer opened the blob, with these pieces. Again for a peer that is there: its new pieces.
-    Joined {
-        /// The peer.
-        peer: P,
-        /// What it has.
-        have: Bitmap,
-    },
-    /// A peer has more pieces.
-    Has {
-        /// The peer.
-        peer: P,
-        /// The new ones.
-        pieces: Vec<PieceIndex>,
-    },
-    /// A peer is gone, and what was asked of it will not come.
-    Left {
-        /// The peer.
-        peer: P,
-    },
-    /// A piece came, was verified and stored.
-    Verified {
-        /// From whom.
-        peer: P,
-        /// Which.
-        piece: PieceIndex,
-    },
-    /// Bytes came that are not the piece they were said to be.
-    Bad {
-        /// From whom.
-        peer: P,
-        /// Which they were said to be.
-        piece: PieceIndex,
-    },
-    /// A peer will not send a piece.
-    Refused {
-        /// Who.
-        peer: P,
-        /// Which.
-        piece: PieceIndex,
-        /// Why.
-        reason: Refusal,
-    },
-    /// Time passed. Give one every 100 ms or so.
-    Tick,
-}
-
-/// Something to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output<P> {
-    /// Ask a peer for a piece.
-    Request {
-        /// Whom.
-        peer: P,
-        /// For which.
-        piece: PieceIndex,
-    },
-    /// Take a request back. If the piece comes all the same, say so as usual.
-    Cancel {
-        /// Asked of whom.
-        peer: P,
-        /// Which.
-        piece: PieceIndex,
-    },
-    /// Close the stream to a peer and have nothing to do with it for this blob; it is forgotten here.
-    Ban {
-        /// Whom.
-        peer: P,
-        /// Why.
-        reason: BanReason,
-    },
-    /// All pieces are here.
-    Complete,
-    /// Nobody here has what is missing: find more peers. Said once each time it becomes so.
-    Starved,
-}
-
-/// Why a peer is banned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BanReason {
-    /// It sent bytes that are not the piece.
-    BadPiece,
-    /// It spoke of pieces that the blob does not have.
-    NoSuchPiece,
-}
 
 /// The fetch of one blob.
 #[derive(Debug)]

@@ -51,7 +51,7 @@ impl Plan {
             rate: 100e6 / 8.0,
             latency: Duration::from_micros(300),
             have_delay: Duration::from_millis(20),
-            slots: 8,
+            slots: ServeLimits::default().slots,
             limits: Limits::default(),
             fair: true,
             super_seed: true,

@@ -1,0 +1,157 @@
+//! Golden bytes of every message, bounds, and arbitrary bytes.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Reads a frame as a shell does.
+fn read(bytes: &[u8], direction: Direction) -> Result<(Header, &[u8]), WireError> {
+    let header = Header::parse(*bytes.first_chunk().unwrap(), direction)?;
+    assert_eq!(bytes.len(), HEADER + header.body_len());
+    Ok((header, &bytes[HEADER..]))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn blob() -> BlobRef {
+    BlobRef::new(Hash([0xab; 32]), 700_000).unwrap()
+}
+
+#[test]
+fn golden_bytes_to_the_source() {
+    let root = Hash([0xab; 32]);
+    let (from, piece) = (PieceIndex(2048), PieceIndex(7));
+    let all = [
+        (ToSource::Open { root }, format!("0100000020{}", "ab".repeat(32))),
+        (ToSource::GetLayer { from }, "020000000400000800".into()),
+        (ToSource::Request { piece }, "030000000400000007".into()),
+        (ToSource::Cancel { piece }, "040000000400000007".into()),
+    ];
+    for (message, golden) in all {
+        let mut out = Vec::new();
+        message.encode(&mut out);
+        assert_eq!(hex(&out), golden);
+        let (header, body) = read(&out, Direction::ToSource).unwrap();
+        assert_eq!(ToSource::decode(header, body).unwrap(), message);
+        assert!(read(&out, Direction::ToDownloader).is_err());
+    }
+}
+
+#[test]
+fn golden_bytes_to_the_downloader() {
+    let mut have = Bitmap::new(blob().pieces());
+    [0, 9, 10].into_iter().for_each(|i| assert!(have.set(PieceIndex(i))));
+    let (root, piece) = (Hash([0xab; 32]), PieceIndex(7));
+    let ab = "ab".repeat(32);
+    let all = [
+        (
+            ToDownloader::Opened { blob: blob(), have },
+            format!("110000002b{ab}00000000000aae60100106"),
+        ),
+        (ToDownloader::NotFound { root }, format!("1200000020{ab}")),
+        (
+            ToDownloader::Layer { from: PieceIndex(2048), bytes: &root.0 },
+            format!("130000002400000800{ab}"),
+        ),
+        (
+            ToDownloader::Have { pieces: vec![piece, PieceIndex(258)] },
+            "14000000080000000700000102".into(),
+        ),
+        (ToDownloader::Piece { piece, bytes: b"xyz" }, "15000000070000000778797a".into()),
+        (ToDownloader::Refused { piece, reason: Refusal::Busy }, "16000000050000000701".into()),
+        (ToDownloader::Refused { piece, reason: Refusal::Missing }, "16000000050000000702".into()),
+        (
+            ToDownloader::Refused { piece, reason: Refusal::GivenAway },
+            "16000000050000000703".into(),
+        ),
+    ];
+    for (message, golden) in all {
+        let mut out = Vec::new();
+        message.encode(&mut out);
+        assert_eq!(hex(&out), golden);
+        let (header, body) = read(&out, Direction::ToDownloader).unwrap();
+        assert_eq!(ToDownloader::decode(header, body).unwrap(), message);
+        assert!(read(&out, Direction::ToSource).is_err());
+    }
+    let mut whole = piece_prefix(piece, 3).to_vec();
+    whole.extend_from_slice(b"xyz");
+    assert_eq!(hex(&whole), "15000000070000000778797a");
+}
+
+#[test]
+fn long_bodies_are_refused_by_their_header() {
+    let parse = |tag: u8, len: u32, direction| {
+        let [a, b, c, d] = len.to_be_bytes();
+        Header::parse([tag, a, b, c, d], direction)
+    };
+    for tag in 0..=255 {
+        for direction in [Direction::ToSource, Direction::ToDownloader] {
+            assert!(parse(tag, u32::MAX, direction).is_err());
+            assert!(parse(tag, (4 << 20) + 5, direction).is_err());
+        }
+        assert!(parse(tag, 33, Direction::ToSource).is_err());
+    }
+    assert!(parse(21, (4 << 20) + 4, Direction::ToDownloader).is_ok());
+    assert!(parse(19, 65_540, Direction::ToDownloader).is_ok());
+    assert!(parse(19, 65_541, Direction::ToDownloader).is_err());
+}
+
+#[test]
+fn impossible_blobs_are_refused() {
+    // 2^28 pieces: a bitmap that short is not theirs, and none is made
+    let mut out = Vec::new();
+    ToDownloader::Opened { blob: blob(), have: Bitmap::new(11) }.encode(&mut out);
+    out[HEADER + 34] = 15;
+    let (header, body) = read(&out, Direction::ToDownloader).unwrap();
+    assert!(matches!(ToDownloader::decode(header, body), Err(WireError::Bitmap(_))));
+    out[HEADER + 40] = 63;
+    let (header, body) = read(&out, Direction::ToDownloader).unwrap();
+    assert_eq!(ToDownloader::decode(header, body), Err(WireError::Geometry));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_decode_to_what_encodes_to_them(
+        tag in prop_oneof![1u8..5, 17u8..23, any::<u8>()],
+        body in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..100),
+            prop::collection::vec(0u8..4, 4..6),
+            prop::collection::vec(any::<u8>(), 36..37),
+        ],
+    ) {
+        let mut frame = vec![tag];
+        frame.extend_from_slice(&(body.len() as u32).to_be_bytes());
+        frame.extend_from_slice(&body);
+        let mut out = Vec::new();
+        if let Ok((header, body)) = read(&frame, Direction::ToSource)
+            && let Ok(message) = ToSource::decode(header, body)
+        {
+            message.encode(&mut out);
+            prop_assert_eq!(&out, &frame);
+        }
+        out.clear();
+        if let Ok((header, body)) = read(&frame, Direction::ToDownloader)
+            && let Ok(message) = ToDownloader::decode(header, body)
+        {
+            message.encode(&mut out);
+            prop_assert_eq!(&out, &frame);
+        }
+    }
+
+    #[test]
+    fn opened_reads_back(len in 0u64..(16 << 40), log2 in 16u8..=22, bit in any::<u32>()) {
+        let blob = BlobRef::with_piece_log2(Hash::of(&len.to_be_bytes()), len, log2).unwrap();
+        prop_assume!(blob.pieces() <= MAX_PIECES);
+        let mut have = Bitmap::new(blob.pieces());
+        have.set(PieceIndex(bit % blob.pieces()));
+        let mut out = Vec::new();
+        ToDownloader::Opened { blob, have: have.clone() }.encode(&mut out);
+        let (header, body) = read(&out, Direction::ToDownloader).unwrap();
+        prop_assert_eq!(
+            ToDownloader::decode(header, body).unwrap(),
+            ToDownloader::Opened { blob, have }
+        );
+    }
+}

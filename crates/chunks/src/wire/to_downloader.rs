@@ -1,0 +1,148 @@
+//! What a source says to a downloader.
+
+use p2pinst_types::{BlobRef, Hash, PieceIndex};
+
+use super::{Body, HAVE_PIECES, Header, WireError, frame, tag};
+use crate::bitmap::Bitmap;
+use crate::layer::CV_LEN;
+
+/// Why a source does not send a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refusal {
+    /// Too many requests are waiting: ask later, or somebody else.
+    Busy,
+    /// It does not have the piece (any more).
+    Missing,
+    /// It has just given the piece to somebody else and gives the others first: ask there, and here
+    /// again if it does not come.
+    GivenAway,
+}
+
+/// What a source says. Long bodies are borrowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToDownloader<'a> {
+    /// The blob is here, at least in part.
+    Opened {
+        /// The blob.
+        blob: BlobRef,
+        /// The pieces that can be asked for.
+        have: Bitmap,
+    },
+    /// Nothing of that blob is here.
+    NotFound {
+        /// The blob asked for.
+        root: Hash,
+    },
+    /// A page of the piece layer.
+    Layer {
+        /// The first piece of the page.
+        from: PieceIndex,
+        /// 32 bytes per piece, at most [`PAGE_PIECES`].
+        bytes: &'a [u8],
+    },
+    /// These pieces can be asked for as well; at most [`HAVE_PIECES`].
+    Have {
+        /// The pieces.
+        pieces: Vec<PieceIndex>,
+    },
+    /// A piece that was requested, not verified yet.
+    Piece {
+        /// Which.
+        piece: PieceIndex,
+        /// Its bytes, at most [`PIECE_MAX`].
+        bytes: &'a [u8],
+    },
+    /// A piece that was requested will not come.
+    Refused {
+        /// Which.
+        piece: PieceIndex,
+        /// Why.
+        reason: Refusal,
+    },
+}
+
+impl<'a> ToDownloader<'a> {
+    /// Appends the message's frame. For pieces, [`piece_prefix`] saves a copy.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Opened { blob, have } => frame(out, tag::OPENED, |o| {
+                o.extend_from_slice(blob.root.as_bytes());
+                o.extend_from_slice(&blob.len().to_be_bytes());
+                o.push(u8::try_from(blob.piece_len().trailing_zeros()).unwrap_or(u8::MAX));
+                have.encode(o);
+            }),
+            Self::NotFound { root } => {
+                frame(out, tag::NOT_FOUND, |o| o.extend_from_slice(root.as_bytes()));
+            }
+            Self::Layer { from, bytes } => numbered(out, tag::LAYER, *from, bytes),
+            Self::Have { pieces } => frame(out, tag::HAVE, |o| {
+                pieces.iter().for_each(|p| o.extend_from_slice(&p.0.to_be_bytes()));
+            }),
+            Self::Piece { piece, bytes } => numbered(out, tag::PIECE, *piece, bytes),
+            Self::Refused { piece, reason } => {
+                let reason = match reason {
+                    Refusal::Busy => 1,
+                    Refusal::Missing => 2,
+                    Refusal::GivenAway => 3,
+                };
+                numbered(out, tag::REFUSED, *piece, &[reason]);
+            }
+        }
+    }
+
+    /// Reads a body whose header was parsed with [`Direction::ToDownloader`].
+    ///
+    /// # Errors
+    /// When the body is not one of that tag.
+    pub fn decode(header: Header, body: &'a [u8]) -> Result<Self, WireError> {
+        let tag = header.tag;
+        let mut body = Body { tag, rest: body };
+        Ok(match tag {
+            tag::OPENED => {
+                let blob = body.blob()?;
+                let have = Bitmap::decode(blob.pieces(), body.rest)?;
+                Self::Opened { blob, have }
+            }
+            tag::NOT_FOUND => {
+                let root = Hash(body.take()?);
+                body.end()?;
+                Self::NotFound { root }
+            }
+            tag::LAYER => {
+                let from = body.piece()?;
+                if body.rest.is_empty() || !body.rest.len().is_multiple_of(CV_LEN) {
+                    return Err(body.length());
+                }
+                Self::Layer { from, bytes: body.rest }
+            }
+            tag::HAVE => {
+                let (numbers, rest) = body.rest.as_chunks::<4>();
+                if numbers.is_empty() || numbers.len() > HAVE_PIECES || !rest.is_empty() {
+                    return Err(body.length());
+                }
+                let pieces = numbers.iter().map(|n| PieceIndex(u32::from_be_bytes(*n))).collect();
+                Self::Have { pieces }
+            }
+            tag::PIECE => Self::Piece { piece: body.piece()?, bytes: body.rest },
+            tag::REFUSED => {
+                let piece = body.piece()?;
+                let reason = match body.take::<1>()? {
+                    [1] => Refusal::Busy,
+                    [2] => Refusal::Missing,
+                    [3] => Refusal::GivenAway,
+                    [other] => return Err(WireError::Reason(other)),
+                };
+                body.end()?;
+                Self::Refused { piece, reason }
+            }
+            other => return Err(WireError::Tag(other)),
+        })
+    }
+}
+
+fn numbered(out: &mut Vec<u8>, tag: u8, piece: PieceIndex, bytes: &[u8]) {
+    frame(out, tag, |o| {
+        o.extend_from_slice(&piece.0.to_be_bytes());
+        o.extend_from_slice(bytes);
+    });
+}

@@ -1,0 +1,61 @@
+//! What a downloader says to a source.
+
+use p2pinst_types::{Hash, PieceIndex};
+
+use super::{Body, Header, WireError, frame, tag};
+
+/// What a downloader says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToSource {
+    /// First on every stream: which blob it is about.
+    Open {
+        /// The blob.
+        root: Hash,
+    },
+    /// Asks for a page of the piece layer.
+    GetLayer {
+        /// The first piece of the page.
+        from: PieceIndex,
+    },
+    /// Asks for a piece.
+    Request {
+        /// The piece.
+        piece: PieceIndex,
+    },
+    /// Takes a request back. The piece may be under way already and then still comes.
+    Cancel {
+        /// The piece.
+        piece: PieceIndex,
+    },
+}
+
+impl ToSource {
+    /// Appends the message's frame.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let number = |out: &mut Vec<u8>, tag, piece: PieceIndex| {
+            frame(out, tag, |o| o.extend_from_slice(&piece.0.to_be_bytes()));
+        };
+        match self {
+            Self::Open { root } => frame(out, tag::OPEN, |o| o.extend_from_slice(root.as_bytes())),
+            Self::GetLayer { from } => number(out, tag::GET_LAYER, *from),
+            Self::Request { piece } => number(out, tag::REQUEST, *piece),
+            Self::Cancel { piece } => number(out, tag::CANCEL, *piece),
+        }
+    }
+
+    /// Reads a body whose header was parsed with [`Direction::ToSource`].
+    ///
+    /// # Errors
+    /// When the body is not one of that tag.
+    pub fn decode(header: Header, body: &[u8]) -> Result<Self, WireError> {
+        let mut body = Body { tag: header.tag, rest: body };
+        let message = match header.tag {
+            tag::OPEN => Self::Open { root: Hash(body.take()?) },
+            tag::GET_LAYER => Self::GetLayer { from: body.piece()? },
+            tag::REQUEST => Self::Request { piece: body.piece()? },
+            tag::CANCEL => Self::Cancel { piece: body.piece()? },
+            other => return Err(WireError::Tag(other)),
+        };
+        body.end().map(|()| message)
+    }
+}
