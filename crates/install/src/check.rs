@@ -163,6 +163,13 @@ pub fn check(deb: &DebInfo, database: &Database) -> Vec<Problem> {
     problems
 }
 
+/// What installing the package would take the place of.
+pub(crate) fn replaced<'a>(deb: &DebInfo, database: &'a Database) -> Option<&'a Package> {
+    let new = deb.as_installed();
+    let present = database.packages().filter(|p| p.state.is_present());
+    present.filter(|p| replaces(&new, p, database)).max_by_key(|p| p.state)
+}
+
 fn conflicts_of(package: &Package) -> impl Iterator<Item = &Relation> {
     package.relations.conflicts.iter().chain(&package.relations.breaks)
 }

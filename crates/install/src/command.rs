@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -133,7 +134,8 @@ pub(crate) fn run(
     limit: Option<Duration>,
 ) -> io::Result<Finished> {
     let started = Instant::now();
-    let file = OpenOptions::new().create(true).truncate(true).write(true).open(output)?;
+    let file =
+        OpenOptions::new().create(true).truncate(true).write(true).mode(0o640).open(output)?;
     // both ends append, so that neither overwrites the other's words
     let append = OpenOptions::new().append(true).open(output)?;
     drop(file);
@@ -192,7 +194,12 @@ pub(crate) fn tail(path: &Path) -> io::Result<String> {
     file.seek(SeekFrom::Start(len.saturating_sub(TAIL)))?;
     let mut bytes = Vec::new();
     file.take(TAIL).read_to_end(&mut bytes)?;
-    Ok(text(&bytes))
+    let mut tail = text(&bytes);
+    // bytes that are no text have become longer
+    let surplus = tail.len().saturating_sub(bytes.len());
+    let start = (surplus..tail.len()).find(|i| tail.is_char_boundary(*i));
+    tail.drain(..start.unwrap_or(tail.len()));
+    Ok(tail)
 }
 
 /// Text for people out of any bytes: no control characters that a terminal would obey.
@@ -240,6 +247,8 @@ mod tests {
         assert_eq!(ended.exit, Exit::Signal(9));
         assert!(ended.tail.ends_with("line 2999\nend"), "{}", ended.tail);
         assert!(ended.tail.len() <= 2048);
+        let noise = run(shell("head -c 5000 /dev/zero | tr '\\0' '\\377'"), &out, None).unwrap();
+        assert!((2000..=2048).contains(&noise.tail.len()), "{}", noise.tail.len());
         let again = run(shell("echo anew"), &out, Some(Duration::from_secs(60))).unwrap();
         assert_eq!((again.exit, again.tail.as_str()), (Exit::Code(0), "anew"));
     }

@@ -1,5 +1,6 @@
 //! When is a machine idle? Sans-IO: samples and the time come in, a judgement goes out.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::time::Duration;
 
@@ -141,7 +142,8 @@ impl IdleDetector {
         let hysteresis = if self.idle { self.config.hysteresis_percent } else { 0.0 };
         let limit = self.config.cpu_percent + hysteresis;
         let percent = sample.foreign();
-        if percent >= limit {
+        // not `>=`: a limit that is no number lets nothing pass
+        if percent.partial_cmp(&limit) != Some(Ordering::Less) {
             (self.quiet_since, self.idle) = (None, false);
             return Idleness::Busy(Why::Load { percent, limit });
         }

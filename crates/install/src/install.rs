@@ -7,7 +7,7 @@ use p2pinst_files::FileError;
 use p2pinst_types::record::install::{Action, Manager, PackageId};
 use thiserror::Error;
 
-use crate::check::{Problem, check};
+use crate::check::{Problem, check, replaced};
 use crate::command::{Exit, Finished};
 use crate::deb::{DebInfo, InspectError, identify};
 use crate::dpkg::{Dpkg, Patience, RunError};
@@ -212,8 +212,7 @@ impl Dpkg {
         if !problems.is_empty() {
             return Err(InstallError::Unfit { package, root, problems });
         }
-        let old = before.get(&package.name, &package.architecture);
-        let Some(old) = old.filter(|p| p.state.is_present()).map(|p| p.version.clone()) else {
+        let Some(old) = replaced(deb, before).map(|p| p.version.clone()) else {
             return Ok((Action::Install, None));
         };
         let action = match Manager::Dpkg.compare(&old, &package.version) {
@@ -288,11 +287,15 @@ impl Attempt<'_> {
     }
 
     fn remove(&self, patience: &Patience) -> Result<Cleanup, InstallError> {
-        let name = &self.deb.package.name;
+        let PackageId { name, architecture, .. } = &self.deb.package;
+        let named = match architecture.as_str() {
+            "all" => name.clone(),
+            _ => format!("{name}:{architecture}"),
+        };
         tracing::info!(package = %name, "A first installation failed; the package is removed again.");
         let ended = self
             .dpkg
-            .run(patience, |dpkg| dpkg.args(["--force-remove-reinstreq", "--remove", name]))?;
+            .run(patience, |dpkg| dpkg.args(["--force-remove-reinstreq", "--remove", &named]))?;
         let gone = self.left(&self.dpkg.database()?).is_none();
         Ok(if gone { Cleanup::Removed } else { Cleanup::Failed(ended.tail) })
     }

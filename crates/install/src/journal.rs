@@ -116,10 +116,9 @@ pub enum JournalError {
 pub struct Journal {
     path: PathBuf,
     file: File,
-    /// Bytes that are known to be whole records.
-    len: u64,
-    /// Whether there may be a part of a record after them.
-    torn: bool,
+    /// Whether the file is not what it should be, because writing has failed: then it is replaced
+    /// before anything is added.
+    damaged: bool,
     appended: usize,
     state: Memory,
 }
@@ -149,8 +148,8 @@ impl Journal {
             );
         }
         let state = Memory::replay(lines);
-        let (file, len) = rewrite(&path, &state)?;
-        let journal = Self { path, file, len, torn: false, appended: 0, state };
+        let file = rewrite(&path, &state)?;
+        let journal = Self { path, file, damaged: false, appended: 0, state };
         let mut unfinished: Vec<_> =
             journal.state.last.values().filter(|r| !r.step.is_final()).cloned().collect();
         unfinished.sort_by_key(|r| (r.at, r.deployment));
@@ -160,24 +159,23 @@ impl Journal {
     /// Writes a record down; when this returns, it survives a crash.
     ///
     /// # Errors
-    /// When it cannot be written, because the disk is full, say: then it is not there at all.
+    /// When it cannot be written, because the disk is full, say: then it does not count.
     pub fn append(&mut self, mut record: Record) -> Result<(), JournalError> {
         record.detail = cut(record.detail);
         let line = encode(&Line::Step(record.clone()))
             .map_err(|source| JournalError::Encode { path: self.path.clone(), source })?;
-        if self.torn {
-            self.file.set_len(self.len).context("cut the end of", &self.path)?;
+        if self.damaged || self.appended >= REWRITE_AFTER {
+            self.replace()?;
         }
-        self.torn = true;
+        self.damaged = true;
         self.file
             .write_all(line.as_bytes())
             .and_then(|()| self.file.sync_data())
             .context("write to", &self.path)?;
-        self.torn = false;
-        self.len += line.len() as u64;
+        self.damaged = false;
         self.appended += 1;
         self.state.take(record);
-        if self.appended >= REWRITE_AFTER { self.compact() } else { Ok(()) }
+        Ok(())
     }
 
     /// How the last attempt of a deployment ended; `None` when it has not, or is not known.
@@ -200,19 +198,22 @@ impl Journal {
     /// Forgets finished deployments that need not be remembered (those that were retired).
     ///
     /// # Errors
-    /// When the file cannot be rewritten; then nothing is forgotten on disk.
+    /// When the file cannot be replaced; the next record tries it again.
     pub fn retain(
         &mut self,
         mut wanted: impl FnMut(&DeploymentId) -> bool,
     ) -> Result<(), JournalError> {
         let before = self.state.last.len();
         self.state.last.retain(|id, record| !record.step.is_final() || wanted(id));
-        if self.state.last.len() == before { Ok(()) } else { self.compact() }
+        if self.state.last.len() == before { Ok(()) } else { self.replace() }
     }
 
-    fn compact(&mut self) -> Result<(), JournalError> {
-        (self.file, self.len) = rewrite(&self.path, &self.state)?;
-        (self.appended, self.torn) = (0, false);
+    /// Replaces the file by one that has only what still matters.
+    fn replace(&mut self) -> Result<(), JournalError> {
+        // until this has succeeded, the file that is open may be no longer the one in the directory
+        self.damaged = true;
+        self.file = rewrite(&self.path, &self.state)?;
+        (self.damaged, self.appended) = (false, 0);
         Ok(())
     }
 }
@@ -312,7 +313,7 @@ fn decode(line: &[u8]) -> Option<Line> {
 }
 
 /// Replaces the file by one that gives the same memory, and opens it for appending.
-fn rewrite(path: &Path, state: &Memory) -> Result<(File, u64), JournalError> {
+fn rewrite(path: &Path, state: &Memory) -> Result<File, JournalError> {
     let mut text = format!("{HEADER}\n");
     for line in state.lines() {
         let line = encode(&line)
@@ -320,12 +321,12 @@ fn rewrite(path: &Path, state: &Memory) -> Result<(File, u64), JournalError> {
         text.push_str(&line);
     }
     p2pinst_files::write(path, text.as_bytes(), Access::Private)?;
-    let file = OpenOptions::new().append(true).open(path).context("open", path)?;
-    Ok((file, text.len() as u64))
+    Ok(OpenOptions::new().append(true).open(path).context("open", path)?)
 }
 
 fn cut(mut text: String) -> String {
-    text.truncate(text.floor_char_boundary(DETAIL_MAX));
+    let end = (0..=DETAIL_MAX.min(text.len())).rev().find(|i| text.is_char_boundary(*i));
+    text.truncate(end.unwrap_or(0));
     text
 }
 
@@ -413,6 +414,7 @@ mod tests {
                 )
             })
             .collect();
+        journal.replace().unwrap();
         let oldest = *journal.state.last.keys().next().unwrap();
         for at in 0..300 {
             let done =
@@ -423,14 +425,14 @@ mod tests {
         assert_eq!(journal.outcome(&oldest), None);
         assert!(journal.last(&DeploymentId([9; 16])).is_some());
         assert_eq!(journal.history().next(), Some(&entry(300 - HISTORY_MAX as u64)));
-        let grown = journal.len;
-        journal.appended = REWRITE_AFTER - 1;
+        let len = |journal: &Journal| std::fs::metadata(&journal.path).unwrap().len();
+        let grown = len(&journal);
+        journal.appended = REWRITE_AFTER;
         journal.append(record(9, 1, Step::Fetched)).unwrap();
-        assert_eq!(journal.appended, 0);
-        assert_eq!(std::fs::metadata(&journal.path).unwrap().len(), journal.len);
-        let memory = read(&std::fs::read(&journal.path).unwrap()).unwrap();
-        assert_eq!(Memory::replay(memory.0), journal.state);
-        assert!(grown > 0);
+        assert_eq!(journal.appended, 1);
+        assert!(len(&journal) < grown);
+        let (lines, spoilt) = read(&std::fs::read(&journal.path).unwrap()).unwrap();
+        assert_eq!((Memory::replay(lines), spoilt), (journal.state, 0));
     }
 
     /// The format on disk: if this fails, old journals are no longer read.
@@ -474,7 +476,6 @@ mod tests {
         journal.file = File::open(&path).unwrap();
         assert!(journal.append(record(1, 1, Step::Fetched)).is_err());
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"0123 {").unwrap();
-        journal.file = OpenOptions::new().append(true).open(&path).unwrap();
         assert_eq!(journal.last(&DeploymentId([1; 16])).unwrap().step, Step::Planned);
         journal.append(record(1, 1, Step::Verified)).unwrap();
         let (lines, spoilt) = read(&std::fs::read(&path).unwrap()).unwrap();
@@ -520,12 +521,13 @@ mod tests {
         fn a_torn_end_loses_only_itself(records in any_records(), at in any::<prop::sample::Index>()) {
             let dir = tempfile::tempdir().unwrap();
             let (mut journal, _) = Journal::open(dir.path()).unwrap();
-            let mut ends = vec![journal.len];
+            let len = |journal: &Journal| journal.file.metadata().unwrap().len();
+            let mut ends = vec![len(&journal)];
             for record in &records {
                 journal.append(record.clone()).unwrap();
-                ends.push(journal.len);
+                ends.push(len(&journal));
             }
-            let cut = at.index(usize::try_from(journal.len).unwrap() + 1) as u64;
+            let cut = at.index(usize::try_from(len(&journal)).unwrap() + 1) as u64;
             journal.file.set_len(cut).unwrap();
             drop(journal);
             let whole = ends.iter().skip(1).filter(|end| **end <= cut).count();

@@ -31,8 +31,7 @@ const POLICY: &str = "#!/bin/sh\nexit 101\n";
 /// When this is not root, debootstrap is missing or fails, the directory has something else in
 /// it, or the overlay cannot be mounted.
 pub fn prepare_minbase(dir: &Path, cache: &Path) -> Result<Prepared, PrepareError> {
-    let absolute = |path: &Path| std::path::absolute(path).context("find", path);
-    let (dir, cache) = (absolute(dir)?, absolute(cache)?);
+    let (dir, cache) = (normal(dir)?, normal(cache)?);
     if is_root(&dir) {
         return Ok(Prepared::Already);
     }
@@ -43,6 +42,12 @@ pub fn prepare_minbase(dir: &Path, cache: &Path) -> Result<Prepared, PrepareErro
     let base = base(&cache)?;
     mount_overlay(&base, &dir)?;
     Ok(Prepared::Made)
+}
+
+/// Absolute and without a slash at the end: names are made by appending to it.
+fn normal(path: &Path) -> Result<PathBuf, PrepareError> {
+    let path = std::path::absolute(path).context("find", path)?;
+    Ok(path.components().collect())
 }
 
 /// The cache's base, made if there is none. Several may ask at once: one makes it.
@@ -74,7 +79,9 @@ fn base(cache: &Path) -> Result<PathBuf, PrepareError> {
 fn debootstrap(suite: &str, base: &Path, log: &Path) -> Result<(), PrepareError> {
     tracing::info!(suite, base = %base.display(), "debootstrap makes a small Debian.");
     let mut command = Command::new("debootstrap");
-    // its whole environment: there may be a proxy in it
+    // its whole environment, for there may be a proxy in it; users' paths often lack `sbin`
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     command.arg("--variant=minbase").arg(suite).arg(base).args(own_mirror(suite));
     command.stdin(Stdio::null());
     let ended = run(command, log, None).map_err(|source| PrepareError::NoDebootstrap { source })?;

@@ -15,6 +15,9 @@ use crate::relation::Relations;
 /// A database longer than this is refused: a full Debian archive has some 60 MB of stanzas.
 const STATUS_MAX: u64 = 256 * 1024 * 1024;
 
+/// So often the files are read when dpkg changes them meanwhile: it writes some ten a second.
+const READS_MAX: usize = 100;
+
 /// How far a package is (`dpkg(1)`, "Package states").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
@@ -190,22 +193,16 @@ impl Database {
     /// Reads the database of an administrative directory (`var/lib/dpkg`).
     ///
     /// # Errors
-    /// When a file cannot be read.
+    /// When a file cannot be read, or dpkg changes them all the time.
     pub(crate) fn read(admin: &Path, native: &str) -> Result<Self, FileError> {
-        let status = read_text(&admin.join("status"))?;
-        let mut updates = Vec::new();
-        for path in pending_updates(admin)? {
-            match read_text(&path) {
-                Ok(text) => updates.push(text),
-                // merged by dpkg since it was listed: then the status that was read may be older
-                Err(e) if e.source.kind() == io::ErrorKind::NotFound => {
-                    return Self::read(admin, native);
-                }
-                Err(e) => return Err(e),
+        let foreign = architectures(admin)?.into_iter().filter(|a| a != native).collect();
+        for _ in 0..READS_MAX {
+            if let Some((status, updates)) = read_unchanged(admin)? {
+                return Ok(Self::parse(&status, &updates, native, foreign));
             }
         }
-        let foreign = architectures(admin)?.into_iter().filter(|a| a != native).collect();
-        Ok(Self::parse(&status, &updates, native, foreign))
+        let busy = io::Error::other("dpkg changes it all the time; try again when it has finished");
+        Err(busy).context("read the database", admin)
     }
 
     /// All packages that dpkg knows of.
@@ -303,6 +300,22 @@ fn pending_updates(admin: &Path) -> Result<Vec<PathBuf>, FileError> {
     }
     paths.sort();
     Ok(paths)
+}
+
+/// The status and its pending updates, if dpkg did not merge them in between: then what was read
+/// is of no one moment.
+fn read_unchanged(admin: &Path) -> Result<Option<(String, Vec<String>)>, FileError> {
+    let pending = pending_updates(admin)?;
+    let status = read_text(&admin.join("status"))?;
+    let mut updates = Vec::new();
+    for path in &pending {
+        match read_text(path) {
+            Ok(text) => updates.push(text),
+            Err(e) if e.source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok((pending_updates(admin)? == pending).then_some((status, updates)))
 }
 
 fn read_text(path: &Path) -> Result<String, FileError> {

@@ -1,4 +1,10 @@
 //! The real dpkg on roots of its own: installing, and what speaks against it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail as tests do"
+)]
 
 mod common;
 
@@ -135,8 +141,12 @@ fn a_failed_first_installation_is_removed_again() {
         return;
     }
     let root = Root::with_shell();
-    for script in ["preinst", "postinst"] {
-        let bad = Deb::new("bad", "1").script(script, "echo these are the last words; exit 7");
+    for (script, architecture) in
+        [("preinst", "all"), ("postinst", "all"), ("postinst", root.dpkg.native())]
+    {
+        let bad = Deb::new("bad", "1")
+            .architecture(architecture)
+            .script(script, "echo these are the last words; exit 7");
         let failure = failure(root.install(&bad, &patient()).unwrap_err());
         assert_eq!((failure.exit, failure.action), (Exit::Code(1), Action::Install));
         assert!(failure.log_tail.contains("these are the last words"), "{failure}");

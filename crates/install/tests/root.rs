@@ -1,9 +1,15 @@
 //! Making roots.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests fail as tests do"
+)]
 
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use p2pinst_install::Dpkg;
@@ -69,18 +75,35 @@ fn what_is_no_root_is_left_alone() {
     assert!(prepare_skeleton(&file).is_err());
 }
 
-fn unmount(dir: &Path) {
-    assert!(Command::new("umount").arg(dir).status().unwrap().success());
+/// A mount that is gone at the end, whatever the test says.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        assert!(Command::new("umount").arg(&self.0).status().unwrap().success());
+    }
 }
 
-/// Makes a whole Debian from a mirror: a minute, once. `P2PINST_TEST_CACHE` keeps it.
+/// Why this machine cannot show it, if it cannot.
+fn hindrance(error: &PrepareError, dir: &Path) -> Option<String> {
+    let overlay_on_overlay = || {
+        let kind = Command::new("stat").args(["--file-system", "--format=%T"]).arg(dir).output();
+        kind.unwrap().stdout.starts_with(b"overlay")
+    };
+    match error {
+        PrepareError::NoDebootstrap { .. } => Some(error.to_string()),
+        PrepareError::Debootstrap { said, .. } if said.contains("Failed getting release file") => {
+            Some(error.to_string())
+        }
+        PrepareError::Mount { .. } if overlay_on_overlay() => Some(error.to_string()),
+        _ => None,
+    }
+}
+
+/// Makes a whole Debian from a mirror: a minute. With `P2PINST_TEST_CACHE` once for ever.
 #[test]
 fn a_minbase_runs_scripts_and_is_shared() {
     if !is_root("a_minbase_runs_scripts_and_is_shared") {
-        return;
-    }
-    if Command::new("debootstrap").arg("--version").output().is_err() {
-        println!("SKIPPED a_minbase_runs_scripts_and_is_shared: debootstrap is not installed");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -89,16 +112,18 @@ fn a_minbase_runs_scripts_and_is_shared() {
         None => dir.path().join("cache"),
     };
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));
-    for root in [&one, &two] {
+    let mut mounted = Vec::new();
+    // a slash at the end is no part of the name
+    for root in [&dir.path().join("one/"), &two] {
         match prepare_minbase(root, &cache) {
             Ok(made) => assert_eq!(made, Prepared::Made),
-            // the disk of this machine bears no overlays, or no mirror is within reach
-            Err(error @ (PrepareError::Mount { .. } | PrepareError::Debootstrap { .. })) => {
-                println!("SKIPPED a_minbase_runs_scripts_and_is_shared: {error}");
+            Err(error) => {
+                let Some(why) = hindrance(&error, dir.path()) else { panic!("{error}") };
+                println!("SKIPPED a_minbase_runs_scripts_and_is_shared: {why}");
                 return;
             }
-            Err(error) => panic!("{error}"),
         }
+        mounted.push(Mounted(root.clone()));
         assert_eq!(prepare_minbase(root, &cache).unwrap(), Prepared::Already);
     }
     let deb = Deb::new("scripted", "1")
@@ -114,9 +139,9 @@ fn a_minbase_runs_scripts_and_is_shared() {
     assert_eq!(other.installed("scripted").unwrap(), None);
     assert!(other.installed("coreutils").unwrap().is_some());
     // a machine that starts anew finds what was installed
-    unmount(&one);
+    drop(mounted.remove(0));
+    assert!(!one.join("made").exists());
     assert_eq!(prepare_minbase(&one, &cache).unwrap(), Prepared::Made);
+    mounted.push(Mounted(one));
     assert_eq!(dpkg.installed("scripted").unwrap().as_deref(), Some("1"));
-    unmount(&one);
-    unmount(&two);
 }

@@ -1,5 +1,5 @@
 //! Packages built by the real dpkg-deb, and roots of their own to install them into.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
