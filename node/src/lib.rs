@@ -1,1 +1,16 @@
-//! p2pinstd: the node.
+//! The node: composition of store, network, exchange and installer into `p2pinstd`.
+
+pub mod addrs;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod found;
+pub mod identity;
+pub mod join;
+pub mod keeper;
+pub mod mesh;
+pub mod net;
+pub mod peers;
+pub mod replicate;
+pub mod rpc;
+pub mod store;

@@ -1,1 +1,20 @@
-//! Cells: admission, merge, persistence, views, replication.
+//! The serverless database: signed cells, admitted, merged, kept and folded to views.
+//!
+//! Data flows one way: bytes → [`admission`] → [`store::Store`] (memory and redb) → [`view::Views`].
+//! [`coverage`] and [`sync`] say what two nodes must exchange to hold the same control plane;
+//! [`placement`] says which nodes hold a cell of the data plane; [`wire`] is how they ask.
+//! Nothing here opens a socket or reads a clock.
+
+pub mod admission;
+pub mod coverage;
+pub mod placement;
+pub mod record;
+pub mod store;
+pub mod sync;
+mod tables;
+pub mod view;
+pub mod wire;
+
+pub use admission::Outcome;
+pub use store::{Store, StoreError};
+pub use view::Views;

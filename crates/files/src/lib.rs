@@ -67,6 +67,20 @@ pub fn write(path: &Path, content: &[u8], access: Access) -> Result<(), FileErro
     sync_dir(dir)
 }
 
+/// Removes a file, durably; one that is not there is no error.
+///
+/// # Errors
+/// When the file cannot be removed.
+pub fn remove(path: &Path) -> Result<(), FileError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => {
+            done.context("remove", path)?;
+            sync_dir(parent(path))
+        }
+    }
+}
+
 /// Makes the entries of a directory durable.
 ///
 /// # Errors

@@ -1,0 +1,85 @@
+//! A control-plane cell with its payload decoded: what the views are folded from.
+
+use p2pinst_types::record::{
+    Admission, Deployment, Grant, Group, Invite, NodeCert, Release, Revocation,
+};
+use p2pinst_types::{Cell, DeploymentId, Kind, Name, PublicKey, ReleaseId, codec};
+
+/// A decoded payload whose subject is the one that the payload calls for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// A power given by the root.
+    Grant(Grant),
+    /// A permission to join.
+    Invite(Invite),
+    /// A machine, with its certificate decoded.
+    Admission(Admission, NodeCert),
+    /// A key that is no longer trusted.
+    Revocation(Revocation),
+    /// A set of machines, by name.
+    Group(Name, Group),
+    /// A signed manifest, by id.
+    Release(ReleaseId, Release),
+    /// An order, by id.
+    Deployment(DeploymentId, Deployment),
+    /// Of a kind or format that this version does not know: kept and passed on.
+    Opaque,
+}
+
+/// Bounds that a decoded record must keep, beyond those of its bytes.
+const LINE: usize = 1024;
+
+impl Record {
+    /// Decodes a control-plane cell. `None`: the payload is not what its kind and subject say.
+    #[must_use]
+    pub fn of(cell: &Cell) -> Option<Self> {
+        if !cell.id.kind.is_known() || cell.format != p2pinst_types::cell::FORMAT_CBOR {
+            return Some(Self::Opaque);
+        }
+        let subject = cell.id.subject.as_slice();
+        let is_key = |key: &PublicKey| subject == key.as_bytes();
+        let record = match cell.id.kind {
+            Kind::GRANT => Self::Grant(cell.record().ok().filter(|g: &Grant| is_key(&g.key))?),
+            Kind::INVITE => Self::Invite(cell.record().ok().filter(|i: &Invite| is_key(&i.key))?),
+            Kind::ADMISSION => {
+                let admission: Admission = cell.record().ok()?;
+                let cert: NodeCert = codec::decode(&admission.cert.cert).ok()?;
+                if !is_key(&cert.node) {
+                    return None;
+                }
+                Self::Admission(admission, cert)
+            }
+            Kind::REVOCATION => {
+                let record: Revocation = cell.record().ok()?;
+                if !is_key(&record.key) || record.reason.len() > LINE {
+                    return None;
+                }
+                Self::Revocation(record)
+            }
+            Kind::GROUP => {
+                let name: Name = std::str::from_utf8(subject).ok()?.parse().ok()?;
+                if name == Name::all() {
+                    return None;
+                }
+                Self::Group(name, cell.record().ok()?)
+            }
+            Kind::RELEASE => {
+                let id = Release::id(cell.payload());
+                if subject != id.0.as_bytes() {
+                    return None;
+                }
+                Self::Release(id, cell.record().ok()?)
+            }
+            Kind::DEPLOYMENT => {
+                let id = Deployment::id(&cell.id.author, cell.payload());
+                if subject != id.as_bytes() {
+                    return None;
+                }
+                Self::Deployment(id, cell.record().ok()?)
+            }
+            _ => return Some(Self::Opaque),
+        };
+        // what is written once has no aspects; slots are for kinds that will have them
+        cell.id.slot.is_empty().then_some(record)
+    }
+}

@@ -1,0 +1,88 @@
+//! What two nodes must exchange so that both hold the same control plane: heads and gaps.
+//!
+//! The asking node drives: it sends its digest; if the other's differs it gets the other's heads,
+//! compares them with its own, pulls what it lacks and pushes what the other lacks. When two logs
+//! cover the same numbers but differ in content (somebody withheld a cell from one of the two
+//! nodes while claiming to have sent it), the whole log of that author is exchanged.
+
+use std::collections::BTreeMap;
+
+use p2pinst_types::{Hash, PublicKey};
+use serde::{Deserialize, Serialize};
+
+use crate::coverage::Ranges;
+
+/// The state of one author's log: what is covered, in each of its lives, and a digest of the
+/// cells that are held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogState {
+    /// Whose log.
+    pub author: PublicKey,
+    /// Covered numbers, by incarnation.
+    pub lives: BTreeMap<u64, Ranges>,
+    /// XOR of the hashes of the cells held.
+    pub digest: Hash,
+}
+
+/// A part of an author's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Whose log.
+    pub author: PublicKey,
+    /// Which life.
+    pub incarnation: u64,
+    /// Which numbers.
+    pub ranges: Ranges,
+}
+
+/// What one node should get from the other.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// What we lack.
+    pub pull: Vec<Part>,
+    /// What they lack.
+    pub push: Vec<Part>,
+}
+
+/// Compares two nodes' logs.
+#[must_use]
+pub fn compare(ours: &[LogState], theirs: &[LogState]) -> Difference {
+    let by_author = |logs: &[LogState]| -> BTreeMap<PublicKey, LogState> {
+        logs.iter().map(|l| (l.author, l.clone())).collect()
+    };
+    let (ours, theirs) = (by_author(ours), by_author(theirs));
+    let mut out = Difference::default();
+    for (author, log) in &theirs {
+        out.pull.extend(lacking(log, ours.get(author)));
+    }
+    for (author, log) in &ours {
+        out.push.extend(lacking(log, theirs.get(author)));
+        let Some(other) = theirs.get(author) else { continue };
+        if log.lives == other.lives && log.digest != other.digest {
+            let whole = |(incarnation, ranges): (&u64, &Ranges)| Part {
+                author: *author,
+                incarnation: *incarnation,
+                ranges: ranges.clone(),
+            };
+            out.pull.extend(log.lives.iter().map(whole));
+            out.push.extend(log.lives.iter().map(whole));
+        }
+    }
+    out
+}
+
+/// What `having` covers and `other` does not.
+fn lacking<'a>(
+    having: &'a LogState,
+    other: Option<&'a LogState>,
+) -> impl Iterator<Item = Part> + use<'a> {
+    having.lives.iter().filter_map(move |(incarnation, ranges)| {
+        let known = other.and_then(|o| o.lives.get(incarnation));
+        let ranges = known.map_or_else(|| ranges.clone(), |known| ranges.minus(known));
+        (!ranges.is_empty()).then_some(Part {
+            author: having.author,
+            incarnation: *incarnation,
+            ranges,
+        })
+    })
+}

@@ -1,0 +1,174 @@
+//! The store on disk: one redb file. Values are bytes that other modules make; table names end in
+//! the number of their format.
+
+use std::path::Path;
+
+use p2pinst_types::{Cell, CellId, Hash, Kind, PublicKey};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use crate::store::StoreError;
+
+/// Cells of both planes, verbatim, by [`cell_key`].
+const CELLS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("cells-1");
+/// Covered numbers of control-plane logs: author and incarnation → CBOR of the ranges.
+const COVERED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("covered-1");
+/// Cells of this node that a majority of their replicas has acknowledged: cell key → hash.
+const SETTLED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("settled-1");
+/// Single values by name.
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta-1");
+
+/// redb's page cache. The whole control plane is in memory anyway.
+const CACHE_BYTES: usize = 4 << 20;
+
+/// The key of a cell: kind, subject and slot with their lengths, author. Cells of one subject are
+/// neighbours.
+pub(crate) fn cell_key(id: &CellId) -> Vec<u8> {
+    let mut key = subject_prefix(id.kind, &id.subject);
+    key.push(u8::try_from(id.slot.len()).unwrap_or(u8::MAX));
+    key.extend_from_slice(&id.slot);
+    key.extend_from_slice(id.author.as_bytes());
+    key
+}
+
+/// What the keys of all cells of a subject begin with.
+pub(crate) fn subject_prefix(kind: Kind, subject: &[u8]) -> Vec<u8> {
+    let mut key = kind.0.to_be_bytes().to_vec();
+    key.push(u8::try_from(subject.len()).unwrap_or(u8::MAX));
+    key.extend_from_slice(subject);
+    key
+}
+
+/// The key of a log's coverage.
+pub(crate) fn log_key(author: &PublicKey, incarnation: u64) -> Vec<u8> {
+    [author.as_bytes().as_slice(), &incarnation.to_be_bytes()].concat()
+}
+
+/// A key and its value.
+pub(crate) type Row = (Vec<u8>, Vec<u8>);
+
+/// Changes that become durable together.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) cells: Vec<Cell>,
+    pub(crate) covered: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) settled: Vec<(Vec<u8>, Hash)>,
+    pub(crate) meta: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.cells.is_empty()
+            && self.covered.is_empty()
+            && self.settled.is_empty()
+            && self.meta.is_empty()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Tables(Database);
+
+fn failed<E: Into<redb::Error>>(e: E) -> StoreError {
+    StoreError::Database(Box::new(e.into()))
+}
+
+impl Tables {
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        let open = || -> Result<Database, redb::Error> {
+            let db = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+            let tx = db.begin_write()?;
+            drop((tx.open_table(CELLS)?, tx.open_table(COVERED)?));
+            drop((tx.open_table(SETTLED)?, tx.open_table(META)?));
+            tx.commit()?;
+            Ok(db)
+        };
+        open()
+            .map(Self)
+            .map_err(|e| StoreError::Open { path: path.to_owned(), source: Box::new(e) })
+    }
+
+    /// Commits a batch: one fsync for all of it.
+    pub(crate) fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+        let commit = || -> Result<(), redb::Error> {
+            let tx = self.0.begin_write()?;
+            {
+                let mut cells = tx.open_table(CELLS)?;
+                for cell in &batch.cells {
+                    cells.insert(cell_key(&cell.id).as_slice(), cell.bytes())?;
+                }
+                let mut covered = tx.open_table(COVERED)?;
+                for (key, ranges) in &batch.covered {
+                    covered.insert(key.as_slice(), ranges.as_slice())?;
+                }
+                let mut settled = tx.open_table(SETTLED)?;
+                for (key, hash) in &batch.settled {
+                    settled.insert(key.as_slice(), hash.as_bytes().as_slice())?;
+                }
+                let mut meta = tx.open_table(META)?;
+                for (name, value) in &batch.meta {
+                    meta.insert(*name, value.as_slice())?;
+                }
+            }
+            tx.commit()?;
+            Ok(())
+        };
+        commit().map_err(failed)
+    }
+
+    /// The bytes of all cells whose key begins with `prefix`.
+    pub(crate) fn cells(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
+        let read = || -> Result<Vec<Vec<u8>>, redb::Error> {
+            let table = self.0.begin_read()?.open_table(CELLS)?;
+            let mut out = Vec::new();
+            for row in table.range(prefix..)? {
+                let (key, value) = row?;
+                if !key.value().starts_with(prefix) {
+                    break;
+                }
+                out.push(value.value().to_vec());
+            }
+            Ok(out)
+        };
+        read().map_err(failed)
+    }
+
+    /// The bytes of all control-plane cells.
+    pub(crate) fn control_cells(&self) -> Result<Vec<Vec<u8>>, StoreError> {
+        let read = || -> Result<Vec<Vec<u8>>, redb::Error> {
+            let table = self.0.begin_read()?.open_table(CELLS)?;
+            let data = 0x8000u16.to_be_bytes();
+            table.range(..data.as_slice())?.map(|row| Ok(row?.1.value().to_vec())).collect()
+        };
+        read().map_err(failed)
+    }
+
+    /// All coverage rows.
+    pub(crate) fn covered(&self) -> Result<Vec<Row>, StoreError> {
+        let read = || -> Result<Vec<Row>, redb::Error> {
+            let table = self.0.begin_read()?.open_table(COVERED)?;
+            table
+                .iter()?
+                .map(|row| row.map(|(k, v)| (k.value().to_vec(), v.value().to_vec())))
+                .collect::<Result<_, _>>()
+                .map_err(Into::into)
+        };
+        read().map_err(failed)
+    }
+
+    /// The hash under which a cell of this node was settled.
+    pub(crate) fn settled(&self, key: &[u8]) -> Result<Option<Hash>, StoreError> {
+        let read = || -> Result<Option<Hash>, redb::Error> {
+            let table = self.0.begin_read()?.open_table(SETTLED)?;
+            Ok(table.get(key)?.and_then(|v| Hash::from_slice(v.value())))
+        };
+        read().map_err(failed)
+    }
+
+    /// A single value.
+    pub(crate) fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
+            let table = self.0.begin_read()?.open_table(META)?;
+            Ok(table.get(name)?.map(|v| v.value().to_vec()))
+        };
+        read().map_err(failed)
+    }
+}

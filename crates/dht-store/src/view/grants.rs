@@ -1,0 +1,96 @@
+//! Who has which power: grants, revocations, invites.
+
+use std::collections::BTreeSet;
+
+use p2pinst_trust::policy;
+use p2pinst_types::record::{Grant, Invite, Role};
+use p2pinst_types::{Cell, Hlc, Kind, Name, PublicKey, Version};
+
+use super::{Entry, Views};
+use crate::record::Record;
+
+/// A grant that counts.
+#[derive(Debug, Clone)]
+pub struct GrantInfo {
+    /// The grant.
+    pub grant: Grant,
+    /// Its cell: a part of the chain that nodes show.
+    pub cell: Cell,
+}
+
+/// An invite that counts.
+#[derive(Debug, Clone)]
+pub struct InviteInfo {
+    /// The invite.
+    pub invite: Invite,
+    /// Its cell: a part of the chain that nodes show.
+    pub cell: Cell,
+    /// Machines that were admitted by it.
+    pub used: u32,
+}
+
+/// A revocation that counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revoked {
+    /// When.
+    pub at: Hlc,
+    /// The last cell of the key that counts; `None`: those dated before `at`.
+    pub last_good: Option<Version>,
+    /// Why, for people.
+    pub reason: String,
+}
+
+impl Revoked {
+    /// Whether the revocation makes a cell of the key void.
+    #[must_use]
+    pub fn voids(&self, cell: &Cell) -> bool {
+        self.last_good.map_or(cell.hlc > self.at, |last| cell.version > last)
+    }
+}
+
+impl Views {
+    /// Grants first: they say who may revoke; then revocations; then invites.
+    pub(super) fn fold_grants(&mut self, sorted: &[&Entry]) {
+        let mut names: BTreeSet<&Name> = BTreeSet::new();
+        for entry in sorted {
+            let Record::Grant(grant) = &entry.record else { continue };
+            if policy::check_grant(&self.roots, &entry.cell, grant).is_err() {
+                continue;
+            }
+            // a name belongs to the first key that got it; later grants to that key replace
+            let ours = self.grants.get(&grant.key).is_some_and(|g| g.grant.name == grant.name);
+            if !ours && !names.insert(&grant.name) {
+                continue;
+            }
+            let info = GrantInfo { grant: grant.clone(), cell: entry.cell.clone() };
+            self.grants.insert(grant.key, info);
+        }
+        for entry in sorted {
+            let Record::Revocation(revocation) = &entry.record else { continue };
+            if !self.may_revoke(&entry.cell, &revocation.key) {
+                continue;
+            }
+            let revoked = Revoked {
+                at: entry.cell.hlc,
+                last_good: revocation.last_good,
+                reason: revocation.reason.clone(),
+            };
+            // the first counts: a later one cannot give time back
+            self.revoked.entry(revocation.key).or_insert(revoked);
+        }
+        for entry in sorted {
+            let Record::Invite(invite) = &entry.record else { continue };
+            if self.authorised(&entry.cell, policy::roles_for(Kind::INVITE)) {
+                let info = InviteInfo { invite: invite.clone(), cell: entry.cell.clone(), used: 0 };
+                self.invites.insert(invite.key, info);
+            }
+        }
+    }
+
+    /// R16: only the root revokes keys with a grant; operators revoke invites and nodes.
+    fn may_revoke(&self, cell: &Cell, key: &PublicKey) -> bool {
+        let by_root = self.roots.docs().last().is_some_and(|d| d.keys.contains(&cell.id.author));
+        let of_grant = self.grants.contains_key(key) || self.roots.has_key(key);
+        by_root || (!of_grant && self.authorised(cell, &[Role::Operator]))
+    }
+}

@@ -1,0 +1,144 @@
+//! Views: what the cells of the control plane mean, folded from all of them at once.
+//!
+//! A pure function of the set of cells and the chain of roots: equal sets give equal views on
+//! every node, in whatever order the cells came. Nobody writes a view.
+
+mod grants;
+mod groups;
+mod orders;
+mod roster;
+
+use std::collections::BTreeMap;
+
+use p2pinst_trust::{Refusal, RootChain};
+use p2pinst_types::record::{Release, Role};
+use p2pinst_types::{Cell, DeploymentId, Hlc, MachineId, Name, PublicKey, ReleaseId};
+
+pub use grants::{GrantInfo, InviteInfo, Revoked};
+pub use groups::GroupInfo;
+pub use orders::Order;
+pub use roster::Machine;
+
+use crate::record::Record;
+
+/// A cell of the control plane and what it says.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The cell.
+    pub cell: Cell,
+    /// Its payload.
+    pub record: Record,
+}
+
+/// Everything that the control plane says.
+#[derive(Debug, Clone)]
+pub struct Views {
+    /// The chain of roots.
+    pub roots: RootChain,
+    /// Grants by key, revoked and expired ones too.
+    pub grants: BTreeMap<PublicKey, GrantInfo>,
+    /// Revocations by key.
+    pub revoked: BTreeMap<PublicKey, Revoked>,
+    /// Invites by key.
+    pub invites: BTreeMap<PublicKey, InviteInfo>,
+    /// The roster.
+    pub machines: BTreeMap<MachineId, Machine>,
+    /// Admissions that do not count, by node key, and why.
+    pub void: BTreeMap<PublicKey, Refusal>,
+    by_node: BTreeMap<PublicKey, MachineId>,
+    by_name: BTreeMap<Name, MachineId>,
+    /// Groups by name, without the built-in group `all`.
+    pub groups: BTreeMap<Name, GroupInfo>,
+    /// Releases by id.
+    pub releases: BTreeMap<ReleaseId, Release>,
+    /// Orders whose release is known, in the order of time.
+    pub orders: Vec<Order>,
+    /// Cells of a kind or format that this version does not know.
+    pub unknown: usize,
+}
+
+impl Views {
+    /// Folds the views from all cells.
+    pub fn fold<'a>(roots: &RootChain, cells: impl Iterator<Item = &'a Entry>) -> Self {
+        let mut sorted: Vec<&Entry> = cells.collect();
+        // time order; hash as the last word, so that the order is total
+        sorted.sort_by_cached_key(|e| (e.cell.hlc, e.cell.hash()));
+        let mut views = Self {
+            roots: roots.clone(),
+            grants: BTreeMap::new(),
+            revoked: BTreeMap::new(),
+            invites: BTreeMap::new(),
+            machines: BTreeMap::new(),
+            void: BTreeMap::new(),
+            by_node: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            releases: BTreeMap::new(),
+            orders: Vec::new(),
+            unknown: sorted.iter().filter(|e| e.record == Record::Opaque).count(),
+        };
+        views.fold_grants(&sorted);
+        views.fold_roster(&sorted);
+        views.fold_groups(&sorted);
+        views.fold_orders(&sorted);
+        views
+    }
+
+    /// Whether `author` had one of the roles when it wrote `cell`, and is not revoked for it.
+    #[must_use]
+    pub fn authorised(&self, cell: &Cell, roles: &[Role]) -> bool {
+        let author = &cell.id.author;
+        let granted = self
+            .grants
+            .get(author)
+            .is_some_and(|g| p2pinst_trust::policy::allows(&g.grant, roles, cell.hlc));
+        granted && !self.is_void(cell)
+    }
+
+    /// Whether a revocation makes this cell void.
+    fn is_void(&self, cell: &Cell) -> bool {
+        self.revoked.get(&cell.id.author).is_some_and(|r| r.voids(cell))
+    }
+
+    /// The machine that uses a node key now.
+    #[must_use]
+    pub fn machine_of(&self, node: &PublicKey) -> Option<&Machine> {
+        self.by_node.get(node).and_then(|id| self.machines.get(id))
+    }
+
+    /// The machine of a name.
+    #[must_use]
+    pub fn machine_named(&self, name: &Name) -> Option<&Machine> {
+        self.by_name.get(name).and_then(|id| self.machines.get(id))
+    }
+
+    /// Whether an admission of this node key counts, or counted before it was revoked.
+    #[must_use]
+    pub fn was_admitted(&self, node: &PublicKey) -> bool {
+        self.by_node.contains_key(node) || self.void.get(node) == Some(&Refusal::Revoked)
+    }
+
+    /// An order by the bytes of its id.
+    #[must_use]
+    pub fn order(&self, id: &[u8]) -> Option<&Order> {
+        let id = DeploymentId::from_slice(id)?;
+        self.orders.iter().find(|o| o.id == id)
+    }
+
+    /// The name of a key that has, or had, a grant.
+    #[must_use]
+    pub fn key_name(&self, key: &PublicKey) -> Option<&Name> {
+        self.grants.get(key).map(|g| &g.grant.name)
+    }
+
+    /// The roles of a key for something written now.
+    #[must_use]
+    pub fn roles(&self, key: &PublicKey, now: Hlc) -> Vec<Role> {
+        let Some(info) = self.grants.get(key) else { return Vec::new() };
+        if self.revoked.contains_key(key) {
+            return Vec::new();
+        }
+        let alive = |r: &Role| p2pinst_trust::policy::allows(&info.grant, &[*r], now);
+        info.grant.roles.iter().copied().filter(alive).collect()
+    }
+}

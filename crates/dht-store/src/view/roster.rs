@@ -1,0 +1,136 @@
+//! The roster: admissions that count.
+//!
+//! They are taken in the order of time. Whoever admits was admitted before (its own admission is
+//! dated earlier), so one pass is enough. Of two admissions that claim one name, and of the
+//! surplus of an invite, the earlier count.
+
+use std::net::Ipv4Addr;
+
+use p2pinst_trust::{Refusal, policy};
+use p2pinst_types::record::{Admission, NodeCert, Role};
+use p2pinst_types::{Cell, Hlc, Labels, MachineId, Name, NodeId};
+
+use super::{Entry, Views};
+use crate::record::Record;
+
+/// A machine of the roster.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// Its id: records are filed under it.
+    pub id: MachineId,
+    /// The key that its node uses now.
+    pub node: NodeId,
+    /// Its name.
+    pub name: Name,
+    /// Its site.
+    pub site: Name,
+    /// Its labels.
+    pub labels: Labels,
+    /// Where it listened when it joined.
+    pub addrs: Vec<String>,
+    /// When it was admitted.
+    pub admitted: Hlc,
+    /// The cell of its admission: a part of what it shows.
+    pub cell: Cell,
+}
+
+impl Machine {
+    /// The IPv4 addresses among [`Machine::addrs`].
+    pub fn ipv4(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.addrs.iter().filter_map(|a| {
+            let mut parts = a.split('/').skip(1);
+            (parts.next() == Some("ip4")).then(|| parts.next()?.parse().ok()).flatten()
+        })
+    }
+}
+
+impl Views {
+    pub(super) fn fold_roster(&mut self, sorted: &[&Entry]) {
+        for entry in sorted {
+            let Record::Admission(admission, cert) = &entry.record else { continue };
+            if !self.may_admit(&entry.cell) {
+                continue;
+            }
+            match self.why_not(&entry.cell, admission, cert) {
+                None => self.enrol(&entry.cell, admission, cert),
+                Some(why) => {
+                    if !self.by_node.contains_key(&cert.node) {
+                        self.void.insert(cert.node, why);
+                    }
+                }
+            }
+        }
+        // a revoked key was a member: what it wrote before still stands, but it is one no more
+        let gone: Vec<_> =
+            self.by_node.keys().filter(|n| self.revoked.contains_key(*n)).copied().collect();
+        for node in gone {
+            if let Some(machine) = self.by_node.remove(&node).and_then(|m| self.machines.remove(&m))
+            {
+                self.by_name.remove(&machine.name);
+            }
+            self.void.insert(node, Refusal::Revoked);
+        }
+    }
+
+    /// Members and operators admit.
+    fn may_admit(&self, cell: &Cell) -> bool {
+        let by_member = self
+            .machine_of(&cell.id.author)
+            .is_some_and(|m| m.admitted < cell.hlc && !self.is_void(cell));
+        by_member || self.authorised(cell, &[Role::Operator])
+    }
+
+    /// Why an admission does not count.
+    fn why_not(&self, cell: &Cell, admission: &Admission, cert: &NodeCert) -> Option<Refusal> {
+        let Some(info) = self.invites.get(&cert.invite) else {
+            return Some(Refusal::NotCertified);
+        };
+        let certified = policy::check_cert(&self.roots, &info.invite, &admission.cert).is_ok();
+        if !certified || admission.machine != policy::machine_id(&admission.cert) {
+            return Some(Refusal::NotCertified);
+        }
+        self.why_not_cert(cert, cell.hlc, true)
+    }
+
+    /// Why a certificate that its invite signed is not welcome at a time: the rules that depend on
+    /// what else is in the roster. `strict`: also when the node is in the roster already.
+    #[must_use]
+    pub fn why_not_cert(&self, cert: &NodeCert, at: Hlc, strict: bool) -> Option<Refusal> {
+        let revoked = |key| self.revoked.get(key).is_some_and(|r| !strict || r.at < at);
+        if revoked(&cert.invite) || (!strict && revoked(&cert.node)) {
+            return Some(Refusal::Revoked);
+        }
+        let info = self.invites.get(&cert.invite)?;
+        if !policy::invite_open(&info.invite, at.millis()) {
+            return Some(Refusal::Expired);
+        }
+        if self.by_node.contains_key(&cert.node) {
+            // admitted twice by two members: the earlier admission counts
+            return strict.then_some(Refusal::NameTaken);
+        }
+        if self.by_name.contains_key(&cert.name) {
+            return Some(Refusal::NameTaken);
+        }
+        (info.used >= info.invite.uses).then_some(Refusal::UsedUp)
+    }
+
+    fn enrol(&mut self, cell: &Cell, admission: &Admission, cert: &NodeCert) {
+        let machine = Machine {
+            id: admission.machine,
+            node: NodeId(cert.node),
+            name: cert.name.clone(),
+            site: cert.site.clone(),
+            labels: cert.labels.clone(),
+            addrs: cert.addrs.clone(),
+            admitted: cell.hlc,
+            cell: cell.clone(),
+        };
+        if let Some(info) = self.invites.get_mut(&cert.invite) {
+            info.used += 1;
+        }
+        self.void.remove(&cert.node);
+        self.by_node.insert(cert.node, machine.id);
+        self.by_name.insert(machine.name.clone(), machine.id);
+        self.machines.insert(machine.id, machine);
+    }
+}

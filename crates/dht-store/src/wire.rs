@@ -1,0 +1,135 @@
+//! The store protocol, `/p2pinst/store/1`: one request and one response per stream, each a frame
+//! of CBOR of at most [`p2pinst_types::limits::FRAME`] bytes.
+
+use p2pinst_types::{Hash, Kind, Millis};
+use serde::{Deserialize, Serialize};
+
+use crate::admission::Outcome;
+use crate::sync::{LogState, Part};
+
+/// The name under which libp2p negotiates the protocol.
+pub const PROTOCOL: &str = "/p2pinst/store/1";
+/// Cells in one message, in bytes: leaves room in a frame for the rest.
+pub const CELL_BYTES: usize = 512 * 1024;
+
+/// Cells as they are stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CellBytes(#[serde(with = "serde_bytes")] pub Vec<u8>);
+
+/// What a node asks of another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Control plane: are we in the same state?
+    Heads {
+        /// Digest of the asking node's control plane.
+        digest: Hash,
+        /// The asking node's local clock.
+        clock: Millis,
+    },
+    /// Control plane: send these parts.
+    Pull {
+        /// Which.
+        parts: Vec<Part>,
+    },
+    /// Control plane: take these.
+    Push {
+        /// The cells that are there.
+        cells: Vec<CellBytes>,
+        /// What they cover.
+        covered: Vec<Part>,
+    },
+    /// Data plane: keep these.
+    Put {
+        /// The cells.
+        cells: Vec<CellBytes>,
+    },
+    /// Data plane: send what you hold of a subject.
+    Get {
+        /// The kind of the cells.
+        kind: Kind,
+        /// Their subject.
+        #[serde(with = "serde_bytes")]
+        subject: Vec<u8>,
+    },
+    /// Do you hold all pieces of a blob?
+    Holds {
+        /// The blob's root.
+        root: Hash,
+    },
+}
+
+/// What the other node answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Response {
+    /// To `Heads`: the digests are equal.
+    Same {
+        /// The answering node's local clock.
+        clock: Millis,
+    },
+    /// To `Heads`: they are not; this is what is here.
+    Heads {
+        /// The answering node's logs.
+        logs: Vec<LogState>,
+        /// Its local clock.
+        clock: Millis,
+    },
+    /// To `Pull`: the cells of these parts; ask again for the rest.
+    Cells {
+        /// The cells.
+        cells: Vec<CellBytes>,
+        /// What they cover.
+        covered: Vec<Part>,
+    },
+    /// To `Push` and `Put`: what became of each cell, in order.
+    Outcomes(Vec<Outcome>),
+    /// To `Get`.
+    Data {
+        /// The cells.
+        cells: Vec<CellBytes>,
+    },
+    /// To `Holds`.
+    Holds(bool),
+    /// The node cannot answer.
+    Refused(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use p2pinst_types::{PublicKey, codec};
+
+    use super::*;
+    use crate::coverage::Ranges;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    #[test]
+    fn golden_messages() {
+        let part = Part { author: PublicKey([1; 32]), incarnation: 2, ranges: Ranges::up_to(3) };
+        let ones = "01".repeat(32);
+        let part_hex = format!(
+            "a366617574686f725820{ones}6b696e6361726e6174696f6e026672616e676573818201{}",
+            "03"
+        );
+        let request = codec::encode(&Request::Pull { parts: vec![part.clone()] }).unwrap();
+        assert_eq!(hex(&request), format!("a16450756c6ca165706172747381{part_hex}"));
+        let cells = vec![CellBytes(vec![0xc1])];
+        let response = codec::encode(&Response::Cells { cells, covered: vec![part] }).unwrap();
+        assert_eq!(
+            hex(&response),
+            format!("a16543656c6c73a26563656c6c738141c167636f766572656481{part_hex}")
+        );
+        let get = Request::Get { kind: Kind::STATUS, subject: vec![7] };
+        assert_eq!(
+            hex(&codec::encode(&get).unwrap()),
+            "a163476574a2646b696e64198003677375626a6563744107"
+        );
+        let outcomes = Response::Outcomes(vec![Outcome::Accepted, Outcome::Held("x".into())]);
+        assert_eq!(
+            hex(&codec::encode(&outcomes).unwrap()),
+            "a1684f7574636f6d657382684163636570746564a16448656c646178"
+        );
+    }
+}

@@ -1,0 +1,144 @@
+//! The node's configuration: `config.toml` in the data directory, written by `init` and `join`.
+
+use p2pinst_api::DataDir;
+use p2pinst_files::{Access, FileError};
+use p2pinst_install::idle::IdleConfig;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Where a node listens unless told otherwise.
+pub const LISTEN: &str = "/ip4/0.0.0.0/tcp/4001";
+/// Longest configuration, in bytes.
+const MAX: u64 = 64 * 1024;
+
+/// The configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Multiaddresses to listen on.
+    #[serde(default = "listen")]
+    pub listen: Vec<String>,
+    /// Seconds between two syncs with a random peer (Clumpt's periodic sync).
+    #[serde(default = "sync_secs")]
+    pub sync_secs: u32,
+    /// Seconds between two probes of a silent connection; a peer that does not answer one within
+    /// as long again counts as down.
+    #[serde(default = "ping_secs")]
+    pub ping_secs: u32,
+    /// Seconds that an install waits for another package manager to finish.
+    #[serde(default = "lock_secs")]
+    pub lock_secs: u32,
+    /// Seconds after which a run of the package manager is ended; 0: never.
+    #[serde(default = "script_secs")]
+    pub script_secs: u32,
+    /// When the node counts as idle.
+    #[serde(default)]
+    pub idle: IdleConfig,
+}
+
+fn listen() -> Vec<String> {
+    vec![LISTEN.to_owned()]
+}
+
+fn sync_secs() -> u32 {
+    60
+}
+
+fn ping_secs() -> u32 {
+    10
+}
+
+fn lock_secs() -> u32 {
+    600
+}
+
+fn script_secs() -> u32 {
+    1800
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: listen(),
+            sync_secs: sync_secs(),
+            ping_secs: ping_secs(),
+            lock_secs: lock_secs(),
+            script_secs: script_secs(),
+            idle: IdleConfig::default(),
+        }
+    }
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file is not what it should be.
+    #[error("{path}: {reason}")]
+    Invalid {
+        /// The file.
+        path: String,
+        /// What is wrong, with the line.
+        reason: String,
+    },
+}
+
+impl Config {
+    /// Reads the configuration; the defaults when there is none.
+    ///
+    /// # Errors
+    /// When the file cannot be read or says what it may not say.
+    pub fn load(dir: &DataDir) -> Result<Self, ConfigError> {
+        let path = dir.config();
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let invalid =
+            |reason: String| ConfigError::Invalid { path: path.display().to_string(), reason };
+        let bytes = p2pinst_files::read(&path, MAX)?;
+        let text = std::str::from_utf8(&bytes).map_err(|e| invalid(e.to_string()))?;
+        let config: Self = toml::from_str(text).map_err(|e| invalid(e.to_string()))?;
+        for addr in &config.listen {
+            crate::net::check_addr(addr).map_err(|e| invalid(e.to_string()))?;
+        }
+        if config.sync_secs == 0 || config.ping_secs == 0 {
+            return Err(invalid("sync_secs and ping_secs must be at least 1".to_owned()));
+        }
+        Ok(config)
+    }
+
+    /// Writes the configuration.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, dir: &DataDir) -> Result<(), ConfigError> {
+        let path = dir.config();
+        let text = toml::to_string_pretty(self).map_err(|e| ConfigError::Invalid {
+            path: path.display().to_string(),
+            reason: e.to_string(),
+        })?;
+        p2pinst_files::write(&path, text.as_bytes(), Access::Public)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_survive_a_trip_through_the_file_and_unknown_fields_are_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = DataDir::new(temp.path());
+        assert_eq!(Config::load(&dir).unwrap(), Config::default());
+        Config::default().save(&dir).unwrap();
+        assert_eq!(Config::load(&dir).unwrap(), Config::default());
+        for bad in ["lisen = []", "listen = [\"10.0.0.1:4001\"]", "sync_secs = 0"] {
+            std::fs::write(dir.config(), bad).unwrap();
+            let error = Config::load(&dir).unwrap_err().to_string();
+            assert!(error.contains("config.toml"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! The control plane's life: gossip in and out, and sync by heads and gaps.
+//!
+//! A peer is synced with when it connects, when gossip shows a gap, and one at random every sync
+//! interval. Lost gossip costs time, never truth.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use dht_store::coverage::Ranges;
+use dht_store::sync::{Difference, Part, compare};
+use dht_store::wire::{CELL_BYTES, CellBytes, Request, Response};
+use dht_store::{Outcome, Store};
+use p2pinst_types::{Cell, Kind, NodeId, Plane};
+use rand::seq::IndexedRandom;
+use thiserror::Error;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::clock;
+use crate::keeper::is_here;
+use crate::net::{GossipId, Net, NetError, Worth};
+use crate::rpc;
+use crate::store::{StoreFailure, StoreHandle};
+
+/// Rounds of one sync: each moves up to half a megabyte.
+const ROUNDS: usize = 64;
+/// Syncs under way at once.
+const AT_ONCE: usize = 4;
+/// Peers that may wait for a sync.
+const WAITING: usize = 1024;
+
+/// Why a sync ended early.
+#[derive(Debug, Error)]
+pub enum SyncError {
+    /// The peer could not be asked.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreFailure),
+    /// The peer answered something else.
+    #[error("{0} does not keep to the store protocol")]
+    Protocol(NodeId),
+}
+
+/// A handle: asks for syncs, announces cells.
+#[derive(Debug, Clone)]
+pub struct Control {
+    net: Net,
+    store: StoreHandle,
+    wishes: mpsc::Sender<NodeId>,
+}
+
+/// What a sync moved.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Moved {
+    /// Cells that were new here.
+    pub pulled: usize,
+    /// Cells that were sent.
+    pub pushed: usize,
+}
+
+fn to_wire(cells: &[Cell]) -> Vec<CellBytes> {
+    cells.iter().map(|c| CellBytes(c.bytes().to_vec())).collect()
+}
+
+/// Parses what came over the wire; what is no cell is left out.
+pub(crate) fn from_wire(cells: Vec<CellBytes>) -> Vec<Cell> {
+    cells.into_iter().filter_map(|c| Cell::parse(c.0).ok()).collect()
+}
+
+/// Brings both nodes' control planes to the same state.
+///
+/// # Errors
+/// When the peer cannot be reached or the store fails.
+pub async fn sync_with(net: &Net, store: &StoreHandle, peer: NodeId) -> Result<Moved, SyncError> {
+    let mut moved = Moved::default();
+    let mut last: Option<Difference> = None;
+    for _ in 0..ROUNDS {
+        let (digest, ours) = store.run(|s: &mut Store| (s.digest(), s.heads())).await?;
+        let request = Request::Heads { digest, clock: clock::local() };
+        let theirs = match rpc::ask(net, peer, &[], &request).await? {
+            Response::Same { clock } => {
+                store.clock().heard(peer, clock);
+                break;
+            }
+            Response::Heads { logs, clock } => {
+                store.clock().heard(peer, clock);
+                logs
+            }
+            _ => return Err(SyncError::Protocol(peer)),
+        };
+        let difference = compare(&ours, &theirs);
+        if last.as_ref() == Some(&difference) {
+            break; // what remains cannot be taken by one of the two
+        }
+        if !difference.pull.is_empty() {
+            moved.pulled += pull(net, store, peer, difference.pull.clone()).await?;
+        }
+        if !difference.push.is_empty() {
+            moved.pushed += push(net, store, peer, &difference.push).await?;
+        }
+        last = Some(difference);
+    }
+    Ok(moved)
+}
+
+/// The parts that one request may name: keeps the frame small.
+const PARTS: usize = 512;
+
+async fn pull(
+    net: &Net,
+    store: &StoreHandle,
+    peer: NodeId,
+    mut parts: Vec<Part>,
+) -> Result<usize, SyncError> {
+    parts.truncate(PARTS);
+    let response = rpc::ask(net, peer, &[], &Request::Pull { parts }).await?;
+    let Response::Cells { cells, covered } = response else {
+        return Err(SyncError::Protocol(peer));
+    };
+    let outcomes = store.apply(control_only(from_wire(cells)), covered).await?;
+    log_refused(peer, &outcomes);
+    Ok(outcomes.iter().filter(|o| **o == Outcome::Accepted).count())
+}
+
+async fn push(
+    net: &Net,
+    store: &StoreHandle,
+    peer: NodeId,
+    parts: &[Part],
+) -> Result<usize, SyncError> {
+    let parts: Vec<Part> = parts.iter().take(PARTS).cloned().collect();
+    let (cells, covered) = store.run(move |s| s.select(&parts, CELL_BYTES)).await?;
+    let request = Request::Push { cells: to_wire(&cells), covered };
+    match rpc::ask(net, peer, &[], &request).await? {
+        Response::Outcomes(outcomes) => Ok(outcomes.iter().filter(|o| is_here(o)).count()),
+        _ => Err(SyncError::Protocol(peer)),
+    }
+}
+
+/// Data-plane cells have their own way.
+fn control_only(mut cells: Vec<Cell>) -> Vec<Cell> {
+    cells.retain(|c| c.id.kind.plane() == Plane::Control);
+    cells
+}
+
+fn log_refused(peer: NodeId, outcomes: &[Outcome]) {
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Rejected(why) => warn!(%peer, %why, "a peer sent a cell that is refused"),
+            Outcome::Held(why) => debug!(%peer, %why, "a cell is set aside"),
+            _ => {}
+        }
+    }
+}
+
+/// Answers the control-plane requests of the store protocol.
+///
+/// # Errors
+/// When the store fails.
+pub async fn answer(
+    store: &StoreHandle,
+    peer: NodeId,
+    request: Request,
+) -> Result<Response, StoreFailure> {
+    match request {
+        Request::Heads { digest, clock } => {
+            store.clock().heard(peer, clock);
+            let clock = clock::local();
+            store
+                .run(move |s| {
+                    if s.digest() == digest {
+                        Response::Same { clock }
+                    } else {
+                        Response::Heads { logs: s.heads(), clock }
+                    }
+                })
+                .await
+        }
+        Request::Pull { parts } => {
+            let (cells, covered) = store.run(move |s| s.select(&parts, CELL_BYTES)).await?;
+            Ok(Response::Cells { cells: to_wire(&cells), covered })
+        }
+        Request::Push { cells, covered } => {
+            let outcomes = store.apply(control_only(from_wire(cells)), covered).await?;
+            log_refused(peer, &outcomes);
+            Ok(Response::Outcomes(outcomes))
+        }
+        _ => Ok(Response::Refused("not a request of the control plane".to_owned())),
+    }
+}
+
+/// Whether an author's log has a hole here.
+fn has_gap(store: &Store, cell: &Cell) -> bool {
+    let whole = |ranges: &Ranges| *ranges == Ranges::up_to(ranges.max());
+    !store.log(&cell.id.author, cell.version.incarnation).is_none_or(whole)
+}
+
+impl Control {
+    /// A handle, and the task behind it.
+    pub fn new(
+        net: Net,
+        store: StoreHandle,
+        announcements: mpsc::Receiver<Cell>,
+        interval: Duration,
+    ) -> (Self, Task) {
+        let (wishes, wished) = mpsc::channel(WAITING);
+        let control = Self { net, store, wishes };
+        let task = Task { control: control.clone(), wished, announcements, interval };
+        (control, task)
+    }
+
+    /// Asks for a sync with a peer, soon.
+    pub fn wish(&self, peer: NodeId) {
+        if self.wishes.try_send(peer).is_err() {
+            debug!(%peer, "too many syncs wait already");
+        }
+    }
+
+    /// Syncs with up to `n` connected peers now.
+    pub async fn freshen(&self, n: usize) {
+        let mut syncs = JoinSet::new();
+        let connected = self.net.peers().connected();
+        for peer in connected.sample(&mut rand::rng(), n).copied() {
+            let (net, store) = (self.net.clone(), self.store.clone());
+            syncs.spawn(async move { sync_with(&net, &store, peer).await });
+        }
+        let patience = Duration::from_secs(3);
+        drop(tokio::time::timeout(patience, syncs.join_all()).await);
+    }
+
+    /// Tells all members of cells that are stored here. Returns how many peers are connected.
+    pub async fn announce(&self, cells: &[Cell]) -> usize {
+        for cell in cells {
+            if self.net.gossip(cell.bytes().to_vec()).await.is_err() {
+                break;
+            }
+        }
+        self.net.peers().connected().len()
+    }
+
+    /// Takes a gossiped cell.
+    pub async fn on_gossip(&self, source: NodeId, id: GossipId, data: Vec<u8>) {
+        let worth = match Cell::parse(data) {
+            Ok(cell) if cell.id.kind.plane() == Plane::Control => self.take(source, cell).await,
+            _ => Worth::Reject,
+        };
+        drop(self.net.report(id, worth).await);
+    }
+
+    async fn take(&self, source: NodeId, cell: Cell) -> Worth {
+        let Ok(outcomes) = self.store.apply(vec![cell.clone()], Vec::new()).await else {
+            return Worth::Ignore;
+        };
+        match outcomes.first() {
+            Some(Outcome::Accepted | Outcome::Known) => {
+                let gap = self.store.run(move |s| has_gap(s, &cell)).await.unwrap_or(false);
+                if gap {
+                    self.wish(source);
+                }
+                Worth::Accept
+            }
+            Some(Outcome::Held(why)) => {
+                debug!(%source, %why, "a gossiped cell is set aside; asking its source");
+                self.wish(source);
+                Worth::Ignore
+            }
+            Some(Outcome::Rejected(why)) => {
+                warn!(%source, %why, "a gossiped cell is refused");
+                Worth::Reject
+            }
+            None => Worth::Ignore,
+        }
+    }
+}
+
+/// The task: runs syncs as wished, and one with a random peer every interval.
+#[derive(Debug)]
+pub struct Task {
+    control: Control,
+    wished: mpsc::Receiver<NodeId>,
+    announcements: mpsc::Receiver<Cell>,
+    interval: Duration,
+}
+
+impl Task {
+    /// Runs until shutdown.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut running = JoinSet::new();
+        let mut busy: BTreeSet<NodeId> = BTreeSet::new();
+        let mut queue: VecDeque<NodeId> = VecDeque::new();
+        let mut tick = tokio::time::interval(self.interval);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(done) = running.join_next(), if !running.is_empty() => {
+                    if let Ok(peer) = done {
+                        busy.remove(&peer);
+                    }
+                }
+                Some(cell) = self.announcements.recv() => {
+                    self.control.announce(&[cell]).await;
+                }
+                Some(peer) = self.wished.recv() => {
+                    if !queue.contains(&peer) && queue.len() < WAITING {
+                        queue.push_back(peer);
+                    }
+                }
+                _ = tick.tick() => {
+                    // time has passed: what was dated in the future may be present now
+                    drop(self.control.store.apply(Vec::new(), Vec::new()).await);
+                    let connected = self.control.net.peers().connected();
+                    queue.extend(connected.choose(&mut rand::rng()).copied());
+                }
+            }
+            let free = queue.iter().position(|p| !busy.contains(p));
+            if running.len() < AT_ONCE
+                && let Some(peer) = free.and_then(|at| queue.remove(at))
+            {
+                busy.insert(peer);
+                running.spawn(sync_logged(self.control.clone(), peer));
+            }
+        }
+    }
+}
+
+/// One sync, told in the log when it moved something or failed.
+async fn sync_logged(control: Control, peer: NodeId) -> NodeId {
+    match sync_with(&control.net, &control.store, peer).await {
+        Ok(moved) if moved != Moved::default() => {
+            info!(%peer, pulled = moved.pulled, pushed = moved.pushed, "synced");
+        }
+        Ok(_) => {}
+        Err(error) => debug!(%peer, %error, "sync failed"),
+    }
+    peer
+}
+
+/// The lock that keeps two requests of the command line from interleaving.
+pub type SubmitLock = Mutex<()>;
+
+/// Kinds that an administrator's command line may submit.
+#[must_use]
+pub fn is_submittable(kind: Kind) -> bool {
+    kind.plane() == Plane::Control && kind != Kind::ADMISSION
+}

@@ -1,0 +1,178 @@
+//! The gatekeeper: what this node shows, and who may connect. Admits machines that join.
+
+use std::sync::{Arc, Weak};
+
+use dht_store::store::Write;
+use dht_store::{Outcome, Store};
+use futures::future::BoxFuture;
+use p2pinst_trust::{Hello, Presented, Refusal, policy};
+use p2pinst_types::record::Admission;
+use p2pinst_types::{Cell, Kind, Millis, NodeId};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::clock;
+use crate::identity::Identity;
+use crate::net::Gatekeeper;
+use crate::peers::Peers;
+use crate::store::{Own, StoreHandle};
+
+/// See the module.
+pub struct Keeper {
+    /// Who this node is.
+    pub own: Arc<Own>,
+    /// What it shows.
+    pub identity: Identity,
+    /// Where it is reached.
+    pub addrs: Vec<String>,
+    /// What it knows.
+    pub store: StoreHandle,
+    /// Where it writes down whom it met. Weak: the network holds both.
+    pub peers: Weak<Peers>,
+    /// Where new admissions are announced.
+    pub announce: mpsc::Sender<Cell>,
+    /// Whether this node is only just joining and cannot know the roster.
+    pub joining: bool,
+}
+
+impl Keeper {
+    fn make_hello(&self) -> Result<Vec<u8>, Refusal> {
+        let hello = Hello {
+            roots: self.store.views().roots.signed().to_vec(),
+            grant: self.identity.grant.clone(),
+            invite: self.identity.invite.clone(),
+            cert: self.identity.cert.clone(),
+            admission: self.identity.admission.clone(),
+            incarnation: self.own.incarnation,
+            clock: clock::local(),
+            addrs: self.addrs.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        hello.encode().map_err(|error| {
+            warn!(%error, "this node's credentials are too large to show");
+            Refusal::Unavailable
+        })
+    }
+
+    /// R16: revocations are enforced here, at every connection.
+    async fn welcome(
+        store: StoreHandle,
+        own: Arc<Own>,
+        presented: Presented,
+        dialled: bool,
+        joining: bool,
+    ) -> Result<Option<Cell>, Refusal> {
+        let now = store.clock().now();
+        let job = move |store: &mut Store| admit(store, &own, &presented, dialled, joining, now);
+        store.run(job).await.map_err(|_| Refusal::Unavailable)?
+    }
+}
+
+/// Decides on a verified chain by what the store knows; returns the cell of a new admission.
+fn admit(
+    store: &mut Store,
+    own: &Own,
+    presented: &Presented,
+    dialled: bool,
+    joining: bool,
+    now: Millis,
+) -> Result<Option<Cell>, Refusal> {
+    let unavailable = |e: &dyn std::fmt::Display| {
+        warn!(error = %e, "cannot store what a new machine shows");
+        Refusal::Unavailable
+    };
+    store.extend_roots(presented.roots.signed()).map_err(|e| unavailable(&e))?;
+    let mut cells = vec![presented.grant.clone(), presented.invite_cell.clone()];
+    cells.extend(presented.admission.clone());
+    store.apply(cells, &[], now).map_err(|e| unavailable(&e))?;
+    let views = store.views();
+    let node = presented.cert.node;
+    if views.revoked.contains_key(&node) {
+        return Err(Refusal::Revoked);
+    }
+    if views.machine_of(&node).is_some() {
+        return Ok(None);
+    }
+    if let Some(refusal) = views.void.get(&node) {
+        return Err(*refusal);
+    }
+    if dialled {
+        return if joining { Ok(None) } else { Err(Refusal::NotAdmitted) };
+    }
+    let hlc = store.next_hlc(now);
+    if !views.invites.contains_key(&presented.invite.key) {
+        return Err(Refusal::Revoked);
+    }
+    if let Some(refusal) = views.why_not_cert(&presented.cert, hlc, false) {
+        return Err(refusal);
+    }
+    let record = Admission {
+        machine: policy::machine_id(&presented.signed),
+        cert: presented.signed.clone(),
+    };
+    let write = Write {
+        kind: Kind::ADMISSION,
+        subject: node.as_bytes(),
+        slot: &[],
+        incarnation: own.incarnation,
+    };
+    let cell = store.write(&own.key, write, &record, now).map_err(|e| unavailable(&e))?;
+    // the fold has the last word
+    match store.views().void.get(&node) {
+        Some(refusal) => Err(*refusal),
+        None => Ok(Some(cell)),
+    }
+}
+
+impl Gatekeeper for Keeper {
+    fn hello(&self) -> BoxFuture<'static, Result<Vec<u8>, Refusal>> {
+        Box::pin(futures::future::ready(self.make_hello()))
+    }
+
+    fn judge(
+        &self,
+        peer: NodeId,
+        hello: Vec<u8>,
+        dialled: bool,
+    ) -> BoxFuture<'static, Result<(), Refusal>> {
+        let (store, own, peers) = (self.store.clone(), Arc::clone(&self.own), self.peers.clone());
+        let (announce, joining) = (self.announce.clone(), self.joining);
+        Box::pin(async move {
+            let roots = store.views().roots.clone();
+            let presented = Hello::verify(&hello, &roots, &peer.0)?;
+            let peers = peers.upgrade().ok_or(Refusal::Unavailable)?;
+            // a cloned disk: the same key, alive twice
+            let known = peers.get(&peer);
+            let other_life = known.up && known.incarnation != presented.incarnation;
+            if other_life || peer == own.node {
+                warn!(%peer, name = %presented.cert.name, "two machines use one key");
+                return Err(Refusal::Cloned);
+            }
+            let (name, theirs, incarnation) =
+                (presented.cert.name.clone(), presented.clock, presented.incarnation);
+            let addrs = presented.addrs.clone();
+            let admitted = Self::welcome(store.clone(), own, presented, dialled, joining).await?;
+            if let Some(cell) = admitted {
+                info!(%name, %peer, "admitted a machine");
+                if announce.try_send(cell).is_err() {
+                    warn!(%name, "too busy to announce the admission; sync will tell");
+                }
+            }
+            store.clock().heard(peer, theirs);
+            peers.shown(peer, addrs, incarnation);
+            Ok(())
+        })
+    }
+}
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keeper").field("name", &self.identity.name).finish_non_exhaustive()
+    }
+}
+
+/// Whether an outcome means that a cell is here.
+#[must_use]
+pub fn is_here(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Accepted | Outcome::Known)
+}

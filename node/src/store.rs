@@ -1,0 +1,211 @@
+//! The store behind a handle: one named thread owns the [`Store`], since redb blocks.
+//!
+//! Cells that several tasks bring at the same time become durable in one transaction. What a reply
+//! has reported as accepted is on disk.
+
+use std::sync::Arc;
+use std::thread;
+
+use dht_store::store::{StoreError, Write};
+use dht_store::sync::Part;
+use dht_store::{Outcome, Store, Views};
+use p2pinst_trust::SecretKey;
+use p2pinst_types::{Cell, Kind, MachineId, NodeId};
+use serde::Serialize;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::clock::Clock;
+
+/// Requests that may wait for the store.
+const QUEUE: usize = 256;
+/// Requests whose cells may share a transaction.
+const TOGETHER: usize = 64;
+
+/// Why the store did not do something.
+#[derive(Debug, Error)]
+pub enum StoreFailure {
+    /// The store itself failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its thread has ended.
+    #[error("the store is shut down")]
+    Closed,
+}
+
+type Job = Box<dyn FnOnce(&mut Store) + Send>;
+
+/// Cells to apply, and whom to tell.
+struct Apply {
+    cells: Vec<Cell>,
+    covered: Vec<Part>,
+    reply: oneshot::Sender<Result<Vec<Outcome>, StoreFailure>>,
+}
+
+enum Command {
+    Apply(Apply),
+    Run(Job),
+}
+
+/// Who this node is: what it signs with, and what it writes as.
+#[derive(Debug)]
+pub struct Own {
+    /// The node's key.
+    pub key: SecretKey,
+    /// The node's id.
+    pub node: NodeId,
+    /// The machine, under which its records are filed.
+    pub machine: MachineId,
+    /// Which life of the node this is.
+    pub incarnation: u64,
+}
+
+/// A handle on the store; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StoreHandle {
+    tx: mpsc::Sender<Command>,
+    views: watch::Receiver<Arc<Views>>,
+    clock: Clock,
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Apply(_) => "Apply",
+            Self::Run(_) => "Run",
+        })
+    }
+}
+
+/// Starts the store's thread. It ends when the last handle is dropped.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub fn start(mut store: Store, clock: Clock) -> std::io::Result<StoreHandle> {
+    let (tx, mut rx) = mpsc::channel(QUEUE);
+    let (views_tx, views) = watch::channel(store.views());
+    let thread_clock = clock.clone();
+    thread::Builder::new().name("store".to_owned()).spawn(move || {
+        while let Some(command) = rx.blocking_recv() {
+            let mut next = Some(command);
+            while let Some(command) = next.take() {
+                match command {
+                    Command::Run(job) => job(&mut store),
+                    Command::Apply(first) => {
+                        let mut group = vec![first];
+                        while group.len() < TOGETHER {
+                            match rx.try_recv() {
+                                Ok(Command::Apply(apply)) => group.push(apply),
+                                Ok(other) => {
+                                    next = Some(other);
+                                    break;
+                                }
+                                Err(_) => break,
+                            }
+                        }
+                        apply_group(&mut store, group, &thread_clock);
+                    }
+                }
+            }
+            let fresh = store.views();
+            views_tx.send_if_modified(|old| {
+                let changed = !Arc::ptr_eq(old, &fresh);
+                *old = fresh;
+                changed
+            });
+        }
+    })?;
+    Ok(StoreHandle { tx, views, clock })
+}
+
+/// One transaction for several requests. When it fails, each is tried alone, so that nobody pays
+/// for another's cells.
+fn apply_group(store: &mut Store, group: Vec<Apply>, clock: &Clock) {
+    if group.len() > 1 {
+        let cells = group.iter().flat_map(|a| a.cells.iter().cloned()).collect();
+        let covered: Vec<Part> = group.iter().flat_map(|a| a.covered.iter().cloned()).collect();
+        if let Ok(outcomes) = store.apply(cells, &covered, clock.now()) {
+            let mut outcomes = outcomes.into_iter();
+            for apply in group {
+                let part = outcomes.by_ref().take(apply.cells.len()).collect();
+                drop(apply.reply.send(Ok(part)));
+            }
+            return;
+        }
+    }
+    for Apply { cells, covered, reply } in group {
+        let result = store.apply(cells, &covered, clock.now());
+        drop(reply.send(result.map_err(Into::into)));
+    }
+}
+
+impl StoreHandle {
+    /// What the control plane says now.
+    #[must_use]
+    pub fn views(&self) -> Arc<Views> {
+        Arc::clone(&self.views.borrow())
+    }
+
+    /// Is woken when the views change.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<Views>> {
+        self.views.clone()
+    }
+
+    /// Cluster time.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Judges, merges and stores cells; see [`Store::apply`].
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn apply(
+        &self,
+        cells: Vec<Cell>,
+        covered: Vec<Part>,
+    ) -> Result<Vec<Outcome>, StoreFailure> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Apply(Apply { cells, covered, reply });
+        self.tx.send(command).await.map_err(|_| StoreFailure::Closed)?;
+        answer.await.map_err(|_| StoreFailure::Closed)?
+    }
+
+    /// Runs a closure on the store's thread.
+    ///
+    /// # Errors
+    /// When the thread has ended.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Store) -> T + Send + 'static,
+    ) -> Result<T, StoreFailure> {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |store| drop(reply.send(job(store))));
+        self.tx.send(Command::Run(job)).await.map_err(|_| StoreFailure::Closed)?;
+        answer.await.map_err(|_| StoreFailure::Closed)
+    }
+
+    /// Signs and stores a record of this node.
+    ///
+    /// # Errors
+    /// When the record is too large, or the store fails.
+    pub async fn write<T: Serialize + Send + 'static>(
+        &self,
+        own: &Arc<Own>,
+        kind: Kind,
+        subject: Vec<u8>,
+        slot: Vec<u8>,
+        record: T,
+    ) -> Result<Cell, StoreFailure> {
+        let (own, clock) = (Arc::clone(own), self.clock.clone());
+        self.run(move |store| {
+            let incarnation = own.incarnation;
+            let write = Write { kind, subject: &subject, slot: &slot, incarnation };
+            store.write(&own.key, write, &record, clock.now())
+        })
+        .await?
+        .map_err(Into::into)
+    }
+}
