@@ -56,39 +56,63 @@ pub struct Serve<P> {
     seeds: BTreeMap<Hash, Seed<P>>,
 }
 
-/// How often each piece of a seeded blob has left or waits to leave.
+/// How often each piece of a seeded blob has left.
 #[derive(Debug)]
 struct Seed<P> {
-    given: Vec<u32>,
-    untouched: u32,
+    pieces: Vec<Given>,
+    /// Pieces that have not left yet.
+    unsent: u32,
     /// Which pieces each peer was told to look for elsewhere.
     told: BTreeMap<P, Bitmap>,
 }
 
+/// What became of one piece.
+#[derive(Debug, Clone, Copy, Default)]
+struct Given {
+    /// Requests that wait for it.
+    waiting: u16,
+    /// Times that it has left.
+    sent: u16,
+}
+
 impl<P: Copy + Ord> Seed<P> {
     fn new(pieces: u32) -> Self {
-        Self { given: vec![0; pieces as usize], untouched: pieces, told: BTreeMap::new() }
+        let told = BTreeMap::new();
+        Self { pieces: vec![Given::default(); pieces as usize], unsent: pieces, told }
     }
 
-    fn give(&mut self, peer: P, piece: PieceIndex, peers: usize) -> Result<(), Refusal> {
-        let pieces = u32::try_from(self.given.len()).unwrap_or(u32::MAX);
-        let Some(given) = self.given.get_mut(piece.0 as usize) else { return Ok(()) };
+    fn request(&mut self, peer: P, piece: PieceIndex, peers: usize) -> Result<(), Refusal> {
+        let pieces = u32::try_from(self.pieces.len()).unwrap_or(u32::MAX);
+        let Some(given) = self.pieces.get_mut(piece.0 as usize) else { return Ok(()) };
         let known = self.told.len() < peers || self.told.contains_key(&peer);
-        if *given > 0 && self.untouched > 0 && known {
+        if (given.waiting > 0 || given.sent > 0) && self.unsent > 0 && known {
             let told = self.told.entry(peer).or_insert_with(|| Bitmap::new(pieces));
             if told.set(piece) {
                 return Err(Refusal::GivenAway);
             }
         }
-        self.untouched -= u32::from(*given == 0);
-        *given += 1;
+        given.waiting = given.waiting.saturating_add(1);
         Ok(())
     }
 
-    fn take_back(&mut self, piece: PieceIndex) {
-        if let Some(given) = self.given.get_mut(piece.0 as usize).filter(|g| **g > 0) {
-            *given -= 1;
-            self.untouched += u32::from(*given == 0);
+    /// A request is answered or taken back.
+    fn no_longer_waits(&mut self, piece: PieceIndex) {
+        if let Some(given) = self.pieces.get_mut(piece.0 as usize) {
+            given.waiting = given.waiting.saturating_sub(1);
+        }
+    }
+
+    fn sent(&mut self, piece: PieceIndex) {
+        if let Some(given) = self.pieces.get_mut(piece.0 as usize) {
+            self.unsent -= u32::from(given.sent == 0);
+            given.sent = given.sent.saturating_add(1);
+        }
+    }
+
+    fn not_sent(&mut self, piece: PieceIndex) {
+        if let Some(given) = self.pieces.get_mut(piece.0 as usize).filter(|g| g.sent > 0) {
+            given.sent -= 1;
+            self.unsent += u32::from(given.sent == 0);
         }
     }
 }
@@ -131,7 +155,7 @@ impl<P: Copy + Ord> Serve<P> {
             return Err(Refusal::Busy);
         }
         if let Some(seed) = self.seeds.get_mut(&root) {
-            seed.give(peer, piece, self.limits.peers)?;
+            seed.request(peer, piece, self.limits.peers)?;
         }
         self.queues.entry(peer).or_default().push((root, piece));
         Ok(())
@@ -142,25 +166,27 @@ impl<P: Copy + Ord> Serve<P> {
         let Some(queue) = self.queues.get_mut(&peer) else { return };
         let before = queue.len();
         queue.retain(|q| *q != (root, piece));
-        if queue.len() < before {
-            self.not_given(root, piece);
+        if queue.len() < before
+            && let Some(seed) = self.seeds.get_mut(&root)
+        {
+            seed.no_longer_waits(piece);
         }
         self.tidy(peer);
     }
 
     /// A peer is gone with all its requests. What was being sent to it counts as not sent.
     pub fn left(&mut self, peer: P) {
-        let waiting = self.queues.remove(&peer).unwrap_or_default();
-        for (root, piece) in waiting.into_iter().chain(self.sending.remove(&peer)) {
-            self.not_given(root, piece);
+        for (root, piece) in self.queues.remove(&peer).unwrap_or_default() {
+            if let Some(seed) = self.seeds.get_mut(&root) {
+                seed.no_longer_waits(piece);
+            }
+        }
+        if let Some((root, piece)) = self.sending.remove(&peer)
+            && let Some(seed) = self.seeds.get_mut(&root)
+        {
+            seed.not_sent(piece);
         }
         self.seeds.values_mut().for_each(|s| drop(s.told.remove(&peer)));
-    }
-
-    fn not_given(&mut self, root: Hash, piece: PieceIndex) {
-        if let Some(seed) = self.seeds.get_mut(&root) {
-            seed.take_back(piece);
-        }
     }
 
     fn tidy(&mut self, peer: P) {
@@ -169,26 +195,35 @@ impl<P: Copy + Ord> Serve<P> {
         }
     }
 
-    /// The next piece to send, if a slot is free and somebody waits whom nothing is being sent. Of a
-    /// peer's requests, the piece that has left least often; among those the oldest. A shell that
-    /// cannot send for long closes the stream and says [`Serve::left`], or the slot stays taken.
+    /// The next piece to send, if a slot is free and somebody waits whom nothing is being sent: a
+    /// piece that has left least often, of the peer whose turn comes first. A shell that cannot
+    /// send for long closes the stream and says [`Serve::left`], or the slot stays taken.
     pub fn next_job(&mut self) -> Option<Job<P>> {
         if self.sending.len() >= self.limits.slots {
             return None;
         }
-        let idle = |p: &&P| !self.sending.contains_key(p);
-        let after = self.queues.keys().filter(|p| Some(**p) > self.last).find(idle);
-        let peer = *after.or_else(|| self.queues.keys().find(idle))?;
-        let given = |root: &Hash, piece: &PieceIndex| {
-            self.seeds.get(root).and_then(|s| s.given.get(piece.0 as usize)).copied().unwrap_or(0)
-        };
-        let queue = self.queues.get(&peer)?;
-        let (at, _) = queue.iter().enumerate().min_by_key(|(_, (r, p))| given(r, p))?;
+        let idle = self.queues.iter().filter(|(p, _)| !self.sending.contains_key(p));
+        let best = idle.filter_map(|(peer, queue)| {
+            let sent = queue.iter().enumerate().map(|(at, (r, p))| (self.sent(r, *p), at));
+            let (sent, at) = sent.min()?;
+            Some((sent, Some(*peer) <= self.last, *peer, at))
+        });
+        let (_, _, peer, at) = best.min()?;
         let (root, piece) = self.queues.get_mut(&peer)?.remove(at);
         self.tidy(peer);
+        if let Some(seed) = self.seeds.get_mut(&root) {
+            seed.no_longer_waits(piece);
+            seed.sent(piece);
+        }
         self.sending.insert(peer, (root, piece));
         self.last = Some(peer);
         Some(Job { peer, root, piece })
+    }
+
+    /// How often a piece has left; of a blob that is not seeded, it does not matter.
+    fn sent(&self, root: &Hash, piece: PieceIndex) -> u16 {
+        let seed = self.seeds.get(root);
+        seed.and_then(|s| s.pieces.get(piece.0 as usize)).map_or(0, |g| g.sent)
     }
 
     /// Requests that wait.

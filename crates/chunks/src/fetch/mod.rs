@@ -35,8 +35,11 @@ use crate::wire::Refusal;
 const RANDOM_FIRST: u32 = 4;
 /// Peers remembered as banned; beyond that the lowest is forgotten.
 const MAX_BANNED: usize = 1024;
-/// When nothing else is left to ask of a peer, what it gave to others is asked for again after this.
+/// When nothing else is left to ask of a peer, what it gave to others is asked for again after this,
 const RETRY_GIVEN_AWAY: Duration = Duration::from_millis(500);
+/// or after so many times what the peer usually takes for a piece, whichever is later: by then the
+/// others should have it and have said so.
+const RETRY_TIMES: u32 = 2;
 
 /// The fetch of one blob.
 #[derive(Debug)]
@@ -178,7 +181,8 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
             state.useful -= u32::from(self.picker.wants(piece));
             if reason == Refusal::GivenAway {
                 state.given_away.insert(piece);
-                state.retry_given_away = now + RETRY_GIVEN_AWAY;
+                let usual = state.usual().unwrap_or_default() * RETRY_TIMES;
+                state.retry_given_away = now + usual.max(RETRY_GIVEN_AWAY);
             }
         }
         self.give_back_if_alone(piece);
