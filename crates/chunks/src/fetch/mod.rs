@@ -57,9 +57,12 @@ pub struct Fetch<P> {
 }
 
 impl<P: Copy + Ord + Debug> Fetch<P> {
-    /// Begins to fetch what is not in `have`. The first step says whether it is complete already.
+    /// Begins to fetch what is not in `have` (a bitmap of another number of pieces counts as empty).
+    /// The first step says whether it is complete already.
     #[must_use]
     pub fn new(blob: BlobRef, have: Bitmap, limits: Limits) -> Self {
+        let fits = have.pieces() == blob.pieces();
+        let have = if fits { have } else { Bitmap::new(blob.pieces()) };
         Self {
             blob,
             limits,

@@ -16,7 +16,7 @@ impl LayerPages {
     /// Begins to collect. Memory grows with the pages that come, to 32 bytes per piece at most.
     ///
     /// # Errors
-    /// When the blob has more than [`MAX_PIECES`] pieces.
+    /// When the blob has more than [`super::MAX_PIECES`] pieces.
     pub fn new(blob: BlobRef) -> Result<Self, LayerError> {
         Ok(Self { blob, expected: expected_len(&blob)?, bytes: Vec::new() })
     }

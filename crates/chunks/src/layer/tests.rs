@@ -89,20 +89,29 @@ fn short_and_long_input_is_an_error() {
 
 #[test]
 fn pages_come_in_order_and_bounded() {
-    // 64 KiB pieces of a length that only the wire can name: the layer is two pages long
-    let data = bytes(65_536, 4);
-    let layer = build(&data, 65_536);
-    let mut pages = LayerPages::new(*layer.blob()).unwrap();
+    // 3000 values, invented: two pages
+    let values: Vec<u8> = (0..3000 * CV_LEN).map(|i| (i % 251) as u8).collect();
+    let root = merge(&values).unwrap();
+    let blob = BlobRef::with_piece_log2(root, 3000 << 16, 16).unwrap();
+    let layer = PieceLayer::new(blob, values).unwrap();
+    let mut pages = LayerPages::new(blob).unwrap();
     assert_eq!(pages.next_page(), Some(PieceIndex(0)));
-    assert!(pages.push(PieceIndex(1), layer.as_bytes()).is_err());
+    let first = layer.page(PieceIndex(0));
+    assert_eq!(first.len(), PAGE_PIECES as usize * CV_LEN);
+    assert!(pages.push(PieceIndex(1), first).is_err());
     assert!(pages.push(PieceIndex(0), b"").is_err());
     assert!(pages.push(PieceIndex(0), &[0; 33]).is_err());
-    assert!(pages.push(PieceIndex(0), &[0; 64]).is_err());
-    pages.push(PieceIndex(0), layer.page(PieceIndex(0))).unwrap();
+    assert!(pages.push(PieceIndex(0), &[0; 3001 * CV_LEN]).is_err());
+    pages.push(PieceIndex(0), first).unwrap();
+    let next = pages.next_page().unwrap();
+    assert_eq!(next, PieceIndex(PAGE_PIECES));
+    pages.push(next, layer.page(next)).unwrap();
     assert_eq!(pages.next_page(), None);
-    assert!(pages.push(PieceIndex(1), &[0; 32]).is_err());
+    assert!(pages.push(PieceIndex(3000), &[0; 32]).is_err());
     assert_eq!(pages.finish().unwrap(), layer);
-    assert_eq!(layer.page(PieceIndex(9)), b"");
+    assert_eq!(layer.page(PieceIndex(3000)), b"");
+    assert_eq!(layer.page(PieceIndex(u32::MAX)), b"");
+    assert!(matches!(LayerPages::new(blob).unwrap().finish(), Err(LayerError::Length { .. })));
     let huge = BlobRef::with_piece_log2(Hash([0; 32]), 16 << 40, 16).unwrap();
     assert!(matches!(LayerPages::new(huge), Err(LayerError::TooManyPieces { .. })));
 }

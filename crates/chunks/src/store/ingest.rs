@@ -101,7 +101,7 @@ impl Inner {
     }
 }
 
-/// Opens what an earlier process took in and hashes it again: its piece layer.
+/// Hashes a file whole: its piece layer; `None` when it changed meanwhile or is too long.
 pub(super) fn hash_file(file: &mut File) -> io::Result<Option<PieceLayer>> {
     let Ok(mut builder) = LayerBuilder::new(file.metadata()?.len()) else { return Ok(None) };
     let mut buffer = vec![0; BUFFER];
@@ -113,7 +113,7 @@ pub(super) fn hash_file(file: &mut File) -> io::Result<Option<PieceLayer>> {
     }
 }
 
-/// Removes what was being taken in when the process ended.
+/// Whether this is something half-written that an earlier process left.
 pub(super) fn is_temp(entry: &fs::DirEntry) -> bool {
     entry.file_name().to_str().is_some_and(|n| n.starts_with(TEMP_PREFIX) || n.starts_with(".new-"))
 }

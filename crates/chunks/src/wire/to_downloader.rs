@@ -37,7 +37,7 @@ pub enum ToDownloader<'a> {
     Layer {
         /// The first piece of the page.
         from: PieceIndex,
-        /// 32 bytes per piece, at most [`PAGE_PIECES`].
+        /// 32 bytes per piece, at most [`crate::layer::PAGE_PIECES`].
         bytes: &'a [u8],
     },
     /// These pieces can be asked for as well; at most [`HAVE_PIECES`].
@@ -49,7 +49,7 @@ pub enum ToDownloader<'a> {
     Piece {
         /// Which.
         piece: PieceIndex,
-        /// Its bytes, at most [`PIECE_MAX`].
+        /// Its bytes, at most [`super::PIECE_MAX`].
         bytes: &'a [u8],
     },
     /// A piece that was requested will not come.
@@ -62,7 +62,7 @@ pub enum ToDownloader<'a> {
 }
 
 impl<'a> ToDownloader<'a> {
-    /// Appends the message's frame. For pieces, [`piece_prefix`] saves a copy.
+    /// Appends the message's frame. For pieces, [`super::piece_prefix`] saves a copy.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Opened { blob, have } => frame(out, tag::OPENED, |o| {
@@ -90,7 +90,7 @@ impl<'a> ToDownloader<'a> {
         }
     }
 
-    /// Reads a body whose header was parsed with [`Direction::ToDownloader`].
+    /// Reads a body whose header was parsed with [`super::Direction::ToDownloader`].
     ///
     /// # Errors
     /// When the body is not one of that tag.

@@ -43,7 +43,7 @@ impl ToSource {
         }
     }
 
-    /// Reads a body whose header was parsed with [`Direction::ToSource`].
+    /// Reads a body whose header was parsed with [`super::Direction::ToSource`].
     ///
     /// # Errors
     /// When the body is not one of that tag.
