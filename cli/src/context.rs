@@ -14,11 +14,13 @@ use serde::Serialize;
 use crate::error::{CliError, Kind};
 use crate::keystore::Keystore;
 
+const HEADING: &str = "Global options";
+
 /// Options of every command.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Global {
     /// Print JSON (the fields are stable; see JSON.md)
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = HEADING)]
     pub(crate) json: bool,
     /// Where the node keeps its data
     #[arg(
@@ -27,7 +29,8 @@ pub(crate) struct Global {
         value_name = "DIR",
         env = "P2PINST_DATA_DIR",
         default_value = paths::DEFAULT,
-        hide_env_values = true
+        hide_env_values = true,
+        help_heading = HEADING
     )]
     pub(crate) data_dir: PathBuf,
 }

@@ -73,9 +73,7 @@ impl Source {
         let inspected = p2pinst_install::inspect(&self.path);
         // a file that is being written is no package yet: say that, not what is wrong with it
         self.check_unchanged()?;
-        inspected.map_err(|e| {
-            CliError::failed(e).hint("publish takes a Debian package: a whole .deb file")
-        })
+        inspected.map_err(CliError::failed)
     }
 
     fn check_unchanged(&self) -> Result<(), CliError> {

@@ -43,8 +43,8 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "EXPR")]
     select: Option<Selector>,
     /// What the group is, for people
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    description: String,
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
     /// The operator's key that signs [default: the only one that may]
     #[arg(long, value_name = "NAME")]
     key: Option<Name>,
@@ -91,7 +91,8 @@ async fn create(context: &Context, args: CreateArgs) -> Result<(), CliError> {
             .hint(format!("look at it: {}", context.command(&format!("group show {name}"))))
             .hint("or choose another name"));
     }
-    let group = Group { description: args.description, hosts: args.hosts, select: args.select };
+    let description = args.description.unwrap_or_default();
+    let group = Group { description, hosts: args.hosts, select: args.select };
     signer.add(Kind::GROUP, name.as_str().as_bytes(), &group)?;
     signer.submit(&mut client).await?;
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use p2pinst_node::found::{Founded, InitOptions};
 use p2pinst_trust::SecretKey;
 use p2pinst_types::name::parse_label;
 use p2pinst_types::{ClusterId, LabelValue, Name, NodeId};
@@ -10,7 +11,7 @@ use serde::Serialize;
 use crate::args;
 use crate::context::Context;
 use crate::error::CliError;
-use crate::founding::{self, Founded, InitOptions};
+use crate::founding;
 use crate::keystore::{Key, Keystore, ROOT};
 
 /// Found a cluster, with this machine as its first node
@@ -61,7 +62,7 @@ pub(super) fn run(context: &Context, args: InitArgs) -> Result<(), CliError> {
         return Err(CliError::usage("the operator's key cannot be called root")
             .hint("that is the name of the cluster's root key; name another with --operator"));
     }
-    refuse_member(context)?;
+    founding::refuse_member(context)?;
     let keystore = context.keystore();
     for name in [&root_name, &operator_name] {
         if keystore.has(name) {
@@ -85,7 +86,7 @@ pub(super) fn run(context: &Context, args: InitArgs) -> Result<(), CliError> {
         operator_key: &operator.secret,
         operator_name: operator.name.clone(),
     };
-    let founded = found(context, &keystore, &root, &operator, options)?;
+    let founded = found(&keystore, &root, &operator, options)?;
     explain(context, &args.name, &node_name, &operator.name);
     if !context.json {
         return Ok(());
@@ -97,16 +98,11 @@ pub(super) fn run(context: &Context, args: InitArgs) -> Result<(), CliError> {
 
 /// The keys are on the disk before the cluster exists, and gone again when it does not come to be.
 fn found(
-    context: &Context,
     keystore: &Keystore,
     root: &Key,
     operator: &Key,
     options: InitOptions<'_>,
 ) -> Result<Founded, CliError> {
-    let dir = context.dir.path();
-    if !dir.exists() {
-        p2pinst_files::make_private_dir(dir)?;
-    }
     keystore.add(&root.name, &root.secret)?;
     keystore.add(&operator.name, &operator.secret)?;
     let founded = founding::init(options).inspect_err(|_| {
@@ -153,16 +149,4 @@ fn default_operator() -> Result<Name, CliError> {
 
 fn fixed(name: &str) -> Result<Name, CliError> {
     name.parse().map_err(CliError::failed)
-}
-
-/// Refuses a data directory that belongs to a cluster.
-pub(super) fn refuse_member(context: &Context) -> Result<(), CliError> {
-    let dir = context.dir.path().display();
-    match context.dir.identity().try_exists() {
-        Ok(false) => Ok(()),
-        Ok(true) => Err(CliError::failed(format!("{dir} belongs to a cluster already"))
-            .hint(format!("see which: {}", context.command("node ls")))
-            .hint("for another node on this machine, name another directory with --data-dir")),
-        Err(e) => Err(CliError::failed(format!("cannot look into {dir}: {e}"))),
-    }
 }

@@ -3,16 +3,17 @@
 use std::io::{self, IsTerminal, Read};
 use std::path::PathBuf;
 
+use p2pinst_node::join::JoinOptions;
 use p2pinst_trust::{Token, token};
 use p2pinst_types::{ClusterId, Labels, Name, NodeId};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::args;
-use crate::commands::init::{node_name, refuse_member};
+use crate::commands::init::node_name;
 use crate::context::Context;
 use crate::error::CliError;
-use crate::founding::{self, JoinOptions};
+use crate::founding;
 
 /// Make this machine a member of a cluster
 ///
@@ -52,7 +53,7 @@ struct Document {
 pub(super) async fn run(context: &Context, args: JoinArgs) -> Result<(), CliError> {
     let name = node_name(args.name, "--name")?;
     let token = read_token(args.token, args.token_file)?;
-    refuse_member(context)?;
+    founding::refuse_member(context)?;
     let dir = &context.dir;
     let joined = founding::join(JoinOptions { dir, token, name, listen: args.listen }).await?;
     context.tell(format_args!(
@@ -88,9 +89,11 @@ fn read_token(given: Option<String>, file: Option<PathBuf>) -> Result<Token, Cli
         }
         (_, None) => from_stdin()?,
     };
-    Token::decode(&text).map_err(|e| {
-        CliError::failed(e).hint("`p2pinst invite` prints a token on any member of the cluster")
-    })
+    Token::decode(&text).map_err(not_a_token)
+}
+
+fn not_a_token(error: token::TokenError) -> CliError {
+    CliError::failed(error).hint("`p2pinst invite` prints a token on any member of the cluster")
 }
 
 fn from_stdin() -> Result<Zeroizing<String>, CliError> {
@@ -103,7 +106,7 @@ fn from_stdin() -> Result<Zeroizing<String>, CliError> {
 fn from_utf8(bytes: Vec<u8>) -> Result<Zeroizing<String>, CliError> {
     let text = String::from_utf8(bytes).map_err(|e| {
         drop(Zeroizing::new(e.into_bytes()));
-        CliError::failed(token::TokenError::NotAToken)
+        not_a_token(token::TokenError::NotAToken)
     })?;
     Ok(Zeroizing::new(text))
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use p2pinst_install::minbase;
+use p2pinst_install::root::{self, Prepared};
 use serde::Serialize;
 
 use crate::context::Context;
@@ -25,29 +27,38 @@ pub(crate) struct PrepareArgs {
     /// Make a small Debian that can run maintainer scripts (made once, shared by overlay)
     #[arg(long)]
     minbase: bool,
+    /// Where the small Debian that the roots share is kept
+    #[arg(long, value_name = "DIR", default_value = "/var/cache/p2pinst")]
+    cache: PathBuf,
 }
 
 #[derive(Serialize)]
 struct Document {
     root: PathBuf,
     minbase: bool,
+    made: bool,
 }
 
 pub(super) fn run(context: &Context, command: RootCommand) -> Result<(), CliError> {
     let RootCommand::Prepare(args) = command;
-    prepare(&args)?;
-    context.tell(format_args!(
-        "{} is ready: p2pinstd{} --root {}",
-        args.dir.display(),
-        context.data_dir_option(),
-        args.dir.display()
-    ));
+    if args.minbase {
+        context.tell("The first time this takes a minute, and a Debian mirror.");
+    }
+    let made = prepare(&args)? == Prepared::Made;
+    let dir = args.dir.display();
+    let ready = if made { "is ready" } else { "is a root already" };
+    context.tell(format_args!("{dir} {ready}: p2pinstd{} --root {dir}", context.data_dir_option()));
     if context.json {
-        context.print_json(&Document { root: args.dir, minbase: args.minbase })?;
+        context.print_json(&Document { root: args.dir, minbase: args.minbase, made })?;
     }
     Ok(())
 }
 
-fn prepare(_args: &PrepareArgs) -> Result<(), CliError> {
-    Err(CliError::failed("not built in"))
+fn prepare(args: &PrepareArgs) -> Result<Prepared, CliError> {
+    let prepared = if args.minbase {
+        minbase::prepare_minbase(&args.dir, &args.cache)
+    } else {
+        root::prepare_skeleton(&args.dir)
+    };
+    prepared.map_err(CliError::failed)
 }

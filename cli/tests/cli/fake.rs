@@ -1,0 +1,350 @@
+//! A node that speaks the control API and answers from a script: it checks what the command line
+//! signs, as a real one would.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use p2pinst_api::request::{
+    ApiError, CellBytes, ErrorKind, Head, Holders, InviteMaterial, PublishPlan, Request, Submitted,
+};
+use p2pinst_api::view::{
+    DeploymentView, GrantView, GroupView, HistoryView, MachineStatus, NodeInfo, NodeView,
+    StatusView,
+};
+use p2pinst_api::{DataDir, frame};
+use p2pinst_trust::key::verify_cell;
+use p2pinst_trust::{RootChain, SecretKey, keytext};
+use p2pinst_types::cell::Draft;
+use p2pinst_types::record::{Deployment, Grant, Group, Release, Role, RootDoc};
+use p2pinst_types::{
+    BlobRef, Cell, CellId, DeploymentId, Hash, Hlc, Kind, MachineId, Millis, Name, NodeId,
+    PublicKey, Version, codec,
+};
+use serde::Serialize;
+use tokio::io::AsyncReadExt;
+use tokio::net::{UnixListener, UnixStream};
+
+/// The cluster time of the fake: near the tests' own clock.
+pub(crate) const NOW: Millis = Millis(1_800_000_000_000);
+
+pub(crate) fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub(crate) fn machine(text: &str, state: &str) -> MachineStatus {
+    MachineStatus {
+        name: name(text),
+        state: state.to_owned(),
+        detail: format!("{text} is {state}"),
+        attempt: 1,
+        reached: vec![],
+        up: true,
+        since_ms: 0,
+    }
+}
+
+/// What the fake knows and what it was given.
+pub(crate) struct State {
+    pub(crate) root: SecretKey,
+    roots: RootChain,
+    pub(crate) grants: Vec<(Grant, Vec<u8>)>,
+    pub(crate) groups: Vec<GroupView>,
+    pub(crate) heads: BTreeMap<PublicKey, Version>,
+    pub(crate) cells: Vec<Cell>,
+    /// Answers to one request of the status after the other; the last one stays.
+    pub(crate) progress: Vec<Vec<MachineStatus>>,
+    /// Answers to one count of holders after the other; the last one stays.
+    pub(crate) holders: Vec<Vec<Name>>,
+    pub(crate) newer: Option<(String, Release)>,
+    pub(crate) lies_about_blobs: bool,
+    pub(crate) refuses_cells: bool,
+}
+
+/// A running fake.
+pub(crate) struct Fake {
+    pub(crate) state: Arc<Mutex<State>>,
+}
+
+impl Fake {
+    /// Runs on the data directory `data` below `dir`, which gets the root key.
+    pub(crate) fn start(dir: &Path) -> Self {
+        let data = DataDir::new(dir.join("data"));
+        let root = SecretKey::generate().unwrap();
+        let keys = [root.public()].into();
+        let doc = RootDoc { version: 1, cluster: name("lab"), keys, threshold: 1, nonce: 1 };
+        let roots = RootChain::found(&doc, &[&root]).unwrap();
+        p2pinst_files::make_private_dir(&data.keys()).unwrap();
+        fs::write(data.identity(), "").unwrap();
+        let text = keytext::write(&name("root"), &root);
+        let path = data.keys().join("root.key");
+        p2pinst_files::write(&path, text.as_bytes(), p2pinst_files::Access::Private).unwrap();
+        let all = GroupView {
+            name: Name::all(),
+            description: "every machine".to_owned(),
+            hosts: None,
+            select: None,
+            author: None,
+            members: vec![name("n1"), name("n2"), name("n3")],
+        };
+        let state = Arc::new(Mutex::new(State {
+            root,
+            roots,
+            grants: vec![],
+            groups: vec![all],
+            heads: BTreeMap::new(),
+            cells: vec![],
+            progress: vec![],
+            holders: vec![vec![]],
+            newer: None,
+            lies_about_blobs: false,
+            refuses_cells: false,
+        }));
+        let shared = state.clone();
+        let (ready, listening) = std::sync::mpsc::sync_channel(1);
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let listener = UnixListener::bind(data.socket()).unwrap();
+                ready.send(()).unwrap();
+                let mut connections = tokio::task::JoinSet::new();
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    connections.spawn(serve(shared.clone(), stream));
+                }
+            });
+        });
+        listening.recv().unwrap();
+        Self { state }
+    }
+
+    /// Looks at, or changes, what the fake knows.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        look(&mut self.state.lock().unwrap())
+    }
+
+    /// The cells of a kind that were handed over.
+    pub(crate) fn cells(&self, kind: Kind) -> Vec<Cell> {
+        self.with(|s| s.cells.iter().filter(|c| c.id.kind == kind).cloned().collect())
+    }
+
+    /// Gives a key its power, as the root does.
+    pub(crate) fn grant(&self, key: &str, known_as: &str, roles: &[Role]) {
+        let key: PublicKey = key.trim().parse().unwrap();
+        let (name, roles) = (name(known_as), roles.iter().copied().collect());
+        let grant = Grant { key, name, roles, not_after: None, cosigned: vec![] };
+        self.with(|s| {
+            let author = s.root.public();
+            let subject = key.as_bytes().to_vec();
+            let id = CellId { kind: Kind::GRANT, subject, slot: vec![], author };
+            let version = Version { incarnation: 1, seq: 1 };
+            let payload = codec::encode(&grant).unwrap();
+            let draft = Draft { id, version, hlc: Hlc::at(NOW), payload };
+            let cell = draft.sign(s.roots.cluster(), |m| s.root.sign(m)).unwrap();
+            s.grants.push((grant, cell.bytes().to_vec()));
+        });
+    }
+}
+
+async fn serve(shared: Arc<Mutex<State>>, mut stream: UnixStream) {
+    while let Ok(Some(body)) = frame::read(&mut stream).await {
+        let request: Request = codec::decode(&body).unwrap();
+        let answer = match request {
+            Request::PutBlob(put) => {
+                let mut bytes = vec![0; usize::try_from(put.len).unwrap()];
+                if stream.read_exact(&mut bytes).await.is_err() {
+                    return;
+                }
+                if shared.lock().unwrap().lies_about_blobs {
+                    bytes.push(0);
+                }
+                say(Ok(BlobRef::new(Hash::of(&bytes), put.len).unwrap()))
+            }
+            other => shared.lock().unwrap().answer(other),
+        };
+        if frame::write(&mut stream, &answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn say<T: Serialize>(reply: Result<T, ApiError>) -> Vec<u8> {
+    codec::encode(&reply).unwrap()
+}
+
+impl State {
+    fn answer(&mut self, request: Request) -> Vec<u8> {
+        match request {
+            Request::Info(_) => say(Ok(self.info())),
+            Request::Nodes(_) => say(Ok(nodes())),
+            Request::Groups(_) => say(Ok(self.groups.clone())),
+            Request::Grants(_) => say(Ok(self.grants())),
+            Request::ReadHead(ask) => {
+                let version = self.heads.get(&ask.author).copied().unwrap_or_default();
+                say(Ok(Head { version, hlc: Hlc::at(NOW), now: NOW }))
+            }
+            Request::Submit(ask) => say(self.submit(&ask.cells)),
+            Request::PrepareInvite(ask) => {
+                let grant = self.grants.iter().find(|(g, _)| g.key == ask.operator).unwrap();
+                let roots = self.roots.signed().to_vec();
+                let grant = CellBytes(grant.1.clone());
+                let bootstrap = vec!["/ip4/10.77.0.1/tcp/4001".to_owned()];
+                say(Ok(InviteMaterial { roots, grant, bootstrap }))
+            }
+            Request::PreparePublish(ask) => say(self.plan(&ask.group, &ask.author)),
+            Request::CountHolders(_) => {
+                let complete = next(&mut self.holders);
+                say(Ok(Holders { asked: complete.len(), complete }))
+            }
+            Request::Status(_) => say(Ok(self.status())),
+            Request::History(ask) => {
+                let machine = ask.machine.unwrap_or_else(|| name("n1"));
+                let checksum = Hash([7; 32]);
+                let (answered, replicas) = (0, 3);
+                say(Ok(HistoryView {
+                    machine,
+                    as_of: None,
+                    answered,
+                    replicas,
+                    checksum,
+                    entries: vec![],
+                }))
+            }
+            Request::PutBlob(_) => unreachable!(),
+        }
+    }
+
+    fn info(&self) -> NodeInfo {
+        NodeInfo {
+            cluster: *self.roots.cluster(),
+            cluster_name: "lab".to_owned(),
+            name: name("n1"),
+            id: NodeId(PublicKey([1; 32])),
+            machine: MachineId([1; 16]),
+            version: "0.1.0".to_owned(),
+            peers: 2,
+            machines: 3,
+            unknown_cells: 0,
+            clock_ahead_ms: 0,
+            root: "/".to_owned(),
+        }
+    }
+
+    fn grants(&self) -> Vec<GrantView> {
+        let view = |(g, _): &(Grant, Vec<u8>)| GrantView {
+            name: g.name.clone(),
+            key: g.key,
+            roles: g.roles.iter().copied().collect(),
+            not_after: g.not_after,
+            revoked: false,
+        };
+        self.grants.iter().map(view).collect()
+    }
+
+    /// Takes cells as a real node does: signed for this cluster, the next in their author's log.
+    fn submit(&mut self, cells: &[CellBytes]) -> Result<Submitted, ApiError> {
+        if self.refuses_cells {
+            return Err(ApiError::new(ErrorKind::Internal, "the disk is full").hint("make room"));
+        }
+        for cell in cells {
+            let cell = Cell::parse(cell.0.clone()).unwrap();
+            assert!(verify_cell(self.roots.cluster(), &cell), "not signed by its author");
+            let head = self.heads.entry(cell.id.author).or_default();
+            assert!(cell.version > *head, "{:?} after {head:?}", cell.version);
+            assert!(cell.version.incarnation > head.incarnation || cell.version.seq > head.seq);
+            *head = cell.version;
+            self.apply(&cell);
+            self.cells.push(cell);
+        }
+        Ok(Submitted { peers: 2 })
+    }
+
+    fn apply(&mut self, cell: &Cell) {
+        match cell.id.kind {
+            Kind::GROUP => {
+                let group: Group = cell.record().unwrap();
+                let text = String::from_utf8(cell.id.subject.clone()).unwrap();
+                self.groups.push(GroupView {
+                    name: name(&text),
+                    description: group.description,
+                    hosts: group.hosts.map(|h| h.to_string()),
+                    select: group.select.map(|s| s.to_string()),
+                    author: Some(name("alice")),
+                    members: vec![name("n1"), name("n2")],
+                });
+            }
+            Kind::GRANT => {
+                let grant: Grant = cell.record().unwrap();
+                assert_eq!(cell.id.subject, grant.key.as_bytes());
+                self.grants.push((grant, cell.bytes().to_vec()));
+            }
+            _ => {}
+        }
+    }
+
+    fn plan(&self, group: &Name, author: &PublicKey) -> Result<PublishPlan, ApiError> {
+        let group = self.groups.iter().find(|g| g.name == *group).ok_or_else(|| {
+            ApiError::new(ErrorKind::Invalid, format!("there is no group {group}")).hint("make it")
+        })?;
+        let roles = self.grants.iter().find(|(g, _)| g.key == *author);
+        Ok(PublishPlan {
+            members: group.members.clone(),
+            number: 42,
+            newer: self.newer.clone(),
+            node: NodeId(PublicKey([1; 32])),
+            roles: roles.map(|(g, _)| g.roles.iter().copied().collect()).unwrap_or_default(),
+        })
+    }
+
+    fn status(&mut self) -> StatusView {
+        let cell = |kind| self.cells.iter().rev().find(|c| c.id.kind == kind).cloned();
+        let (Some(order), Some(manifest)) = (cell(Kind::DEPLOYMENT), cell(Kind::RELEASE)) else {
+            return StatusView { deployments: vec![] };
+        };
+        let deployment: Deployment = order.record().unwrap();
+        let release: Release = manifest.record().unwrap();
+        let machines = next(&mut self.progress);
+        let mut counts = BTreeMap::new();
+        for machine in &machines {
+            *counts.entry(machine.state.clone()).or_default() += 1;
+        }
+        let view = DeploymentView {
+            id: DeploymentId::from_slice(&order.id.subject).unwrap(),
+            name: format!("alice-{}", deployment.number),
+            author: name("alice"),
+            at: NOW,
+            release: deployment.release,
+            package: release.package,
+            size: release.blob.len(),
+            group: deployment.group,
+            mode: deployment.mode,
+            ordered: machines.len(),
+            counts,
+            machines,
+        };
+        StatusView { deployments: vec![view] }
+    }
+}
+
+fn next<T: Clone>(script: &mut Vec<T>) -> T {
+    if script.len() > 1 { script.remove(0) } else { script[0].clone() }
+}
+
+fn nodes() -> Vec<NodeView> {
+    let node = |text: &str, byte| NodeView {
+        name: name(text),
+        id: NodeId(PublicKey([byte; 32])),
+        machine: MachineId([byte; 16]),
+        site: name("default"),
+        labels: BTreeMap::new(),
+        addrs: vec![format!("/ip4/10.77.0.{byte}/tcp/4001")],
+        up: byte == 1,
+        since: (byte == 1).then_some(NOW),
+        version: (byte == 1).then(|| "0.1.0".to_owned()),
+        started: None,
+        admitted: NOW,
+    };
+    vec![node("n1", 1), node("n2", 2)]
+}

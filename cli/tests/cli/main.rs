@@ -1,0 +1,6 @@
+//! The built program from outside: what it says, where it says it, how it ends.
+
+mod fake;
+mod offline;
+mod online;
+mod run;
