@@ -1,9 +1,13 @@
 //! The node: composition of store, network, exchange and installer into `p2pinstd`.
 
 pub mod addrs;
+pub mod agent;
+pub mod api;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod daemon;
+pub mod exchange;
 pub mod found;
 pub mod identity;
 pub mod join;

@@ -526,18 +526,29 @@ impl Store {
             .collect()
     }
 
-    /// The data-plane cells that an author wrote and whose replicas have not all been told.
+    /// The data-plane cells of a kind that an author wrote.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn written_by(&self, kind: Kind, author: &PublicKey) -> Result<Vec<Cell>, StoreError> {
+        let all = self.tables.cells(&kind.0.to_be_bytes())?.into_iter();
+        let mut cells = all
+            .map(|bytes| Cell::parse(bytes).map_err(|_| StoreError::Damaged("a cell")))
+            .collect::<Result<Vec<Cell>, _>>()?;
+        cells.retain(|c| c.id.author == *author);
+        Ok(cells)
+    }
+
+    /// The data-plane cells that an author wrote and that no majority of replicas has
+    /// acknowledged yet.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn unsettled(&self, author: &PublicKey) -> Result<Vec<Cell>, StoreError> {
         let mut out = Vec::new();
         for kind in [Kind::NODE_RECORD, Kind::HISTORY, Kind::STATUS] {
-            for bytes in self.tables.cells(&kind.0.to_be_bytes())? {
-                let cell = Cell::parse(bytes).map_err(|_| StoreError::Damaged("a cell"))?;
-                if cell.id.author == *author
-                    && self.tables.settled(&cell_key(&cell.id))? != Some(cell.hash())
-                {
+            for cell in self.written_by(kind, author)? {
+                if self.tables.settled(&cell_key(&cell.id))? != Some(cell.hash()) {
                     out.push(cell);
                 }
             }

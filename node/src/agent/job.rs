@@ -1,0 +1,340 @@
+//! One order on its way: wait for idleness, fetch, verify, install, record.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use p2pinst_install::journal::{Record, Step};
+use p2pinst_install::plan::Order;
+use p2pinst_install::{DebInfo, InstallError, InstallOptions, InstallReport, inspect};
+use p2pinst_types::record::{Action, HistoryEntry, Mode, State};
+use p2pinst_types::{DeploymentId, Hash, NodeId};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::Context;
+use crate::exchange::{FetchError, Sources};
+
+/// A pause before what failed for a passing reason is tried again.
+const PASSING: Duration = Duration::from_secs(15);
+
+/// When an order that failed may be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// Never by itself: the package manager ran, and failed.
+    Never,
+    /// When another package was installed: a dependency was missing.
+    AfterInstall,
+    /// After a while: the disk was full, say.
+    At(Instant),
+}
+
+impl Retry {
+    /// Whether it is time.
+    #[must_use]
+    pub fn is_due(self) -> bool {
+        matches!(self, Self::At(at) if at <= Instant::now())
+    }
+
+    fn soon() -> Self {
+        Self::At(Instant::now() + PASSING)
+    }
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The package is there.
+    Installed,
+    /// It is not, and when to try again.
+    Failed(Retry),
+    /// The order was superseded, or the node is stopping.
+    Cancelled,
+}
+
+/// Why a job failed.
+struct Failed {
+    reason: String,
+    retry: Retry,
+    history: Option<HistoryEntry>,
+}
+
+pub(super) struct Job {
+    pub(super) context: Context,
+    pub(super) order: Order,
+    pub(super) name: String,
+    pub(super) attempt: u32,
+    pub(super) cancel: CancellationToken,
+}
+
+impl Job {
+    /// Runs to the end. An install that has begun is never cut off.
+    pub(super) async fn run(self) -> (DeploymentId, End) {
+        let id = self.order.id;
+        let end = match self.proceed().await {
+            Ok(end) => end,
+            Err(failed) => {
+                warn!(deployment = %self.name, package = %self.order.release.package, reason = %failed.reason, "failed");
+                self.journal(Step::Failed, &failed.reason, failed.history.clone()).await;
+                if let Some(entry) = failed.history {
+                    self.context.reporter.record(entry);
+                }
+                self.report(State::Failed, failed.reason);
+                End::Failed(failed.retry)
+            }
+        };
+        (id, end)
+    }
+
+    async fn proceed(&self) -> Result<End, Failed> {
+        self.report(State::Pending, String::new());
+        let path = tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => return Ok(End::Cancelled),
+            fetched = self.fetch() => fetched?,
+        };
+        self.report(State::Verified, String::new());
+        let deb = self.identify(&path).await?;
+        let turn = tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => return Ok(End::Cancelled),
+            turn = self.turn() => turn,
+        };
+        let end = self.install(&path, &deb).await;
+        drop(turn);
+        end
+    }
+
+    fn report(&self, state: State, detail: String) {
+        self.context.reporter.report(self.order.id, self.attempt, state, detail);
+    }
+
+    /// Waits until the node is idle, unless the order is urgent. Says so in the status.
+    async fn idle(&self) {
+        if self.order.deployment.mode == Mode::Urgent {
+            return;
+        }
+        let mut idle = self.context.idle.clone();
+        loop {
+            let why = match &*idle.borrow_and_update() {
+                Ok(()) => return,
+                Err(why) => why.clone(),
+            };
+            // the reason of the moment changes with each sample; the status tells its kind
+            let why = why.split(',').next().unwrap_or_default();
+            self.report(State::Waiting, format!("waiting for the node to be idle: {why}"));
+            if idle.changed().await.is_err() {
+                // nobody measures any more: load-aware orders stay where they are
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Brings the whole file here; every byte is verified on arrival.
+    async fn fetch(&self) -> Result<PathBuf, Failed> {
+        let blob = self.order.release.blob;
+        let blobs = self.context.exchange.blobs();
+        if let Some(path) = blobs.path(&blob.root) {
+            return Ok(path);
+        }
+        self.idle().await;
+        let _slot = self.context.fetches.acquire().await;
+        self.report(State::Fetching, String::new());
+        let begun = Instant::now();
+        let fetched = self.context.exchange.fetch(blob, self.sources()).await;
+        let fetched = fetched.map_err(|e| Failed {
+            reason: format!("cannot fetch {}: {e}", self.order.release.file),
+            retry: match e {
+                FetchError::Layer(_) => Retry::Never,
+                _ => Retry::soon(),
+            },
+            history: None,
+        })?;
+        info!(
+            deployment = %self.name,
+            bytes = blob.len(),
+            millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            sources = fetched.sources,
+            duplicate_bytes = fetched.duplicate,
+            "fetched"
+        );
+        blobs.path(&blob.root).ok_or_else(|| Failed {
+            reason: "the fetched file is gone".to_owned(),
+            retry: Retry::soon(),
+            history: None,
+        })
+    }
+
+    /// Who may have the blob: those that the order names, then the connected members of the group,
+    /// in an order of this node's own, so that not all ask the same.
+    fn sources(&self) -> Sources {
+        let (store, exchange) = (self.context.store.clone(), self.context.exchange.clone());
+        let (own, deployment) = (self.context.own.node, self.order.deployment.clone());
+        Box::new(move || {
+            let views = store.views();
+            let peers = exchange.peers();
+            let mut members: Vec<NodeId> = views
+                .members(&deployment.group)
+                .map(|m| m.node)
+                .filter(|n| peers.is_up(n) && !deployment.holders.contains(n))
+                .collect();
+            members.sort_by_cached_key(|n| {
+                Hash::of_parts("p2pinst/neighbours/1", &[own.0.as_bytes(), n.0.as_bytes()])
+            });
+            let holders = deployment.holders.iter().filter(|n| peers.is_up(n)).copied();
+            holders.chain(members).filter(|n| *n != own).collect()
+        })
+    }
+
+    /// R1, R6: the file is the package that the publisher signed for.
+    async fn identify(&self, path: &std::path::Path) -> Result<DebInfo, Failed> {
+        let never = |reason: String| Failed { reason, retry: Retry::Never, history: None };
+        let inspected = path.to_owned();
+        let deb = tokio::task::spawn_blocking(move || inspect(&inspected))
+            .await
+            .map_err(|e| never(e.to_string()))?
+            .map_err(|e| never(e.to_string()))?;
+        let signed = &self.order.release.package;
+        if deb.package == *signed {
+            Ok(deb)
+        } else {
+            Err(never(format!(
+                "the file is {}, but the publisher signed for {signed}: it is not installed",
+                deb.package
+            )))
+        }
+    }
+
+    /// The one package manager, once the node is idle.
+    async fn turn(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        loop {
+            self.idle().await;
+            let turn = std::sync::Arc::clone(&self.context.installer).acquire_owned().await.ok();
+            // the wait may have been long
+            if self.order.deployment.mode == Mode::Urgent || self.context.idle.borrow().is_ok() {
+                return turn;
+            }
+        }
+    }
+
+    async fn install(&self, path: &std::path::Path, deb: &DebInfo) -> Result<End, Failed> {
+        if self.cancel.is_cancelled() {
+            return Ok(End::Cancelled);
+        }
+        if !self.journal(Step::Installing, "", None).await {
+            return Err(Failed {
+                reason: "the journal cannot be written; nothing is installed without it".to_owned(),
+                retry: Retry::soon(),
+                history: None,
+            });
+        }
+        self.report(State::Installing, String::new());
+        let (dpkg, path, deb) =
+            (std::sync::Arc::clone(&self.context.dpkg), path.to_owned(), deb.clone());
+        let options = InstallOptions {
+            allow_downgrade: self.order.deployment.allow_downgrade,
+            patience: self.context.patience,
+        };
+        let result = tokio::task::spawn_blocking(move || {
+            // a run that was cut off before left its traces: they are mended first
+            if let Err(error) = dpkg.repair(&options.patience) {
+                warn!(%error, "cannot repair what an earlier run left");
+            }
+            dpkg.install(&path, &deb, &options)
+        })
+        .await;
+        match result {
+            Ok(Ok(report)) => {
+                self.on_installed(report).await;
+                Ok(End::Installed)
+            }
+            Ok(Err(error)) => Err(self.on_refused(error)),
+            Err(error) => {
+                Err(Failed { reason: error.to_string(), retry: Retry::Never, history: None })
+            }
+        }
+    }
+
+    async fn on_installed(&self, report: InstallReport) {
+        let package = &self.order.release.package;
+        info!(deployment = %self.name, %package, millis = report.millis, "installed");
+        let detail = match &report.old_version {
+            Some(old) => format!("{} from {old}", report.action),
+            None => report.action.to_string(),
+        };
+        let entry = self.entry(State::Installed, report.action, report.old_version);
+        let entry = HistoryEntry {
+            exit_code: Some(report.exit_code),
+            millis: report.millis,
+            log: report.log_tail,
+            ..entry
+        };
+        self.journal(Step::Committed, "", Some(entry.clone())).await;
+        self.context.reporter.record(entry);
+        self.report(State::Installed, detail);
+    }
+
+    fn entry(&self, outcome: State, action: Action, old_version: Option<String>) -> HistoryEntry {
+        HistoryEntry {
+            at: self.context.store.clock().now(),
+            deployment: self.order.id,
+            release: self.order.deployment.release,
+            package: self.order.release.package.clone(),
+            action,
+            old_version,
+            outcome,
+            exit_code: None,
+            millis: 0,
+            log: String::new(),
+        }
+    }
+
+    fn on_refused(&self, error: InstallError) -> Failed {
+        let reason = error.to_string();
+        match error {
+            InstallError::Failed(failure) => {
+                let entry = self.entry(State::Failed, failure.action, failure.old_version.clone());
+                let history = HistoryEntry {
+                    exit_code: failure.exit.code(),
+                    millis: failure.millis,
+                    log: failure.log_tail.clone(),
+                    ..entry
+                };
+                Failed { reason, retry: Retry::Never, history: Some(history) }
+            }
+            InstallError::Unfit { .. } => {
+                Failed { reason, retry: Retry::AfterInstall, history: None }
+            }
+            InstallError::Lock(_) | InstallError::File(_) | InstallError::Run(_) => {
+                Failed { reason, retry: Retry::soon(), history: None }
+            }
+            InstallError::Inspect(_)
+            | InstallError::Changed { .. }
+            | InstallError::Downgrade { .. } => {
+                Failed { reason, retry: Retry::Never, history: None }
+            }
+        }
+    }
+
+    /// Writes a step down, durably. Says whether that worked.
+    async fn journal(&self, step: Step, detail: &str, history: Option<HistoryEntry>) -> bool {
+        let record = Record {
+            at: self.context.store.clock().now(),
+            deployment: self.order.id,
+            attempt: self.attempt,
+            step,
+            detail: detail.to_owned(),
+            history,
+        };
+        let context = self.context.clone();
+        let appended = tokio::task::spawn_blocking(move || context.journal().append(record)).await;
+        match appended {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                error!(%error, "cannot write the journal");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! The agent: one reconcile loop. Desired state (views) − installed state (package manager) → one
+//! job per order that is to be installed → status and history.
+//!
+//! The loop itself never blocks and never waits for a job. What a crash interrupts is found in the
+//! journal at the next start; see [`startup`].
+
+mod idle;
+mod job;
+mod reporter;
+mod startup;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dht_store::Views;
+use p2pinst_install::journal::{Journal, JournalError};
+use p2pinst_install::plan::{Decision, Line, LinePlan, Order, plan};
+use p2pinst_install::{Dpkg, Patience, RootError};
+use p2pinst_types::DeploymentId;
+use p2pinst_types::record::{Mode, State};
+use thiserror::Error;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::exchange::Exchange;
+use crate::replicate::Replicas;
+use crate::store::{Own, StoreHandle};
+
+pub use idle::{Idle, watch as watch_idleness};
+pub use job::{End, Retry};
+pub use reporter::{Reporter, entries as history_entries};
+
+/// Orders that are fetched or wait for their turn at once.
+const JOBS: usize = 64;
+/// Orders whose pieces come in at once.
+const FETCHES: usize = 4;
+/// What failed for a passing reason (a full disk) is tried again after this.
+const RETRY: Duration = Duration::from_secs(15);
+
+/// Why the agent cannot start.
+#[derive(Debug, Error)]
+pub enum AgentError {
+    /// The root is none.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The directory of the journal cannot be made.
+    #[error(transparent)]
+    File(#[from] p2pinst_files::FileError),
+}
+
+/// What every job needs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    own: Arc<Own>,
+    store: StoreHandle,
+    exchange: Exchange,
+    dpkg: Arc<Dpkg>,
+    journal: Arc<Mutex<Journal>>,
+    reporter: Reporter,
+    idle: Idle,
+    patience: Patience,
+    fetches: Arc<Semaphore>,
+    installer: Arc<Semaphore>,
+}
+
+impl Context {
+    fn journal(&self) -> std::sync::MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the agent is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Who this node is.
+    pub own: Arc<Own>,
+    /// What it knows.
+    pub store: StoreHandle,
+    /// Where its records go.
+    pub replicas: Replicas,
+    /// Where pieces come from.
+    pub exchange: Exchange,
+    /// Where packages are installed.
+    pub root: PathBuf,
+    /// Where the package manager's own log goes.
+    pub dpkg_log: PathBuf,
+    /// Where the journal is.
+    pub journal: PathBuf,
+    /// The configuration.
+    pub config: Config,
+    /// Whether the machine is idle.
+    pub idle: Idle,
+}
+
+/// See the module.
+pub struct Agent {
+    context: Context,
+    unfinished: Vec<p2pinst_install::journal::Unfinished>,
+    jobs: BTreeMap<DeploymentId, CancellationToken>,
+    running: JoinSet<(DeploymentId, End)>,
+    /// Orders that failed in this life or before, and when they may be tried again.
+    failed: BTreeMap<DeploymentId, Retry>,
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").field("jobs", &self.jobs.len()).finish_non_exhaustive()
+    }
+}
+
+/// Opens the root and the journal. Blocking.
+///
+/// # Errors
+/// When the root has no package database or the journal cannot be read.
+pub fn open(
+    parts: &Parts,
+) -> Result<(Dpkg, Journal, Vec<p2pinst_install::journal::Unfinished>), AgentError> {
+    let dpkg = Dpkg::open(&parts.root, &parts.dpkg_log)?;
+    p2pinst_files::make_private_dir(&parts.journal)?;
+    let (journal, unfinished) = Journal::open(&parts.journal)?;
+    Ok((dpkg, journal, unfinished))
+}
+
+impl Agent {
+    /// Makes an agent, and the task that writes its records.
+    ///
+    /// # Errors
+    /// When the root has no package database or the journal cannot be read.
+    pub fn new(parts: Parts) -> Result<(Self, reporter::Task), AgentError> {
+        let (dpkg, journal, unfinished) = open(&parts)?;
+        let run = u64::from(parts.config.script_secs);
+        let patience = Patience {
+            locks: Duration::from_secs(parts.config.lock_secs.into()),
+            run: (run > 0).then(|| Duration::from_secs(run)),
+        };
+        let (reporter, task) =
+            Reporter::new(Arc::clone(&parts.own), parts.store.clone(), parts.replicas);
+        let context = Context {
+            own: parts.own,
+            store: parts.store,
+            exchange: parts.exchange,
+            dpkg: Arc::new(dpkg),
+            journal: Arc::new(Mutex::new(journal)),
+            reporter,
+            idle: parts.idle,
+            patience,
+            fetches: Arc::new(Semaphore::new(FETCHES)),
+            installer: Arc::new(Semaphore::new(1)),
+        };
+        let agent = Self {
+            context,
+            unfinished,
+            jobs: BTreeMap::new(),
+            running: JoinSet::new(),
+            failed: BTreeMap::new(),
+        };
+        Ok((agent, task))
+    }
+
+    /// The architecture of the root.
+    #[must_use]
+    pub fn architecture(&self) -> String {
+        self.context.dpkg.native().to_owned()
+    }
+
+    /// Runs until shutdown; then waits for a package manager that is at work, and for nothing else.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut views = self.context.store.watch();
+        let unfinished = std::mem::take(&mut self.unfinished);
+        startup::resolve(&self.context, unfinished).await;
+        loop {
+            views.mark_unchanged();
+            self.reconcile().await;
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(done) = self.running.join_next(), if !self.running.is_empty() => {
+                    match done {
+                        Ok((id, end)) => self.on_end(id, end),
+                        Err(e) => error!(error = %e, "a job ended badly"),
+                    }
+                }
+                Ok(()) = views.changed() => {}
+                () = tokio::time::sleep(RETRY), if !self.failed.is_empty() => {}
+            }
+        }
+        for cancel in self.jobs.values() {
+            cancel.cancel();
+        }
+        while self.running.join_next().await.is_some() {}
+    }
+
+    fn on_end(&mut self, id: DeploymentId, end: End) {
+        self.jobs.remove(&id);
+        match end {
+            End::Installed => {
+                self.failed.remove(&id);
+                // what lacked a dependency may have it now
+                self.failed.retain(|_, retry| *retry != Retry::AfterInstall);
+            }
+            End::Failed(retry) => drop(self.failed.insert(id, retry)),
+            End::Cancelled => {}
+        }
+    }
+
+    /// Compares what should be with what is, and starts and stops jobs.
+    async fn reconcile(&mut self) {
+        let views = self.context.store.views();
+        let orders = self.orders(&views);
+        if orders.is_empty() && self.jobs.is_empty() {
+            return;
+        }
+        let dpkg = Arc::clone(&self.context.dpkg);
+        let read = tokio::task::spawn_blocking(move || dpkg.database()).await;
+        let database = match read {
+            Ok(Ok(database)) => database,
+            Ok(Err(error)) => return warn!(%error, "cannot read the package database"),
+            Err(_) => return,
+        };
+        let version = |line: &Line| {
+            let found = database.installed_version(&line.name, &line.architecture);
+            found.map(str::to_owned)
+        };
+        let plans = plan(&orders, self.context.dpkg.native(), version);
+        let mut wanted = BTreeSet::new();
+        for order in &orders {
+            let decision = plans.values().find_map(|p: &LinePlan| p.decisions.get(&order.id));
+            match decision {
+                Some(Decision::Install) => {
+                    wanted.insert(order.id);
+                    self.start(&views, order);
+                }
+                Some(Decision::Satisfied { installed }) => {
+                    let there = format!("version {installed} is installed already");
+                    self.settle(order.id, &there);
+                }
+                Some(Decision::Superseded { by }) => {
+                    let by = views.order(by.as_bytes()).map(|o| views.order_name(o));
+                    let by = format!("superseded by {}", by.unwrap_or_default());
+                    self.settle(order.id, &by);
+                }
+                None => {}
+            }
+        }
+        for (id, cancel) in &self.jobs {
+            if !wanted.contains(id) {
+                cancel.cancel();
+            }
+        }
+    }
+
+    /// The orders whose group contains this machine.
+    fn orders(&self, views: &Views) -> Vec<Order> {
+        let Some(machine) = views.machine_of(&self.context.own.node.0) else { return Vec::new() };
+        views
+            .orders
+            .iter()
+            .filter(|o| views.is_member(machine, &o.deployment.group))
+            .map(|o| Order {
+                id: o.id,
+                author: o.author,
+                hlc: o.hlc,
+                deployment: o.deployment.clone(),
+                release: o.release.clone(),
+            })
+            .collect()
+    }
+
+    /// Nothing to do for an order: says so once.
+    fn settle(&self, id: DeploymentId, detail: &str) {
+        let busy = self.jobs.contains_key(&id);
+        if !busy && self.context.reporter.state(&id).is_none_or(|s| !s.is_final()) {
+            self.context.reporter.report(id, 1, State::Skipped, detail.to_owned());
+        }
+    }
+
+    fn start(&mut self, views: &Views, order: &Order) {
+        if self.jobs.contains_key(&order.id) || self.jobs.len() >= JOBS {
+            return;
+        }
+        let attempt = match self.next_attempt(&order.id) {
+            Some(attempt) => attempt,
+            None => return,
+        };
+        self.failed.remove(&order.id);
+        let name = views
+            .order(order.id.as_bytes())
+            .map_or_else(|| order.id.short(), |o| views.order_name(o));
+        let urgent = order.deployment.mode == Mode::Urgent;
+        info!(deployment = %name, package = %order.release.package, urgent, attempt, "ordered");
+        let cancel = CancellationToken::new();
+        self.jobs.insert(order.id, cancel.clone());
+        let job =
+            job::Job { context: self.context.clone(), order: order.clone(), name, attempt, cancel };
+        self.running.spawn(job.run());
+    }
+
+    /// The number of the next attempt; `None` while an order that failed is not to be tried again.
+    fn next_attempt(&self, id: &DeploymentId) -> Option<u32> {
+        let journal = self.context.journal();
+        let last = journal.outcome(id);
+        let attempt = last.map_or(0, |r| r.attempt) + 1;
+        match (self.failed.get(id), last) {
+            (Some(retry), _) => retry.is_due().then_some(attempt),
+            // failed in an earlier life, after the package manager had run: an operator's turn
+            (None, Some(r)) if r.step == p2pinst_install::journal::Step::Failed => {
+                r.history.is_none().then_some(attempt)
+            }
+            _ => Some(attempt),
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The composition: every part of a node, its tasks, and their end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use dht_store::Store;
+use dht_store::wire::{Request, Response};
+use p2pinst_api::DataDir;
+use p2pinst_chunks::BlobStore;
+use p2pinst_files::Lock;
+use p2pinst_types::record::NodeRecord;
+use p2pinst_types::{Cell, Kind, NodeId};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::addrs::reachable;
+use crate::agent::{Agent, Parts, watch_idleness};
+use crate::api::{self, Api};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::control::{self, Control};
+use crate::exchange::Exchange;
+use crate::identity::{Identity, load_key};
+use crate::keeper::Keeper;
+use crate::mesh::Mesh;
+use crate::net::{self, Net, NetConfig, NetEvent, NetStream, Protocol, Settings};
+use crate::peers::Peers;
+use crate::replicate::{self, Replicas};
+use crate::rpc;
+use crate::store::{self, Own, StoreHandle};
+
+/// Inbound streams that are answered at once.
+const STREAMS: usize = 512;
+/// Admissions that may wait to be announced.
+const ANNOUNCEMENTS: usize = 64;
+/// How long the tasks may take to end.
+const GOODBYE: Duration = Duration::from_secs(8);
+
+/// What the daemon is started with.
+#[derive(Debug)]
+pub struct Options {
+    /// The data directory.
+    pub dir: DataDir,
+    /// Where packages are installed.
+    pub root: PathBuf,
+}
+
+/// The directory's identity, checked, and the lock on it.
+fn take(dir: &DataDir) -> anyhow::Result<(Identity, Lock)> {
+    let identity = Identity::load(dir).map_err(|e| {
+        anyhow!("{e}\n\nhint: run `p2pinst init` on the first machine of a cluster, `p2pinst join TOKEN` on every other")
+    })?;
+    let lock = Lock::try_exclusive(&dir.lock())?.ok_or_else(|| {
+        anyhow!(
+            "a p2pinstd is running on {} already\n\nhint: stop that one first, or give this one a --data-dir of its own",
+            dir.path().display()
+        )
+    })?;
+    Ok((identity, lock))
+}
+
+/// Runs a node until `shutdown`.
+///
+/// # Errors
+/// When a part cannot be started: the directory belongs to no cluster or is in use, the root has no
+/// package database, an address cannot be listened on.
+pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let Options { dir, root } = options;
+    let (identity, _lock) = take(&dir)?;
+    let config = Config::load(&dir)?;
+    let key = load_key(&dir)?;
+    let clock = Clock::default();
+    let store = Store::open(&dir.store(), identity.roots(&dir)?)?;
+    let store = store::start(store, clock.clone()).context("cannot start the store's thread")?;
+    let own = Arc::new(Own {
+        node: NodeId(key.public()),
+        key: key.clone(),
+        machine: identity.machine,
+        incarnation: identity.incarnation,
+    });
+    let addrs = reachable(&config.listen, identity.bootstrap.first().map(String::as_str));
+    let peers = Arc::new(Peers::new(clock.clone()));
+    let (announce, announcements) = mpsc::channel::<Cell>(ANNOUNCEMENTS);
+    let keeper = Keeper {
+        own: Arc::clone(&own),
+        identity: identity.clone(),
+        addrs: addrs.clone(),
+        store: store.clone(),
+        peers: Arc::downgrade(&peers),
+        announce,
+        joining: false,
+    };
+    let settings =
+        Settings { cluster: identity.cluster, ping: Duration::from_secs(config.ping_secs.into()) };
+    let net_config =
+        NetConfig { key, listen: config.listen.clone(), keeper: Arc::new(keeper), peers, settings };
+    let (net, events, driver) = net::start(net_config, shutdown.clone()).await?;
+
+    let blobs = {
+        let blobs_dir = dir.blobs();
+        tokio::task::spawn_blocking(move || BlobStore::open(&blobs_dir)).await??
+    };
+    let exchange = Exchange::new(net.clone(), blobs);
+    let interval = Duration::from_secs(config.sync_secs.into());
+    let (control, control_task) = Control::new(net.clone(), store.clone(), announcements, interval);
+    let (replicas, outbox) = Replicas::new(Arc::clone(&own), net.clone(), store.clone());
+    let (idle, sampling) = watch_idleness(config.idle, shutdown.clone());
+    let (agent, reporting) = Agent::new(Parts {
+        own: Arc::clone(&own),
+        store: store.clone(),
+        replicas: replicas.clone(),
+        exchange: exchange.clone(),
+        root: root.clone(),
+        dpkg_log: dir.dpkg_log(),
+        journal: dir.journal(),
+        config: config.clone(),
+        idle,
+    })?;
+    reporting.load().await;
+    let listener = api::bind(&dir)?;
+    let record = NodeRecord {
+        addrs: addrs.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: clock.now(),
+        architecture: agent.architecture(),
+    };
+    let subject = own.machine.as_bytes().to_vec();
+    replicas.write(Kind::NODE_RECORD, subject, Vec::new(), record).await?;
+    let api = Api {
+        own: Arc::clone(&own),
+        identity: Arc::new(identity.clone()),
+        addrs,
+        root: root.display().to_string(),
+        store: store.clone(),
+        net: net.clone(),
+        control: control.clone(),
+        replicas,
+        exchange: exchange.clone(),
+        submitting: api::submit_lock(),
+    };
+    let mesh = Mesh::new(own.node, net.clone(), store.clone());
+    let server = Server { net: net.clone(), store, control, exchange };
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(driver);
+    tasks.spawn(control_task.run(shutdown.clone()));
+    tasks.spawn(outbox.run(shutdown.clone()));
+    tasks.spawn(sampling);
+    tasks.spawn(reporting.run(shutdown.clone()));
+    tasks.spawn(agent.run(shutdown.clone()));
+    tasks.spawn(api.run(listener, shutdown.clone()));
+    tasks.spawn(mesh.run(shutdown.clone()));
+    tasks.spawn(server.run(events, shutdown.clone()));
+    info!(name = %identity.name, id = %own.node, root = %root.display(), "the node is running");
+
+    // any task that ends before shutdown has failed: better to restart than to limp
+    if tasks.join_next().await.is_some() && !shutdown.is_cancelled() {
+        shutdown.cancel();
+        drop(tokio::time::timeout(GOODBYE, tasks.join_all()).await);
+        return Err(anyhow!("a part of the node has ended; the log above says why"));
+    }
+    if tokio::time::timeout(GOODBYE, tasks.join_all()).await.is_err() {
+        warn!("some tasks did not end in time");
+    }
+    p2pinst_files::remove(&dir.socket())?;
+    info!("stopped");
+    Ok(())
+}
+
+/// Answers what other nodes ask.
+struct Server {
+    net: Net,
+    store: StoreHandle,
+    control: Control,
+    exchange: Exchange,
+}
+
+impl Server {
+    async fn run(self, mut events: mpsc::Receiver<NetEvent>, shutdown: CancellationToken) {
+        let mut streams = JoinSet::new();
+        let mut changes = self.net.peers().changes();
+        let mut known: Vec<NodeId> = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                Some(_) = streams.join_next(), if !streams.is_empty() => {}
+                Ok(()) = changes.changed() => self.greet(&mut known),
+                event = events.recv() => match event {
+                    Some(NetEvent::Gossip { source, id, data }) => {
+                        let control = self.control.clone();
+                        streams.spawn(async move { control.on_gossip(source, id, data).await });
+                    }
+                    Some(NetEvent::Inbound { peer, protocol, stream }) => {
+                        if streams.len() >= STREAMS {
+                            debug!(%peer, "too busy: an inbound stream is refused");
+                        } else if protocol == Protocol::Store {
+                            let (store, exchange) = (self.store.clone(), self.exchange.clone());
+                            streams.spawn(answer(store, exchange, peer, stream));
+                        } else {
+                            let exchange = self.exchange.clone();
+                            streams.spawn(async move { exchange.serve(peer, stream).await });
+                        }
+                    }
+                    None => break,
+                }
+            }
+        }
+        streams.shutdown().await;
+    }
+
+    /// A new connection: sync with the peer.
+    fn greet(&self, known: &mut Vec<NodeId>) {
+        let connected = self.net.peers().connected();
+        for peer in connected.iter().filter(|p| !known.contains(p)) {
+            self.control.wish(*peer);
+        }
+        *known = connected;
+    }
+}
+
+/// One request of the store protocol.
+async fn answer(store: StoreHandle, exchange: Exchange, peer: NodeId, mut stream: NetStream) {
+    let request = match rpc::read_request(&mut stream).await {
+        Ok(request) => request,
+        Err(error) => return debug!(%peer, %error, "a request cannot be read"),
+    };
+    // R16: a node that was removed gets nothing, also on a connection of before
+    if store.views().machine_of(&peer.0).is_none() {
+        return debug!(%peer, "a request of a node that is no member is not answered");
+    }
+    let response = match request {
+        Request::Heads { .. } | Request::Pull { .. } | Request::Push { .. } => {
+            control::answer(&store, peer, request).await
+        }
+        Request::Put { .. } | Request::Get { .. } => replicate::answer(&store, request).await,
+        Request::Holds { root } => {
+            Ok(Response::Holds(exchange.blobs().status(&root).is_some_and(|s| s.complete)))
+        }
+    };
+    let response = response.unwrap_or_else(|error| {
+        warn!(%error, "cannot answer a request");
+        Response::Refused("the store failed".to_owned())
+    });
+    if let Err(error) = rpc::write_response(&mut stream, &response).await {
+        debug!(%peer, %error, "an answer cannot be sent");
+    }
+}

@@ -1,0 +1,440 @@
+//! Fetching a blob: the shell around the scheduler of `p2pinst-chunks`.
+//!
+//! One task per fetch, one per source. First the piece layer, from the first source that has it;
+//! then pieces from all. A crash loses at most the pieces of the last second.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use p2pinst_chunks::fetch::{Input, Limits, Output};
+use p2pinst_chunks::layer::LayerError;
+use p2pinst_chunks::store::{BeginError, PutError, SyncError};
+use p2pinst_chunks::wire::ToSource;
+use p2pinst_chunks::{Bitmap, Fetch, LayerPages, PieceLayer};
+use p2pinst_types::{BlobRef, Hash, NodeId};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::link::{Event, Link, Task, queue};
+use super::{Exchange, lock};
+
+/// Events of all sources that may wait.
+const EVENTS: usize = 1024;
+/// How often the scheduler is told that time has passed.
+const TICK: Duration = Duration::from_millis(100);
+/// How often what has come is made durable.
+const SYNC: Duration = Duration::from_secs(1);
+/// A source of the piece layer that says nothing for so long is replaced.
+const LAYER_PATIENCE: Duration = Duration::from_secs(3);
+/// First and longest pause before a source that failed is tried again.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// How long nobody may have anything before the DHT is asked, and between two questions.
+const LOOK: Duration = Duration::from_secs(5);
+/// Sources that the DHT has named.
+const FOUND: usize = 64;
+/// Sources in use at once.
+const SOURCES: usize = 20;
+
+/// Why a blob was not fetched.
+#[derive(Debug, Error)]
+pub enum FetchError {
+    /// It cannot be begun: the disk is full, say.
+    #[error("cannot fetch: {0}")]
+    Begin(#[from] BeginError),
+    /// A piece cannot be stored.
+    #[error("cannot store a piece: {0}")]
+    Put(#[from] PutError),
+    /// What has come cannot be made durable.
+    #[error("cannot store what was fetched: {0}")]
+    Sync(#[from] SyncError),
+    /// Its layer cannot be.
+    #[error("cannot fetch: {0}")]
+    Layer(#[from] LayerError),
+    /// A blocking task was ended: the node is stopping.
+    #[error("the node is stopping")]
+    Stopping(#[from] tokio::task::JoinError),
+}
+
+/// Who may have a blob now, best first.
+pub type Sources = Box<dyn Fn() -> Vec<NodeId> + Send + Sync>;
+
+/// What a fetch did.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Fetched {
+    /// Bytes of pieces that came, duplicates and bad ones too.
+    pub received: u64,
+    /// Bytes of pieces that were here already when they came.
+    pub duplicate: u64,
+    /// Sources that gave at least one piece.
+    pub sources: usize,
+}
+
+/// When a source may be tried again.
+#[derive(Debug, Clone, Copy)]
+struct Retry {
+    at: Instant,
+    pause: Duration,
+}
+
+/// Before the layer is here, sources only say what they have.
+enum Stage {
+    Layer { pages: LayerPages, from: Option<(NodeId, Instant)> },
+    Pieces(Box<Fetch<NodeId>>),
+}
+
+struct Running<'a> {
+    exchange: &'a Exchange,
+    blob: BlobRef,
+    sources: Sources,
+    stage: Stage,
+    begun: Instant,
+    looked: Instant,
+    links: BTreeMap<NodeId, Link>,
+    have: BTreeMap<NodeId, Bitmap>,
+    retries: BTreeMap<NodeId, Retry>,
+    banned: BTreeSet<NodeId>,
+    found: Vec<NodeId>,
+    gave: BTreeSet<NodeId>,
+    tasks: JoinSet<()>,
+    events: mpsc::Sender<(NodeId, Event)>,
+    rng: StdRng,
+    done: Fetched,
+}
+
+impl Exchange {
+    /// Fetches a blob, or what is missing of it. Goes on until it is complete; end it by dropping
+    /// the future. What has come stays.
+    ///
+    /// # Errors
+    /// When the disk fails or is full.
+    pub async fn fetch(&self, blob: BlobRef, sources: Sources) -> Result<Fetched, FetchError> {
+        if self.blobs.status(&blob.root).is_some_and(|s| s.complete) {
+            return Ok(Fetched::default());
+        }
+        self.begin_progress(blob.root);
+        let _ended = EndProgress { exchange: self, root: blob.root };
+        let (events, received) = mpsc::channel(EVENTS);
+        let mut running = Running {
+            exchange: self,
+            blob,
+            sources,
+            stage: Stage::Layer { pages: LayerPages::new(blob)?, from: None },
+            begun: Instant::now(),
+            looked: Instant::now(),
+            links: BTreeMap::new(),
+            have: BTreeMap::new(),
+            retries: BTreeMap::new(),
+            banned: BTreeSet::new(),
+            found: Vec::new(),
+            gave: BTreeSet::new(),
+            tasks: JoinSet::new(),
+            events,
+            rng: StdRng::from_rng(&mut rand::rng()),
+            done: Fetched::default(),
+        };
+        running.resume().await?;
+        running.run(received).await?;
+        running.done.sources = running.gave.len();
+        if let Err(error) = self.net.provide(blob.root).await {
+            debug!(%error, "cannot announce the blob");
+        }
+        Ok(running.done)
+    }
+}
+
+/// However a fetch ends, nobody waits for more of it.
+struct EndProgress<'a> {
+    exchange: &'a Exchange,
+    root: Hash,
+}
+
+impl Drop for EndProgress<'_> {
+    fn drop(&mut self) {
+        self.exchange.end_progress(&self.root);
+    }
+}
+
+impl Running<'_> {
+    /// A blob that was begun before goes on where it was; one of a single piece needs no layer.
+    async fn resume(&mut self) -> Result<(), FetchError> {
+        if let Some(status) = self.exchange.blobs.status(&self.blob.root) {
+            self.stage = self.pieces(status.have);
+        } else if self.blob.pieces() == 1 {
+            let layer = PieceLayer::new(self.blob, self.blob.root.0.to_vec())?;
+            self.begin(layer).await?;
+        }
+        Ok(())
+    }
+
+    fn pieces(&self, have: Bitmap) -> Stage {
+        Stage::Pieces(Box::new(Fetch::new(self.blob, have, Limits::default())))
+    }
+
+    async fn begin(&mut self, layer: PieceLayer) -> Result<(), FetchError> {
+        let blobs = self.exchange.blobs.clone();
+        tokio::task::spawn_blocking(move || blobs.begin(&layer)).await??;
+        self.exchange.more(&self.blob.root);
+        let empty = Bitmap::new(self.blob.pieces());
+        let have = self.exchange.blobs.status(&self.blob.root).map_or(empty, |s| s.have);
+        self.stage = self.pieces(have);
+        Ok(())
+    }
+
+    async fn run(
+        &mut self,
+        mut received: mpsc::Receiver<(NodeId, Event)>,
+    ) -> Result<(), FetchError> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut synced = Instant::now();
+        let known: Vec<(NodeId, Bitmap)> = self.have.iter().map(|(p, h)| (*p, h.clone())).collect();
+        for (peer, have) in known {
+            self.step(Input::Joined { peer, have });
+        }
+        loop {
+            let complete = tokio::select! {
+                Some((peer, event)) = received.recv() => self.on_event(peer, event).await?,
+                Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => false,
+                _ = tick.tick() => {
+                    self.connect();
+                    self.replace_layer_source();
+                    if self.have.is_empty() && self.looked.elapsed() >= LOOK {
+                        self.look_further();
+                    }
+                    self.step(Input::Tick)
+                }
+            };
+            if complete {
+                return Ok(());
+            }
+            if synced.elapsed() >= SYNC && matches!(self.stage, Stage::Pieces(_)) {
+                let (blobs, root) = (self.exchange.blobs.clone(), self.blob.root);
+                tokio::task::spawn_blocking(move || blobs.sync(&root)).await??;
+                synced = Instant::now();
+            }
+        }
+    }
+
+    /// Opens streams to sources that have none.
+    fn connect(&mut self) {
+        let mut candidates = (self.sources)();
+        candidates.extend(self.found.iter().copied());
+        let now = Instant::now();
+        for peer in candidates {
+            if self.links.len() >= SOURCES {
+                break;
+            }
+            let due = self.retries.get(&peer).is_none_or(|r| r.at <= now);
+            if self.links.contains_key(&peer) || self.banned.contains(&peer) || !due {
+                continue;
+            }
+            let (link, requests) = queue();
+            let addrs = self.exchange.net.peers().get(&peer).addrs;
+            let task = Task {
+                net: self.exchange.net.clone(),
+                blobs: self.exchange.blobs.clone(),
+                root: self.blob.root,
+                peer,
+                addrs,
+                requests,
+                events: self.events.clone(),
+            };
+            self.tasks.spawn(task.run());
+            self.links.insert(peer, link);
+        }
+    }
+
+    /// Says whether the blob is complete.
+    async fn on_event(&mut self, peer: NodeId, event: Event) -> Result<bool, FetchError> {
+        let late = !self.links.contains_key(&peer);
+        if late && !matches!(event, Event::Stored { .. } | Event::Found) {
+            return Ok(false); // of a source that was given up
+        }
+        match event {
+            Event::Found if self.found.len() < FOUND && !self.found.contains(&peer) => {
+                self.found.push(peer);
+            }
+            Event::Found => {}
+            Event::Opened { blob, have } if blob == self.blob => {
+                self.retries.remove(&peer);
+                self.have.insert(peer, have.clone());
+                self.replace_layer_source();
+                return Ok(self.step(Input::Joined { peer, have }));
+            }
+            Event::Opened { .. } => self.ban(peer, "it shows another blob under the same name"),
+            Event::NotFound => self.give_up(peer, "it does not have the blob"),
+            Event::Closed(reason) => {
+                self.give_up(peer, &reason);
+                return Ok(self.step(Input::Left { peer }));
+            }
+            Event::Layer { from, bytes } => return self.on_layer(peer, from, &bytes).await,
+            Event::Have(pieces) => {
+                if let Some(have) = self.have.get_mut(&peer) {
+                    for piece in &pieces {
+                        have.set(*piece);
+                    }
+                }
+                return Ok(self.step(Input::Has { peer, pieces }));
+            }
+            Event::Stored { piece, put } => {
+                let bytes = self.blob.range(piece).map_or(0, |r| r.end - r.start);
+                self.done.received += bytes;
+                if put == p2pinst_chunks::Put::Duplicate {
+                    self.done.duplicate += bytes;
+                } else {
+                    self.gave.insert(peer);
+                    self.exchange.more(&self.blob.root);
+                }
+                return Ok(self.step(Input::Verified { peer, piece }));
+            }
+            Event::Bad { piece } => {
+                // R10: one bad piece and the peer is out for this blob
+                warn!(%peer, piece = piece.0, blob = %self.blob.root.short(), "a peer sent wrong bytes: it is banned from this blob");
+                return Ok(self.step(Input::Bad { peer, piece }));
+            }
+            Event::Refused { piece, reason } => {
+                return Ok(self.step(Input::Refused { peer, piece, reason }));
+            }
+            Event::Disk(error) => return Err(error.into()),
+        }
+        Ok(false)
+    }
+
+    async fn on_layer(
+        &mut self,
+        peer: NodeId,
+        first: p2pinst_types::PieceIndex,
+        bytes: &[u8],
+    ) -> Result<bool, FetchError> {
+        let Stage::Layer { pages, from } = &mut self.stage else { return Ok(false) };
+        if from.is_none_or(|(source, _)| source != peer) {
+            return Ok(false);
+        }
+        if pages.push(first, bytes).is_err() {
+            self.ban(peer, "it does not keep to the exchange protocol");
+            return Ok(false);
+        }
+        if pages.next_page().is_some() {
+            *from = Some((peer, Instant::now()));
+            self.ask_for_page(peer);
+            return Ok(false);
+        }
+        let pages = std::mem::replace(pages, LayerPages::new(self.blob)?);
+        match pages.finish() {
+            Ok(layer) => {
+                self.begin(layer).await?;
+                let known: Vec<_> = self.have.iter().map(|(p, h)| (*p, h.clone())).collect();
+                let mut complete = false;
+                for (peer, have) in known {
+                    complete |= self.step(Input::Joined { peer, have });
+                }
+                Ok(complete)
+            }
+            Err(_) => {
+                self.ban(peer, "its piece layer does not match the signed root");
+                Ok(false)
+            }
+        }
+    }
+
+    /// Asks another source for the layer when there is none or it is silent.
+    fn replace_layer_source(&mut self) {
+        let Stage::Layer { pages, from } = &mut self.stage else { return };
+        if from.is_some_and(|(peer, since)| {
+            self.links.contains_key(&peer) && since.elapsed() < LAYER_PATIENCE
+        }) {
+            return;
+        }
+        let last = from.map(|(peer, _)| peer);
+        let Ok(fresh) = LayerPages::new(self.blob) else { return };
+        let mut able = self.have.keys().filter(|p| self.links.contains_key(*p));
+        let next = able.clone().find(|p| Some(**p) != last).or_else(|| able.next()).copied();
+        if let Some(peer) = next {
+            *pages = fresh;
+            *from = Some((peer, Instant::now()));
+            self.ask_for_page(peer);
+        }
+    }
+
+    fn ask_for_page(&mut self, peer: NodeId) {
+        let Stage::Layer { pages, .. } = &self.stage else { return };
+        if let (Some(link), Some(from)) = (self.links.get(&peer), pages.next_page())
+            && !link.send(ToSource::GetLayer { from })
+        {
+            self.give_up(peer, "it does not take requests");
+        }
+    }
+
+    /// Tells the scheduler, and does what it says. Says whether the blob is complete.
+    fn step(&mut self, input: Input<NodeId>) -> bool {
+        let mut inputs = vec![input];
+        let mut complete = false;
+        while let Some(input) = inputs.pop() {
+            let Stage::Pieces(fetch) = &mut self.stage else { return false };
+            let mut out = Vec::new();
+            fetch.step(self.begun.elapsed(), &mut self.rng, input, &mut out);
+            for output in out {
+                match output {
+                    Output::Request { peer, piece } => {
+                        let message = ToSource::Request { piece };
+                        if !self.links.get(&peer).is_some_and(|l| l.send(message)) {
+                            self.give_up(peer, "it does not take requests");
+                            inputs.push(Input::Left { peer });
+                        }
+                    }
+                    Output::Cancel { peer, piece } => {
+                        if let Some(link) = self.links.get(&peer) {
+                            let _best_effort = link.send(ToSource::Cancel { piece });
+                        }
+                    }
+                    Output::Ban { peer, reason } => self.ban(peer, &format!("{reason:?}")),
+                    Output::Complete => complete = true,
+                    Output::Starved => self.look_further(),
+                }
+            }
+        }
+        complete
+    }
+
+    /// Nobody here has what is missing: ask the DHT.
+    fn look_further(&mut self) {
+        self.looked = Instant::now();
+        info!(blob = %self.blob.root.short(), "no connected peer has the missing pieces: asking the DHT");
+        let (net, events, root) = (self.exchange.net.clone(), self.events.clone(), self.blob.root);
+        self.tasks.spawn(async move {
+            for peer in net.providers(root).await.unwrap_or_default() {
+                drop(events.send((peer, Event::Found)).await);
+            }
+        });
+    }
+
+    fn give_up(&mut self, peer: NodeId, reason: &str) {
+        debug!(%peer, %reason, blob = %self.blob.root.short(), "a source is given up for now");
+        self.links.remove(&peer);
+        self.have.remove(&peer);
+        let retry =
+            self.retries.entry(peer).or_insert(Retry { at: Instant::now(), pause: PAUSE.0 });
+        retry.at = Instant::now() + retry.pause;
+        retry.pause = (retry.pause * 2).min(PAUSE.1);
+    }
+
+    fn ban(&mut self, peer: NodeId, reason: &str) {
+        warn!(%peer, %reason, blob = %self.blob.root.short(), "a source is banned from this blob");
+        self.links.remove(&peer);
+        self.have.remove(&peer);
+        self.banned.insert(peer);
+    }
+}
+
+impl Exchange {
+    /// Pieces that wait to be sent.
+    #[must_use]
+    pub fn uploads_waiting(&self) -> usize {
+        lock(&self.shared.uploads).serve.waiting()
+    }
+}

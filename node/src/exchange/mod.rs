@@ -1,0 +1,121 @@
+//! The exchange: pieces of blobs between members, over raw streams. The policies are in
+//! `p2pinst-chunks`; here are the sockets and the tasks.
+
+mod fetch;
+mod link;
+mod serve;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use p2pinst_chunks::serve::ServeLimits;
+use p2pinst_chunks::{BlobStore, Serve};
+use p2pinst_types::Hash;
+use tokio::sync::{mpsc, watch};
+
+pub use fetch::{FetchError, Fetched, Sources};
+
+use crate::net::Net;
+
+/// One inbound stream.
+type StreamId = u64;
+/// A piece that a stream is to send now.
+type Turn = p2pinst_chunks::serve::Job<StreamId>;
+
+/// A handle on the exchange; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Exchange {
+    net: Net,
+    blobs: BlobStore,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Blobs that are being fetched: woken whenever there is more of one.
+    progress: Mutex<BTreeMap<Hash, watch::Sender<u64>>>,
+    uploads: Mutex<Uploads>,
+    next_stream: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Uploads {
+    serve: Serve<StreamId>,
+    streams: BTreeMap<StreamId, mpsc::Sender<Turn>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Exchange {
+    /// The exchange of a node.
+    #[must_use]
+    pub fn new(net: Net, blobs: BlobStore) -> Self {
+        let serve = Serve::new(ServeLimits::default());
+        let uploads = Uploads { serve, streams: BTreeMap::new() };
+        let shared = Shared {
+            progress: Mutex::default(),
+            uploads: Mutex::new(uploads),
+            next_stream: AtomicU64::new(0),
+        };
+        Self { net, blobs, shared: Arc::new(shared) }
+    }
+
+    /// The blobs on this node's disk.
+    #[must_use]
+    pub fn blobs(&self) -> &BlobStore {
+        &self.blobs
+    }
+
+    /// Who is connected.
+    #[must_use]
+    pub fn peers(&self) -> &crate::peers::Peers {
+        self.net.peers()
+    }
+
+    /// This node publishes a blob: each piece leaves once before any leaves twice.
+    pub fn seed(&self, root: Hash) {
+        if let Some(status) = self.blobs.status(&root) {
+            lock(&self.shared.uploads).serve.seed(root, status.blob.pieces());
+        }
+    }
+
+    fn stream_id(&self) -> StreamId {
+        self.shared.next_stream.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Woken when there is more of a blob that is being fetched; `None` when it is not.
+    fn progress(&self, root: &Hash) -> Option<watch::Receiver<u64>> {
+        lock(&self.shared.progress).get(root).map(watch::Sender::subscribe)
+    }
+
+    fn begin_progress(&self, root: Hash) {
+        lock(&self.shared.progress).entry(root).or_insert_with(|| watch::Sender::new(0));
+    }
+
+    fn more(&self, root: &Hash) {
+        if let Some(sender) = lock(&self.shared.progress).get(root) {
+            sender.send_modify(|n| *n += 1);
+        }
+    }
+
+    /// The fetch has ended: streams that watch it are told the last time.
+    fn end_progress(&self, root: &Hash) {
+        self.more(root);
+        lock(&self.shared.progress).remove(root);
+    }
+
+    /// Hands the free upload slots to the streams whose turn it is.
+    fn dispatch(&self) {
+        let mut uploads = lock(&self.shared.uploads);
+        while let Some(turn) = uploads.serve.next_job() {
+            let sent = uploads.streams.get(&turn.peer).is_some_and(|s| s.try_send(turn).is_ok());
+            if !sent {
+                uploads.serve.left(turn.peer);
+            }
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The source's side of one stream: answers what one downloader asks about one blob.
+
+use std::io;
+use std::time::Duration;
+
+use p2pinst_chunks::wire::{
+    self as frames, Direction, HAVE_PIECES, PIECE_PREFIX, Refusal, ToDownloader, ToSource,
+};
+use p2pinst_chunks::{Bitmap, BlobStatus};
+use p2pinst_types::{Hash, NodeId, PieceIndex};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, warn};
+
+use super::{Exchange, StreamId, Turn, lock, wire};
+use crate::net::NetStream;
+
+/// Messages of a downloader that may wait while a piece is being sent to it.
+const QUEUE: usize = 128;
+/// How long a downloader waits here for a blob that this node has only just begun to fetch.
+const SOON: Duration = Duration::from_secs(5);
+
+impl Exchange {
+    /// Serves one inbound stream until it ends.
+    pub async fn serve(&self, peer: NodeId, stream: NetStream) {
+        let id = self.stream_id();
+        let served = self.serve_stream(id, stream).await;
+        let mut uploads = lock(&self.shared.uploads);
+        uploads.streams.remove(&id);
+        uploads.serve.left(id);
+        drop(uploads);
+        self.dispatch();
+        if let Err(error) = served {
+            debug!(%peer, %error, "a downloader's stream broke");
+        }
+    }
+
+    async fn serve_stream(&self, id: StreamId, stream: NetStream) -> io::Result<()> {
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let mut body = Vec::new();
+        let first = read_message(&mut reader, &mut body);
+        let first = tokio::time::timeout(wire::STALLED, first).await;
+        let root = match first.map_err(|_| io::ErrorKind::TimedOut)?? {
+            Some(ToSource::Open { root }) => root,
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        };
+        let progress = self.progress(&root);
+        let Some(status) = self.status_soon(&root, progress.clone()).await else {
+            return send(&mut writer, &ToDownloader::NotFound { root }).await;
+        };
+        let opened = ToDownloader::Opened { blob: status.blob, have: status.have.clone() };
+        send(&mut writer, &opened).await?;
+        let (turns_tx, turns) = mpsc::channel(2);
+        lock(&self.shared.uploads).streams.insert(id, turns_tx);
+        let (messages_tx, messages) = mpsc::channel(QUEUE);
+        let session = Session { exchange: self, id, root, told: status.have, writer };
+        tokio::select! {
+            read = read_all(reader, messages_tx) => read,
+            answered = session.run(messages, turns, progress) => answered,
+        }
+    }
+
+    /// The blob's status; waits a little for one that is about to begin.
+    async fn status_soon(
+        &self,
+        root: &Hash,
+        progress: Option<watch::Receiver<u64>>,
+    ) -> Option<BlobStatus> {
+        let mut progress = match (self.blobs.status(root), progress) {
+            (Some(status), _) => return Some(status),
+            (None, progress) => progress?,
+        };
+        let begun = async {
+            while progress.changed().await.is_ok() {
+                if let Some(status) = self.blobs.status(root) {
+                    return Some(status);
+                }
+            }
+            self.blobs.status(root)
+        };
+        tokio::time::timeout(SOON, begun).await.ok().flatten()
+    }
+}
+
+async fn read_message<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    body: &mut Vec<u8>,
+) -> io::Result<Option<ToSource>> {
+    match wire::read(reader, Direction::ToSource, body).await? {
+        Some(header) => ToSource::decode(header, body).map(Some).map_err(wire::invalid),
+        None => Ok(None),
+    }
+}
+
+/// Reads until the end; stops reading while too much waits.
+async fn read_all<R: AsyncRead + Unpin>(
+    mut reader: R,
+    messages: mpsc::Sender<ToSource>,
+) -> io::Result<()> {
+    let mut body = Vec::new();
+    while let Some(message) = read_message(&mut reader, &mut body).await? {
+        if messages.send(message).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn send<W: AsyncWrite + Unpin>(writer: &mut W, message: &ToDownloader<'_>) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    message.encode(&mut bytes);
+    wire::write(writer, &[&bytes]).await
+}
+
+struct Session<'a, W> {
+    exchange: &'a Exchange,
+    id: StreamId,
+    root: Hash,
+    /// What the downloader knows that is here.
+    told: Bitmap,
+    writer: W,
+}
+
+impl<W: AsyncWrite + Unpin> Session<'_, W> {
+    async fn run(
+        mut self,
+        mut messages: mpsc::Receiver<ToSource>,
+        mut turns: mpsc::Receiver<Turn>,
+        mut progress: Option<watch::Receiver<u64>>,
+    ) -> io::Result<()> {
+        let mut piece = Vec::new();
+        loop {
+            let more = async {
+                match &mut progress {
+                    Some(p) => p.changed().await.is_ok(),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                message = messages.recv() => match message {
+                    Some(message) => self.on_message(message).await?,
+                    None => return Ok(()),
+                },
+                turn = turns.recv() => match turn {
+                    Some(turn) => self.send_piece(turn.piece, &mut piece).await?,
+                    None => return Ok(()),
+                },
+                alive = more => {
+                    if !alive {
+                        progress = None;
+                    }
+                    self.tell_news().await?;
+                }
+            }
+        }
+    }
+
+    async fn on_message(&mut self, message: ToSource) -> io::Result<()> {
+        match message {
+            ToSource::Open { .. } => Err(io::ErrorKind::InvalidData.into()),
+            ToSource::GetLayer { from } => self.send_layer(from).await,
+            ToSource::Request { piece } => {
+                let status = self.exchange.blobs.status(&self.root);
+                let asked = if status.is_some_and(|s| s.have.get(piece)) {
+                    let mut uploads = lock(&self.exchange.shared.uploads);
+                    uploads.serve.request(self.id, self.root, piece)
+                } else {
+                    Err(Refusal::Missing)
+                };
+                match asked {
+                    Ok(()) => {
+                        self.exchange.dispatch();
+                        Ok(())
+                    }
+                    Err(reason) => {
+                        send(&mut self.writer, &ToDownloader::Refused { piece, reason }).await
+                    }
+                }
+            }
+            ToSource::Cancel { piece } => {
+                lock(&self.exchange.shared.uploads).serve.cancel(self.id, self.root, piece);
+                Ok(())
+            }
+        }
+    }
+
+    async fn send_layer(&mut self, from: PieceIndex) -> io::Result<()> {
+        let (blobs, root) = (self.exchange.blobs.clone(), self.root);
+        let layer = tokio::task::spawn_blocking(move || blobs.layer(&root)).await?;
+        let layer = layer.map_err(io::Error::other)?;
+        let bytes = layer.page(from);
+        if bytes.is_empty() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        send(&mut self.writer, &ToDownloader::Layer { from, bytes }).await
+    }
+
+    async fn send_piece(&mut self, piece: PieceIndex, buffer: &mut Vec<u8>) -> io::Result<()> {
+        let (blobs, root) = (self.exchange.blobs.clone(), self.root);
+        let mut bytes = std::mem::take(buffer);
+        let (read, bytes) = tokio::task::spawn_blocking(move || {
+            let read = blobs.read_piece(&root, piece, &mut bytes);
+            (read, bytes)
+        })
+        .await?;
+        let sent = match read {
+            Ok(()) => {
+                let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                let prefix: [u8; PIECE_PREFIX] = frames::piece_prefix(piece, len);
+                wire::write(&mut self.writer, &[&prefix, &bytes]).await
+            }
+            Err(error) => {
+                warn!(%error, "cannot read a piece that should be here");
+                let reason = Refusal::Missing;
+                send(&mut self.writer, &ToDownloader::Refused { piece, reason }).await
+            }
+        };
+        *buffer = bytes;
+        lock(&self.exchange.shared.uploads).serve.done(self.id);
+        self.exchange.dispatch();
+        sent
+    }
+
+    /// Tells the pieces that have come since the last time.
+    async fn tell_news(&mut self) -> io::Result<()> {
+        let Some(status) = self.exchange.blobs.status(&self.root) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let news: Vec<PieceIndex> = status.have.iter().filter(|p| !self.told.get(*p)).collect();
+        for pieces in news.chunks(HAVE_PIECES) {
+            send(&mut self.writer, &ToDownloader::Have { pieces: pieces.to_vec() }).await?;
+            for piece in pieces {
+                self.told.set(*piece);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,47 @@
+//! Frames of the exchange protocol on a byte stream.
+
+use std::io;
+use std::time::Duration;
+
+use p2pinst_chunks::wire::{Direction, HEADER, Header, WireError};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// A peer that takes nothing for so long is given up.
+pub(super) const STALLED: Duration = Duration::from_secs(30);
+
+pub(super) fn invalid(e: WireError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, e)
+}
+
+/// Reads one frame into `body`; `None` at the end of the stream. The length is checked against its
+/// tag before anything is allocated.
+pub(super) async fn read<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    direction: Direction,
+    body: &mut Vec<u8>,
+) -> io::Result<Option<Header>> {
+    let mut bytes = [0; HEADER];
+    match stream.read_exact(&mut bytes).await {
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(e) => return Err(e),
+    }
+    let header = Header::parse(bytes, direction).map_err(invalid)?;
+    body.resize(header.body_len(), 0);
+    stream.read_exact(body).await?;
+    Ok(Some(header))
+}
+
+/// Writes bytes that are whole frames, and flushes.
+pub(super) async fn write<W: AsyncWrite + Unpin>(
+    stream: &mut W,
+    parts: &[&[u8]],
+) -> io::Result<()> {
+    let write = async {
+        for part in parts {
+            stream.write_all(part).await?;
+        }
+        stream.flush().await
+    };
+    tokio::time::timeout(STALLED, write).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
