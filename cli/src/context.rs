@@ -12,6 +12,7 @@ use p2pinst_types::Millis;
 use serde::Serialize;
 
 use crate::error::{CliError, Kind};
+use crate::format;
 use crate::keystore::Keystore;
 
 const HEADING: &str = "Global options";
@@ -118,7 +119,7 @@ impl Context {
     pub(crate) fn tell(&self, words: impl Display) {
         if !self.json {
             // a closed stderr is no reason to stop
-            drop(writeln!(io::stderr(), "{words}"));
+            drop(writeln!(io::stderr(), "{}", format::clean_lines(&words.to_string())));
         }
     }
 

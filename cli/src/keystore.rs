@@ -136,6 +136,11 @@ impl Keystore {
         Ok(Lock::exclusive(&self.file(name, "lock"))?)
     }
 
+    /// Takes the lock of a key, unless another command signs with it.
+    pub(crate) fn try_lock(&self, name: &Name) -> Result<Option<Lock>, CliError> {
+        Ok(Lock::try_exclusive(&self.file(name, "lock"))?)
+    }
+
     /// The newest version that this machine has signed with a key.
     pub(crate) fn head(&self, key: &Key) -> Result<Option<Version>, CliError> {
         let path = self.file(&key.name, "head");

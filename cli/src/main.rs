@@ -30,7 +30,7 @@ mod signer;
 
 /// Installs packages on a cluster of machines, with no server at all
 #[derive(Debug, Parser)]
-#[command(name = "p2pinst", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "p2pinst", version, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
     global: Global,

@@ -5,13 +5,14 @@
 //! the key wrote (a restored backup, a key that was moved), and a new incarnation begins. What is
 //! signed is remembered durably before it leaves, so that no number is ever used twice.
 
-use p2pinst_api::Client;
 use p2pinst_api::request::{CellBytes, Head, ReadHead, Submit, Submitted};
+use p2pinst_api::{Client, ClientError};
 use p2pinst_files::Lock;
 use p2pinst_types::cell::Draft;
 use p2pinst_types::{Cell, CellId, ClusterId, Hlc, Kind, Millis, PublicKey, Version, codec};
 use serde::Serialize;
 
+use crate::context::Context;
 use crate::error::CliError;
 use crate::keystore::{Key, Keystore};
 
@@ -59,12 +60,20 @@ impl Log {
 impl Signer {
     /// Locks a key and finds out how far its log is.
     pub(crate) async fn open(
+        context: &Context,
         client: &mut Client,
-        keystore: Keystore,
         key: Key,
         cluster: ClusterId,
     ) -> Result<Self, CliError> {
-        let lock = keystore.lock(&key.name)?;
+        let keystore = context.keystore();
+        let lock = match keystore.try_lock(&key.name)? {
+            Some(lock) => lock,
+            None => {
+                let name = &key.name;
+                context.tell(format_args!("Waiting for another command that signs with {name}…"));
+                keystore.lock(name)?
+            }
+        };
         let head = client.call(ReadHead { author: key.public() }).await?;
         let log = Log::resume(keystore.head(&key)?, &head);
         Ok(Self { keystore, key, cluster, log, now: head.now, cells: Vec::new(), _lock: lock })
@@ -109,7 +118,11 @@ impl Signer {
     /// Remembers what was signed, and hands it to the node.
     pub(crate) async fn submit(self, client: &mut Client) -> Result<Submitted, CliError> {
         self.keystore.set_head(&self.key, self.log.last)?;
-        Ok(client.call(Submit { cells: self.cells }).await?)
+        client.call(Submit { cells: self.cells }).await.map_err(|e| {
+            let unknown = matches!(e, ClientError::Broken(_));
+            let look = "the node may have taken it nonetheless: look before you repeat it";
+            CliError::from(e).maybe_hint(unknown.then(|| look.to_owned()))
+        })
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) async fn run(context: &Context, args: GrantArgs) -> Result<(), CliErr
     let grants = client.call(Grants {}).await?;
     let name = name(&args, &grants)?;
 
-    let mut signer = Signer::open(&mut client, context.keystore(), root, info.cluster).await?;
+    let mut signer = Signer::open(context, &mut client, root, info.cluster).await?;
     let grant = Grant {
         key: args.key,
         name,

@@ -85,7 +85,7 @@ async fn create(context: &Context, args: CreateArgs) -> Result<(), CliError> {
     let (mut client, info) = context.connect_info().await?;
     let need = Need::All(&[Role::Operator]);
     let operator = choose::key(context, &mut client, args.key.as_ref(), need).await?.key;
-    let mut signer = Signer::open(&mut client, context.keystore(), operator, info.cluster).await?;
+    let mut signer = Signer::open(context, &mut client, operator, info.cluster).await?;
     if client.call(Groups {}).await?.iter().any(|g| g.name == name) {
         return Err(CliError::failed(format!("there is a group {name} already"))
             .hint(format!("look at it: {}", context.command(&format!("group show {name}"))))

@@ -74,7 +74,7 @@ pub(super) async fn run(context: &Context, args: InviteArgs) -> Result<(), CliEr
     let roots = RootChain::verify(info.cluster, material.roots)?;
     let grant = Cell::parse(material.grant.0)?;
 
-    let mut signer = Signer::open(&mut client, context.keystore(), operator, info.cluster).await?;
+    let mut signer = Signer::open(context, &mut client, operator, info.cluster).await?;
     let key = SecretKey::generate()?;
     let not_after = signer.now().after(args.ttl);
     let invite = Invite { key: key.public(), site: args.site, labels, uses: args.uses, not_after };

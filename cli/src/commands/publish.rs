@@ -165,7 +165,7 @@ async fn order(
     release: Release,
 ) -> Result<Order, CliError> {
     let Chosen { key, granted } = author;
-    let mut signer = Signer::open(client, context.keystore(), key, info.cluster).await?;
+    let mut signer = Signer::open(context, client, key, info.cluster).await?;
     // again, now that no other command signs with the key: numbers are given once
     let plan = plan(client, args, &release.package, signer.author()).await?;
     check(context, args, &release.package, &plan, info)?;
@@ -233,7 +233,7 @@ async fn observe(
     let mut link = Link::new(context, client);
     outcome.holders = match args.durable {
         Some(wanted) => link.held_by(order.blob, wanted as usize).await?,
-        None => link.call(CountHolders { blob: order.blob }).await?.complete,
+        None => count_now(context, &mut link, order.blob).await,
     };
     let Order { package, group, mode, .. } = order;
     context.tell(format_args!(
@@ -251,6 +251,17 @@ async fn observe(
         outcome.view = Some(view);
     }
     Ok(())
+}
+
+/// Who holds all of it by now. The order stands whether that is known or not.
+async fn count_now(context: &Context, link: &mut Link<'_>, blob: BlobRef) -> Vec<Name> {
+    match link.call(CountHolders { blob }).await {
+        Ok(holders) => holders.complete,
+        Err(e) => {
+            context.tell(format_args!("It is not known who holds the package: {}.", e.error));
+            Vec::new()
+        }
+    }
 }
 
 fn document(order: &Order, outcome: Outcome) -> Document<'_> {

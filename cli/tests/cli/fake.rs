@@ -59,6 +59,7 @@ pub(crate) struct State {
     /// Answers to one count of holders after the other; the last one stays.
     pub(crate) holders: Vec<Vec<Name>>,
     pub(crate) newer: Option<(String, Release)>,
+    pub(crate) asked_for_status: bool,
     pub(crate) lies_about_blobs: bool,
     pub(crate) refuses_cells: bool,
 }
@@ -99,6 +100,7 @@ impl Fake {
             progress: vec![],
             holders: vec![vec![]],
             newer: None,
+            asked_for_status: false,
             lies_about_blobs: false,
             refuses_cells: false,
         }));
@@ -299,6 +301,7 @@ impl State {
     }
 
     fn status(&mut self) -> StatusView {
+        self.asked_for_status = true;
         let cell = |kind| self.cells.iter().rev().find(|c| c.id.kind == kind).cloned();
         let (Some(order), Some(manifest)) = (cell(Kind::DEPLOYMENT), cell(Kind::RELEASE)) else {
             return StatusView { deployments: vec![] };
