@@ -55,8 +55,9 @@ fn take(dir: &DataDir) -> anyhow::Result<(Identity, Lock)> {
         anyhow!("{e}\n\nhint: run `p2pinst init` on the first machine of a cluster, `p2pinst join TOKEN` on every other")
     })?;
     let lock = Lock::try_exclusive(&dir.lock())?.ok_or_else(|| {
+        let pid = Lock::holder(&dir.lock()).map(|p| format!(" (process {p})")).unwrap_or_default();
         anyhow!(
-            "a p2pinstd is running on {} already\n\nhint: stop that one first, or give this one a --data-dir of its own",
+            "a p2pinstd{pid} is running on {} already\n\nhint: stop that one first, or give this one a --data-dir of its own",
             dir.path().display()
         )
     })?;

@@ -20,7 +20,7 @@ const MEMBERS: usize = 64;
 /// Dials under way at once.
 const AT_ONCE: usize = 16;
 /// How long the node with the higher id waits for the other's dial.
-const YIELD: Duration = Duration::from_secs(2);
+const YIELD: Duration = Duration::from_millis(500);
 /// First and longest pause after a failed dial.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 

@@ -79,8 +79,7 @@ impl Client {
                 Ok(stream) => return Ok(Self { stream }),
                 Err(source) => {
                     // a node that is starting holds the lock before it has the socket
-                    let starting = p2pinst_files::Lock::try_exclusive(&dir.lock())
-                        .is_ok_and(|lock| lock.is_none());
+                    let starting = p2pinst_files::Lock::holder(&dir.lock()).is_some();
                     let patience = if starting { START_UP } else { BRIEF };
                     if begun.elapsed() > patience || !dir.identity().exists() {
                         return Err(ClientError::NotRunning { path, source });

@@ -153,10 +153,25 @@ impl Lock {
     pub fn try_exclusive(path: &Path) -> Result<Option<Self>, FileError> {
         let file = open_lock(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => {
+                // for people and for `holder`; the lock itself is the kernel's
+                file.set_len(0).context("write", path)?;
+                (&file)
+                    .write_all(std::process::id().to_string().as_bytes())
+                    .context("write", path)?;
+                Ok(Some(Self { _file: file }))
+            }
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(e).context("lock", path),
         }
+    }
+
+    /// The process that has the lock, as far as can be told without touching the lock: the one
+    /// that had it last, if that is alive.
+    #[must_use]
+    pub fn holder(path: &Path) -> Option<u32> {
+        let pid: u32 = fs::read_to_string(path).ok()?.trim().parse().ok()?;
+        Path::new("/proc").join(pid.to_string()).exists().then_some(pid)
     }
 
     /// Waits for the lock.
@@ -206,6 +221,7 @@ mod tests {
         let held = Lock::try_exclusive(&path).unwrap();
         assert!(held.is_some());
         assert!(Lock::try_exclusive(&path).unwrap().is_none());
+        assert_eq!(Lock::holder(&path), Some(std::process::id()));
         drop(held);
         assert!(Lock::try_exclusive(&path).unwrap().is_some());
     }

@@ -394,6 +394,8 @@ impl Running<'_> {
                     }
                     Output::Ban { peer, reason } => self.ban(peer, &format!("{reason:?}")),
                     Output::Complete => complete = true,
+                    // before anybody has answered, that is nothing to tell the DHT about
+                    Output::Starved if self.have.is_empty() => {}
                     Output::Starved => self.look_further(),
                 }
             }
