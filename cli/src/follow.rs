@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 use p2pinst_api::request::{Call, CountHolders, Holders, Status};
 use p2pinst_api::view::{DeploymentView, StatusView};
-use p2pinst_api::{Client, ClientError};
+use p2pinst_api::{Client, ClientError, ErrorKind};
 use p2pinst_types::{BlobRef, DeploymentId, Name};
 
 use crate::context::Context;
-use crate::error::{CliError, Kind};
+use crate::error::CliError;
 use crate::format;
 use crate::handover;
 use crate::progress::{self, Tally};
@@ -21,6 +21,8 @@ const POLL: Duration = Duration::from_millis(150);
 const POLL_LATER: Duration = Duration::from_secs(1);
 /// How long it is asked often.
 const HASTE: Duration = Duration::from_secs(15);
+/// How long a node may take until it shows what it has just been given.
+const GRACE: Duration = Duration::from_secs(5);
 /// How long a node that went away is waited for: it may be restarted by its supervisor.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -44,7 +46,7 @@ impl<'a> Link<'a> {
     }
 
     /// Asks; connects again when the connection breaks.
-    pub(crate) async fn call<C: Call + Clone>(&mut self, call: C) -> Result<C::Reply, CliError> {
+    pub(crate) async fn call<C: Call + Clone>(&mut self, call: C) -> Result<C::Reply, ClientError> {
         let mut broken: Option<Instant> = None;
         loop {
             let patient = broken.is_none_or(|at| at.elapsed() < PATIENCE);
@@ -57,7 +59,7 @@ impl<'a> Link<'a> {
                         tokio::time::sleep(POLL).await;
                         continue;
                     }
-                    Err(e) => return Err(e.into()),
+                    Err(e) => return Err(e),
                 },
             };
             match client.call(call.clone()).await {
@@ -69,7 +71,7 @@ impl<'a> Link<'a> {
                     broken.get_or_insert_with(Instant::now);
                     tokio::time::sleep(POLL).await;
                 }
-                Err(e) => return Err(e.into()),
+                Err(e) => return Err(e),
             }
         }
     }
@@ -104,7 +106,10 @@ impl<'a> Link<'a> {
         let bar = handover::bar(self.context, 0, TEMPLATE, "waiting");
         let mut last = String::new();
         loop {
-            let view = self.deployment(id).await?;
+            let Some(view) = self.deployment(id).await? else {
+                self.pause().await;
+                continue;
+            };
             let tally = Tally::of(&view, self.waited());
             if tally.is_finished() {
                 bar.finish_and_clear();
@@ -126,12 +131,17 @@ impl<'a> Link<'a> {
         *last = line;
     }
 
-    async fn deployment(&mut self, id: DeploymentId) -> Result<DeploymentView, CliError> {
-        let status = self.call(Status { deployment: Some(id.to_string()) }).await?;
-        let StatusView { deployments } = status;
-        deployments.into_iter().find(|d| d.id == id).ok_or_else(|| {
-            CliError::new(Kind::Bug, format!("the node no longer knows of {}", id.short()))
-        })
+    /// How far a deployment is; `None` when the node does not show it yet.
+    async fn deployment(&mut self, id: DeploymentId) -> Result<Option<DeploymentView>, CliError> {
+        let error = match self.call(Status { deployment: Some(id.to_string()) }).await {
+            Ok(StatusView { deployments }) => match deployments.into_iter().find(|d| d.id == id) {
+                Some(view) => return Ok(Some(view)),
+                None => CliError::failed(format!("the node does not know of {}", id.short())),
+            },
+            Err(ClientError::Api(e)) if e.kind == ErrorKind::Invalid => e.into(),
+            Err(e) => return Err(e.into()),
+        };
+        if self.waited() < GRACE { Ok(None) } else { Err(error) }
     }
 }
 
@@ -145,7 +155,7 @@ pub(crate) fn verdict(
     context.tell(progress::line(view));
     let mut table = format::Table::bare();
     for machine in &tally.failed {
-        table.row([machine.name.to_string(), "failed".to_owned(), machine.detail.clone()]);
+        table.row([machine.name.to_string(), "failed".to_owned(), format::brief(&machine.detail)]);
     }
     for machine in &tally.unreachable {
         let down = format!("down {}", format::age(Duration::from_millis(machine.since_ms)));

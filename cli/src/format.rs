@@ -52,6 +52,16 @@ pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c == '\n' || c == '\t' { ' ' } else { harmless(c) }).collect()
 }
 
+/// The beginning of a text, for a table: a failed script may have said a lot.
+pub(crate) fn brief(text: &str) -> String {
+    /// Two lines of a common terminal.
+    const MOST: usize = 160;
+    if text.chars().count() <= MOST {
+        return text.to_owned();
+    }
+    text.chars().take(MOST - 1).chain(['…']).collect()
+}
+
 /// Lines without control characters.
 pub(crate) fn clean_lines(text: &str) -> String {
     text.chars().map(|c| if c == '\n' { c } else { harmless(c) }).collect()
@@ -168,6 +178,8 @@ mod tests {
 
     #[test]
     fn lists_are_cut() {
+        assert_eq!(brief(&"é".repeat(160)), "é".repeat(160));
+        assert_eq!(brief(&"é".repeat(161)).chars().count(), 160);
         assert_eq!(names(&["a", "b", "c"], 2), "a, b, and 1 more");
         assert_eq!(
             (count(1, "machine"), count(0, "machine")),

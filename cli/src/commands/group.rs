@@ -1,5 +1,8 @@
 //! `p2pinst group`
 
+use std::time::{Duration, Instant};
+
+use p2pinst_api::Client;
 use p2pinst_api::request::Groups;
 use p2pinst_api::view::GroupView;
 use p2pinst_types::hostexpr::HostExpr;
@@ -13,6 +16,11 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::format::{self, Table};
 use crate::signer::Signer;
+
+/// How long a node may take until it shows a group that it has just been given.
+const GRACE: Duration = Duration::from_secs(5);
+/// How often it is asked until then.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Make and show groups of machines
 ///
@@ -96,7 +104,7 @@ async fn create(context: &Context, args: CreateArgs) -> Result<(), CliError> {
     signer.add(Kind::GROUP, name.as_str().as_bytes(), &group)?;
     signer.submit(&mut client).await?;
 
-    let made = find(context, client.call(Groups {}).await?, &name)?;
+    let made = made(context, &mut client, &name).await?;
     let members = format::count(made.members.len(), "member");
     let list = if made.members.is_empty() {
         "; machines that match and join later will be in it".to_owned()
@@ -108,6 +116,17 @@ async fn create(context: &Context, args: CreateArgs) -> Result<(), CliError> {
         context.print_json(&made)?;
     }
     Ok(())
+}
+
+/// The group as the node shows it, which may be a moment after it has taken it.
+async fn made(context: &Context, client: &mut Client, name: &Name) -> Result<GroupView, CliError> {
+    let begun = Instant::now();
+    loop {
+        match find(context, client.call(Groups {}).await?, name) {
+            Err(_) if begun.elapsed() < GRACE => tokio::time::sleep(PAUSE).await,
+            found => return found,
+        }
+    }
 }
 
 fn find(context: &Context, groups: Vec<GroupView>, name: &Name) -> Result<GroupView, CliError> {

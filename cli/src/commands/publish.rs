@@ -258,7 +258,7 @@ async fn count_now(context: &Context, link: &mut Link<'_>, blob: BlobRef) -> Vec
     match link.call(CountHolders { blob }).await {
         Ok(holders) => holders.complete,
         Err(e) => {
-            context.tell(format_args!("It is not known who holds the package: {}.", e.error));
+            context.tell(format_args!("It is not known who holds the package: {e}."));
             Vec::new()
         }
     }

@@ -164,7 +164,7 @@ fn machines(deployment: &DeploymentView, all: bool) -> String {
             machine.name.to_string(),
             machine.state.clone(),
             if machine.up { "up".to_owned() } else { format!("down {since}") },
-            machine.detail.clone(),
+            format::brief(&machine.detail),
         ]);
     }
     let mut text = format!("\n{}\n{}", deployment.name, table.text("  "));

@@ -60,6 +60,8 @@ pub(crate) struct State {
     pub(crate) holders: Vec<Vec<Name>>,
     pub(crate) newer: Option<(String, Release)>,
     pub(crate) asked_for_status: bool,
+    /// How often it answers that it knows of no deployment, before it shows one.
+    pub(crate) slow: usize,
     pub(crate) lies_about_blobs: bool,
     pub(crate) refuses_cells: bool,
 }
@@ -101,6 +103,7 @@ impl Fake {
             holders: vec![vec![]],
             newer: None,
             asked_for_status: false,
+            slow: 0,
             lies_about_blobs: false,
             refuses_cells: false,
         }));
@@ -199,6 +202,11 @@ impl State {
             Request::CountHolders(_) => {
                 let complete = next(&mut self.holders);
                 say(Ok(Holders { asked: complete.len(), complete }))
+            }
+            Request::Status(ask) if self.slow > 0 => {
+                self.slow -= 1;
+                let what = ask.deployment.unwrap();
+                say::<StatusView>(Err(ApiError::new(ErrorKind::Invalid, format!("no {what}"))))
             }
             Request::Status(_) => say(Ok(self.status())),
             Request::History(ask) => {

@@ -164,7 +164,7 @@ fn a_publisher_that_waits_says_how_it_went() {
             vec![machine("n1", "installed"), machine("n2", "skipped"), machine("n3", last)],
         ]
     };
-    fake.with(|s| s.progress = script("installed"));
+    fake.with(|s| (s.progress, s.slow) = (script("installed"), 3));
     let ended = run(dir.path(), &wait);
     assert!(ended.ok().starts_with("alice-42 "));
     assert!(ended.stderr.contains("1/3 installed, 1 fetching, 1 pending"), "{}", ended.stderr);
