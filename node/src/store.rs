@@ -33,7 +33,9 @@ pub enum StoreFailure {
     Closed,
 }
 
-type Job = Box<dyn FnOnce(&mut Store) + Send>;
+/// Says what was done; called once the views are current.
+type Answer = Box<dyn FnOnce() + Send>;
+type Job = Box<dyn FnOnce(&mut Store) -> Answer + Send>;
 
 /// Cells to apply, and whom to tell.
 struct Apply {
@@ -89,54 +91,64 @@ pub fn start(mut store: Store, clock: Clock) -> std::io::Result<StoreHandle> {
         while let Some(command) = rx.blocking_recv() {
             let mut next = Some(command);
             while let Some(command) = next.take() {
-                match command {
-                    Command::Run(job) => job(&mut store),
+                let answers = match command {
+                    Command::Run(job) => vec![job(&mut store)],
                     Command::Apply(first) => {
-                        let mut group = vec![first];
-                        while group.len() < TOGETHER {
-                            match rx.try_recv() {
-                                Ok(Command::Apply(apply)) => group.push(apply),
-                                Ok(other) => {
-                                    next = Some(other);
-                                    break;
-                                }
-                                Err(_) => break,
-                            }
-                        }
-                        apply_group(&mut store, group, &thread_clock);
+                        let group;
+                        (group, next) = gather(first, &mut rx);
+                        apply_group(&mut store, group, &thread_clock)
                     }
-                }
+                };
+                // who reads the views after an answer must find there what it speaks of
+                let fresh = store.views();
+                views_tx.send_if_modified(|old| {
+                    let changed = !Arc::ptr_eq(old, &fresh);
+                    *old = fresh;
+                    changed
+                });
+                answers.into_iter().for_each(|answer| answer());
             }
-            let fresh = store.views();
-            views_tx.send_if_modified(|old| {
-                let changed = !Arc::ptr_eq(old, &fresh);
-                *old = fresh;
-                changed
-            });
         }
     })?;
     Ok(StoreHandle { tx, views, clock })
 }
 
+/// What waits already and can share a transaction; and the first command that cannot.
+fn gather(first: Apply, rx: &mut mpsc::Receiver<Command>) -> (Vec<Apply>, Option<Command>) {
+    let mut group = vec![first];
+    while group.len() < TOGETHER {
+        match rx.try_recv() {
+            Ok(Command::Apply(apply)) => group.push(apply),
+            Ok(other) => return (group, Some(other)),
+            Err(_) => break,
+        }
+    }
+    (group, None)
+}
+
 /// One transaction for several requests. When it fails, each is tried alone, so that nobody pays
 /// for another's cells.
-fn apply_group(store: &mut Store, group: Vec<Apply>, clock: &Clock) {
+fn apply_group(store: &mut Store, group: Vec<Apply>, clock: &Clock) -> Vec<Answer> {
+    let answer = |reply: oneshot::Sender<_>, result| -> Answer {
+        Box::new(move || drop(reply.send(result)))
+    };
     if group.len() > 1 {
         let cells = group.iter().flat_map(|a| a.cells.iter().cloned()).collect();
         let covered: Vec<Part> = group.iter().flat_map(|a| a.covered.iter().cloned()).collect();
         if let Ok(outcomes) = store.apply(cells, &covered, clock.now()) {
             let mut outcomes = outcomes.into_iter();
-            for apply in group {
+            let part = |apply: Apply| {
                 let part = outcomes.by_ref().take(apply.cells.len()).collect();
-                drop(apply.reply.send(Ok(part)));
-            }
-            return;
+                answer(apply.reply, Ok(part))
+            };
+            return group.into_iter().map(part).collect();
         }
     }
-    for Apply { cells, covered, reply } in group {
+    let alone = |Apply { cells, covered, reply }: Apply| {
         let result = store.apply(cells, &covered, clock.now());
-        drop(reply.send(result.map_err(Into::into)));
-    }
+        answer(reply, result.map_err(StoreFailure::from))
+    };
+    group.into_iter().map(alone).collect()
 }
 
 impl StoreHandle {
@@ -182,7 +194,10 @@ impl StoreHandle {
         job: impl FnOnce(&mut Store) -> T + Send + 'static,
     ) -> Result<T, StoreFailure> {
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |store| drop(reply.send(job(store))));
+        let job: Job = Box::new(move |store| {
+            let result = job(store);
+            Box::new(move || drop(reply.send(result)))
+        });
         self.tx.send(Command::Run(job)).await.map_err(|_| StoreFailure::Closed)?;
         answer.await.map_err(|_| StoreFailure::Closed)
     }
