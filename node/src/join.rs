@@ -212,6 +212,11 @@ pub async fn join(options: JoinOptions<'_>) -> Result<Joined, JoinError> {
     joined
 }
 
+/// Whether every member would refuse for this reason.
+fn is_final(refusal: Refusal) -> bool {
+    matches!(refusal, Refusal::Expired | Refusal::Revoked | Refusal::NameTaken | Refusal::UsedUp)
+}
+
 struct Joining<'a> {
     dir: &'a DataDir,
     token: Token,
@@ -299,7 +304,9 @@ impl<'a> Joining<'a> {
         })
     }
 
-    /// Tries the addresses of the token in turn. A refusal is final: every member would say it.
+    /// Tries the addresses of the token in turn. What one member says of the invite or the name,
+    /// every member would say; any other refusal may be that of a machine which took over the
+    /// address.
     async fn through_someone(
         mut self,
         net: &Net,
@@ -307,6 +314,7 @@ impl<'a> Joining<'a> {
         own: &Own,
     ) -> Result<Joined, JoinError> {
         let mut tried = String::new();
+        let mut refused = None;
         for addr in self.token.bootstrap.clone() {
             match net.dial(None, std::slice::from_ref(&addr)).await {
                 Ok(peer) => {
@@ -314,14 +322,21 @@ impl<'a> Joining<'a> {
                     self.settle(net, store, own, peer).await?;
                     return Ok(self.joined(own, addr));
                 }
-                Err(NetError::Refused { refusal, .. }) if refusal != Refusal::Unavailable => {
+                Err(NetError::Refused { refusal, .. }) => {
                     let name = self.identity.name.clone();
-                    return Err(JoinError::Refused { name, addr, refusal });
+                    let error = JoinError::Refused { name, addr, refusal };
+                    if is_final(refusal) {
+                        return Err(error);
+                    }
+                    refused.get_or_insert(error);
                 }
                 Err(error) => {
                     tried.push_str(&format!("  {error}\n"));
                 }
             }
+        }
+        if let Some(refused) = refused {
+            return Err(refused);
         }
         if tried.is_empty() {
             tried.push_str("  the token names no address");
