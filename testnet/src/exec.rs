@@ -66,6 +66,12 @@ impl Exec {
         self
     }
 
+    /// The program and its arguments.
+    #[must_use]
+    pub fn words(&self) -> &[OsString] {
+        &self.words
+    }
+
     /// The command as one would type it.
     #[must_use]
     pub fn shown(&self) -> String {

@@ -1,17 +1,19 @@
 //! Files, groups and packages that cannot be: each is refused, with a word on what to do.
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use p2pinst_testnet::cluster::says;
+use p2pinst_testnet::exec::Exec;
 use p2pinst_testnet::root::{add_shell, dpkg_status, expect_whole};
-use p2pinst_testnet::{Deb, Lab, Node};
+use p2pinst_testnet::{Deb, Lab, eventually};
+use serde_json::Value;
 
-use crate::harness::{cluster, deb, lacks, publish_to_all};
+use crate::harness::{SOON, cluster, deb, lacks, publish_to_all};
 
 /// Publishing must fail with these words, and leave no order behind.
 fn refused(lab: &Lab, file: &str, words: &[&str]) -> Result<()> {
@@ -53,8 +55,25 @@ fn what_cannot_be_read_is_refused() {
     cluster(1, |lab| {
         refused(lab, "missing.deb", &["missing.deb", "cannot read"])?;
         fs::create_dir(lab.dir().join("dir.deb"))?;
-        refused(lab, "dir.deb", &["dir.deb", "not a regular file"])
+        refused(lab, "dir.deb", &["dir.deb", "not a file"])?;
+        unreadable(lab)
     });
+}
+
+/// A file that this user may not read. Root may read any, unless that power is taken away.
+fn unreadable(lab: &Lab) -> Result<()> {
+    let n1 = lab.node(1)?;
+    let file = deb(lab, "secret", "1.0")?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o000))?;
+    let caps = "-dac_override,-dac_read_search";
+    let done = Exec::new("setpriv")
+        .args(["--bounding-set", caps, "--inh-caps", caps])
+        .args(publish_to_all(n1, &file, &[]).words())
+        .run()?
+        .fails_with(1)?;
+    says(&done, &["secret_1.0_all.deb", "permission denied"])?;
+    ensure!(n1.status()?.deployments.is_empty(), "an order was made");
+    Ok(())
 }
 
 #[test]
@@ -152,43 +171,81 @@ fn a_missing_dependency_is_named_and_nothing_is_unpacked() {
     });
 }
 
-/// A status of dpkg that is not whole must show in our status too.
-fn expect_noticed(on: &Node, deployment: &str, machine: &Node) -> Result<()> {
-    let seen = on.deployment(deployment)?;
-    let it = seen.machine(machine.name())?;
-    ensure!(it.state == "failed" && !it.detail.is_empty(), "the status is: {}", seen.line());
+/// Publishes a package whose script fails: the command, the status and the history tell.
+fn publish_broken(lab: &Lab, version: &str) -> Result<()> {
+    let [n1, n2] = [lab.node(1)?, lab.node(2)?];
+    let broken = Deb::new("scripted", version).script("postinst", "echo no luck >&2; exit 7");
+    let file = broken.build(lab.dir())?;
+    let done = publish_to_all(n1, &file, &["--wait"]).run()?.fails_with(1)?;
+    says(&done, &["scripted", "failed", "history"])?;
+    let seen = n1.status()?;
+    let order = seen.deployments.iter().find(|d| d.package.version == version);
+    let order = order.context("the order stands")?;
+    for node in [n1, n2] {
+        let machine = order.machine(node.name())?;
+        ensure!(machine.state == "failed", "the status is: {}", order.line());
+        ensure!(machine.detail.contains("dpkg"), "the detail is `{}`", machine.detail);
+        // What the package manager said stands in the history, for everybody.
+        eventually(SOON, "the history has it", || {
+            let history: Value = n1.json(["history", node.name()])?;
+            let last = history["entries"].as_array().and_then(|e| e.last()).context("none")?;
+            ensure!(last["package"]["version"] == version, "{history}");
+            ensure!(last["outcome"] == "failed" && last["exit_code"] == 1, "{history}");
+            ensure!(last["log"].as_str().is_some_and(|l| l.contains("no luck")), "{history}");
+            Ok(())
+        })?;
+    }
     Ok(())
 }
 
 #[test]
-fn a_failing_script_is_noticed_and_a_fix_gets_through() {
+fn a_failing_script_leaves_nothing_behind_and_a_fix_gets_through() {
+    scripted(|lab| {
+        publish_broken(lab, "1.0")?;
+        for node in lab.nodes() {
+            let there = dpkg_status(&node.root(), "scripted");
+            ensure!(there.is_err(), "{} is left with: {there:?}", node.name());
+            ensure!(!node.root().join("usr/share/scripted").exists(), "files are left");
+            expect_whole(&node.root())?;
+        }
+        publish_fixed(lab, "1.1")
+    });
+}
+
+#[test]
+fn a_failing_script_of_an_upgrade_is_noticed_and_a_fix_gets_through() {
+    scripted(|lab| {
+        publish_to_all(lab.node(1)?, &deb(lab, "scripted", "1.0")?, &["--wait"]).run()?.ok()?;
+        publish_broken(lab, "1.1")?;
+        for node in lab.nodes() {
+            // What dpkg cannot undo is not hidden either.
+            let status = dpkg_status(&node.root(), "scripted")?;
+            ensure!(status == "install ok half-configured 1.1", "dpkg says {status}");
+        }
+        publish_fixed(lab, "1.2")
+    });
+}
+
+/// Two nodes whose roots have a shell.
+fn scripted(play: impl FnOnce(&Lab) -> Result<()>) {
     if lacks("busybox", "busybox-static") {
         return;
     }
     cluster(2, |lab| {
-        let [n1, n2] = [lab.node(1)?, lab.node(2)?];
-        add_shell(&n1.root())?;
-        add_shell(&n2.root())?;
-        let broken = Deb::new("scripted", "1.0").script("postinst", "echo no luck >&2; exit 7");
-        let file = broken.build(lab.dir())?;
-        let done = publish_to_all(n1, &file, &["--wait"]).run()?.fails_with(1)?;
-        says(&done, &["scripted"])?;
-        let id = n1.status()?.deployments.first().context("one order")?.id.clone();
-        for node in [n1, n2] {
-            expect_noticed(n1, &id, node)?;
-            let status = dpkg_status(&node.root(), "scripted")?;
-            ensure!(status.contains("half-configured"), "dpkg says {status}");
-        }
-        let fixed =
-            Deb::new("scripted", "1.1").script("postinst", "touch /ran").build(lab.dir())?;
-        publish_to_all(n1, &fixed, &["--wait"]).run()?.ok()?;
-        for node in [n1, n2] {
-            node.installs("scripted", "1.1", crate::harness::SOON)?;
-            expect_whole(&node.root())?;
-            ensure!(node.root().join("ran").exists(), "the script did not run");
-        }
-        Ok(())
+        lab.nodes().iter().try_for_each(|n| add_shell(&n.root()))?;
+        play(lab)
     });
+}
+
+fn publish_fixed(lab: &Lab, version: &str) -> Result<()> {
+    let fixed = Deb::new("scripted", version).script("postinst", "touch /ran").build(lab.dir())?;
+    publish_to_all(lab.node(1)?, &fixed, &["--wait"]).run()?.ok()?;
+    for node in lab.nodes() {
+        node.installs("scripted", version, SOON)?;
+        expect_whole(&node.root())?;
+        ensure!(node.root().join("ran").exists(), "the script did not run");
+    }
+    Ok(())
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
+use p2pinst_testnet::cluster::says;
 use p2pinst_testnet::exec::Done;
 use p2pinst_testnet::root::{dpkg_status, expect_installed};
 use p2pinst_testnet::view::Status;
@@ -109,18 +110,23 @@ fn a_machine_that_joins_late_gets_the_newest_from_its_peers() {
     scenario(4, |lab| {
         let [n1, n2, n4] = [lab.node(1)?, lab.node(2)?, lab.node(4)?];
         n1.init()?;
-        let token = n1.invite(&Invite::label("gpu=true").uses(3))?;
+        let token = n1.invite(&Invite::label("gpu=true").uses(2))?;
         n2.join(&token)?;
         lab.node(3)?.join(&token)?;
         lab.meet(3)?;
+        // A token names the members that its maker has met.
+        let late = n1.invite(&Invite::label("gpu=true"))?;
         n1.ok(["group", "create", "gpu", "--select", "gpu=true"])?;
+        let mut newest = String::new();
         for version in ["1.0", "1.1"] {
             let file = Deb::new("late", version).payload(2 << 20).build(lab.dir())?;
-            n1.publish(&file, &["--group", "gpu", "--urgent", "--wait"])?;
+            newest = n1.publish(&file, &["--group", "gpu", "--urgent", "--wait"])?.deployment;
         }
         n1.kill()?;
-        n4.join(&token)?;
+        n4.join(&late)?;
         n4.installs("late", "1.1", SOON)?;
+        // From now on the history has it, too.
+        n4.sees_state(&newest, "n4", "installed", SOON)?;
         let history: Value = n4.json(["history"])?;
         let entries = history["entries"].as_array().context("entries")?.len();
         ensure!(entries == 1, "what was superseded is skipped, but: {history}");
@@ -178,8 +184,8 @@ fn every_command_has_help_and_the_version_is_told() {
             let help = node.ok([command, "--help"])?;
             ensure!(help.contains("--json") && help.contains("--data-dir"), "{help}");
         }
-        // Without a node, and with words that make no sense.
-        node.refused(3, ["status"])?;
+        // Without a cluster, and with words that make no sense.
+        says(&node.refused(1, ["status"])?, &["p2pinst", "init", "join"])?;
         node.refused(2, ["publish"])?;
         node.refused(2, ["nonsense"])?;
         Ok(())

@@ -1,13 +1,16 @@
 //! Whoever is no member gets a closed connection, and both sides note why.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use p2pinst_testnet::cluster::says;
+use p2pinst_testnet::root::dpkg_status;
 use p2pinst_testnet::{Invite, Node, eventually};
 
 use crate::harness::{SOON, cluster, deb, publish_to_all, scenario};
 
-fn logs(node: &Node, words: &[&str]) -> Result<()> {
+fn notes(node: &Node, words: &[&str]) -> Result<()> {
     eventually(SOON, &format!("{} notes {words:?}", node.name()), || {
         let log = node.log_text().to_lowercase();
         let found = log.lines().any(|l| words.iter().all(|w| l.contains(w)));
@@ -16,21 +19,65 @@ fn logs(node: &Node, words: &[&str]) -> Result<()> {
     })
 }
 
+/// n1 makes the cluster `lab`, n2 the cluster `other`.
+fn two_clusters(n1: &Node, n2: &Node) -> Result<()> {
+    n1.init()?;
+    n2.init_as("other").run()?.ok()?;
+    n2.prepare_root()?;
+    n2.start()
+}
+
 #[test]
-fn a_node_of_another_cluster_is_refused_and_both_note_why() {
+fn daemons_of_two_clusters_that_meet_part_and_both_note_why() {
     scenario(3, |lab| {
         let [n1, n2, n3] = [lab.node(1)?, lab.node(2)?, lab.node(3)?];
-        n1.init()?;
-        n2.init_as("other").run()?.ok()?;
-        n2.prepare_root()?;
-        n2.start()?;
-        // n3 is of the cluster of n2, but knows an address of the cluster of n1 as well.
-        let doors = [n1.listen(), n2.listen()];
-        let doors = Invite::default().with(&["--bootstrap", &doors[0], "--bootstrap", &doors[1]]);
+        two_clusters(n1, n2)?;
+        n3.join(&n2.invite(&Invite::default())?)?;
+        n3.sees_up(2, SOON)?;
+        // The address of n2 changes hands: its machine is now a member of the cluster of n1.
+        n2.kill()?;
+        fs::rename(n2.data(), lab.dir().join("old"))?;
+        n2.join(&n1.invite(&Invite::default())?)?;
+        n1.sees_up(2, SOON)?;
+        // n3 looks for the old n2 there.
+        notes(n3, &["refused", "another cluster"])?;
+        notes(n2, &["refused", "another cluster"])?;
+        n3.sees_up(1, SOON)?;
+        for (node, names) in [(n1, ["n1", "n2"]), (n2, ["n1", "n2"]), (n3, ["n2", "n3"])] {
+            let mut seen: Vec<_> = node.roster()?.nodes.into_iter().map(|n| n.name).collect();
+            seen.sort();
+            ensure!(seen == names, "the roster of {} is {seen:?}", node.name());
+        }
+        publish_to_all(n1, &deb(lab, "ours", "1.0")?, &["--wait"]).run()?.ok()?;
+        n2.installs("ours", "1.0", SOON)?;
+        ensure!(dpkg_status(&n3.root(), "ours").is_err(), "n3 got what is not for it");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_token_that_leads_to_another_cluster_lets_nobody_in_and_both_sides_tell_why() {
+    scenario(3, |lab| {
+        let [n1, n2, n3] = [lab.node(1)?, lab.node(2)?, lab.node(3)?];
+        two_clusters(n1, n2)?;
+        let wrong = n2.invite(&Invite::default().with(&["--bootstrap", &n1.listen()]))?;
+        says(&n3.join_with(&wrong).run()?.fails_with(1)?, &["10.77.0.1", "another cluster"])?;
+        notes(n1, &["refused", "another cluster"])?;
+        ensure!(n1.roster()?.nodes.len() == 1 && n2.roster()?.nodes.len() == 1);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_wrong_door_beside_a_right_one_does_no_harm() {
+    scenario(3, |lab| {
+        let [n1, n2, n3] = [lab.node(1)?, lab.node(2)?, lab.node(3)?];
+        two_clusters(n1, n2)?;
+        let [wrong, right] = [n1.listen(), n2.listen()];
+        let doors = Invite::default().with(&["--bootstrap", &wrong, "--bootstrap", &right]);
         n3.join(&n2.invite(&doors)?)?;
         n3.sees_up(2, SOON)?;
-        logs(n1, &["cluster", "refused"])?;
-        logs(n3, &["cluster", "refused"])?;
+        notes(n1, &["refused", "another cluster"])?;
         ensure!(n1.roster()?.nodes.len() == 1, "n1 has let somebody in");
         Ok(())
     });
