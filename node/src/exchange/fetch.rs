@@ -209,13 +209,15 @@ impl Running<'_> {
                     self.step(Input::Tick)
                 }
             };
-            if complete {
-                return Ok(());
-            }
-            if synced.elapsed() >= SYNC && matches!(self.stage, Stage::Pieces(_)) {
+            let due = synced.elapsed() >= SYNC && matches!(self.stage, Stage::Pieces(_));
+            if complete || due {
+                // of a complete blob: waits for the task that is just making it so
                 let (blobs, root) = (self.exchange.blobs.clone(), self.blob.root);
                 tokio::task::spawn_blocking(move || blobs.sync(&root)).await??;
                 synced = Instant::now();
+            }
+            if complete {
+                return Ok(());
             }
         }
     }
