@@ -28,6 +28,8 @@ use crate::store::{StoreFailure, StoreHandle};
 const ROUNDS: usize = 64;
 /// Syncs under way at once.
 const AT_ONCE: usize = 4;
+/// How long a writer waits for peers to tell what they know of its log.
+const FRESH: Duration = Duration::from_millis(1500);
 /// Peers that may wait for a sync.
 const WAITING: usize = 1024;
 
@@ -228,8 +230,7 @@ impl Control {
             let (net, store) = (self.net.clone(), self.store.clone());
             syncs.spawn(async move { sync_with(&net, &store, peer).await });
         }
-        let patience = Duration::from_secs(3);
-        drop(tokio::time::timeout(patience, syncs.join_all()).await);
+        drop(tokio::time::timeout(FRESH, syncs.join_all()).await);
     }
 
     /// Tells all members of cells that are stored here. Returns how many peers are connected.

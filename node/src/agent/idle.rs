@@ -12,7 +12,6 @@ use tracing::{info, warn};
 pub type Idle = watch::Receiver<Result<(), String>>;
 
 /// The current idleness, and the task that keeps it current.
-#[must_use]
 pub fn watch(config: IdleConfig, shutdown: CancellationToken) -> (Idle, impl Future<Output = ()>) {
     let unknown = "the load has not been measured for long enough yet".to_owned();
     let (tx, idle) = watch::channel(Err(unknown));

@@ -18,6 +18,9 @@ use crate::exchange::{FetchError, Sources};
 /// A pause before what failed for a passing reason is tried again.
 const PASSING: Duration = Duration::from_secs(15);
 
+/// A pause before a fetch that found nobody is tried again.
+const STARVED: Duration = Duration::from_secs(5);
+
 /// When an order that failed may be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
@@ -137,27 +140,40 @@ impl Job {
         if let Some(path) = blobs.path(&blob.root) {
             return Ok(path);
         }
-        self.idle().await;
-        let _slot = self.context.fetches.acquire().await;
-        self.report(State::Fetching, String::new());
         let begun = Instant::now();
-        let fetched = self.context.exchange.fetch(blob, self.sources()).await;
-        let fetched = fetched.map_err(|e| Failed {
-            reason: format!("cannot fetch {}: {e}", self.order.release.file),
-            retry: match e {
-                FetchError::Layer(_) => Retry::Never,
-                _ => Retry::soon(),
-            },
-            history: None,
-        })?;
-        info!(
-            deployment = %self.name,
-            bytes = blob.len(),
-            millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-            sources = fetched.sources,
-            duplicate_bytes = fetched.duplicate,
-            "fetched"
-        );
+        loop {
+            self.idle().await;
+            let slot = self.context.fetches.acquire().await;
+            self.report(State::Fetching, String::new());
+            let fetched = self.context.exchange.fetch(blob, self.sources()).await;
+            drop(slot);
+            match fetched {
+                Ok(fetched) => {
+                    info!(
+                        deployment = %self.name,
+                        bytes = blob.len(),
+                        millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+                        sources = fetched.sources,
+                        duplicate_bytes = fetched.duplicate,
+                        "fetched"
+                    );
+                    break;
+                }
+                // others get their turn; whoever comes back may bring it
+                Err(error @ FetchError::Starved) => {
+                    self.report(State::Waiting, error.to_string());
+                    tokio::time::sleep(STARVED).await;
+                }
+                Err(error) => {
+                    let retry = match error {
+                        FetchError::Layer(_) => Retry::Never,
+                        _ => Retry::soon(),
+                    };
+                    let reason = format!("cannot fetch {}: {error}", self.order.release.file);
+                    return Err(Failed { reason, retry, history: None });
+                }
+            }
+        }
         blobs.path(&blob.root).ok_or_else(|| Failed {
             reason: "the fetched file is gone".to_owned(),
             retry: Retry::soon(),

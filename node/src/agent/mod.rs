@@ -35,8 +35,8 @@ pub use idle::{Idle, watch as watch_idleness};
 pub use job::{End, Retry};
 pub use reporter::{Reporter, entries as history_entries};
 
-/// Orders that are fetched or wait for their turn at once.
-const JOBS: usize = 64;
+/// Orders that are fetched or wait for their turn at once; a job that waits is a small task.
+const JOBS: usize = 1024;
 /// Orders whose pieces come in at once.
 const FETCHES: usize = 4;
 /// What failed for a passing reason (a full disk) is tried again after this.
@@ -286,10 +286,7 @@ impl Agent {
         if self.jobs.contains_key(&order.id) || self.jobs.len() >= JOBS {
             return;
         }
-        let attempt = match self.next_attempt(&order.id) {
-            Some(attempt) => attempt,
-            None => return,
-        };
+        let Some(attempt) = self.next_attempt(&order.id) else { return };
         self.failed.remove(&order.id);
         let name = views
             .order(order.id.as_bytes())

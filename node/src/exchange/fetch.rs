@@ -35,6 +35,8 @@ const LAYER_PATIENCE: Duration = Duration::from_secs(3);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// How long nobody may have anything before the DHT is asked, and between two questions.
 const LOOK: Duration = Duration::from_secs(5);
+/// A fetch that gets nothing new for so long gives up its place to others.
+const STARVED: Duration = Duration::from_secs(20);
 /// Sources that the DHT has named.
 const FOUND: usize = 64;
 /// Sources in use at once.
@@ -55,6 +57,9 @@ pub enum FetchError {
     /// Its layer cannot be.
     #[error("cannot fetch: {0}")]
     Layer(#[from] LayerError),
+    /// Nobody who can be reached has what is missing. What has come stays.
+    #[error("no node that can be reached has all of it")]
+    Starved,
     /// A blocking task was ended: the node is stopping.
     #[error("the node is stopping")]
     Stopping(#[from] tokio::task::JoinError),
@@ -94,6 +99,8 @@ struct Running<'a> {
     stage: Stage,
     begun: Instant,
     looked: Instant,
+    /// When the last new piece came.
+    fed: Instant,
     links: BTreeMap<NodeId, Link>,
     have: BTreeMap<NodeId, Bitmap>,
     retries: BTreeMap<NodeId, Retry>,
@@ -107,11 +114,11 @@ struct Running<'a> {
 }
 
 impl Exchange {
-    /// Fetches a blob, or what is missing of it. Goes on until it is complete; end it by dropping
-    /// the future. What has come stays.
+    /// Fetches a blob, or what is missing of it. Ends when it is complete, or when nothing has come
+    /// for a while; end it earlier by dropping the future. What has come stays.
     ///
     /// # Errors
-    /// When the disk fails or is full.
+    /// When the disk fails or is full, or nobody has what is missing.
     pub async fn fetch(&self, blob: BlobRef, sources: Sources) -> Result<Fetched, FetchError> {
         if self.blobs.status(&blob.root).is_some_and(|s| s.complete) {
             return Ok(Fetched::default());
@@ -126,6 +133,7 @@ impl Exchange {
             stage: Stage::Layer { pages: LayerPages::new(blob)?, from: None },
             begun: Instant::now(),
             looked: Instant::now(),
+            fed: Instant::now(),
             links: BTreeMap::new(),
             have: BTreeMap::new(),
             retries: BTreeMap::new(),
@@ -201,6 +209,9 @@ impl Running<'_> {
                 Some((peer, event)) = received.recv() => self.on_event(peer, event).await?,
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => false,
                 _ = tick.tick() => {
+                    if self.fed.elapsed() >= STARVED {
+                        return Err(FetchError::Starved);
+                    }
                     self.connect();
                     self.replace_layer_source();
                     if self.have.is_empty() && self.looked.elapsed() >= LOOK {
@@ -290,6 +301,7 @@ impl Running<'_> {
                     self.done.duplicate += bytes;
                 } else {
                     self.gave.insert(peer);
+                    self.fed = Instant::now();
                     self.exchange.more(&self.blob.root);
                 }
                 return Ok(self.step(Input::Verified { peer, piece }));

@@ -40,9 +40,9 @@ impl Exchange {
         let mut body = Vec::new();
         let first = read_message(&mut reader, &mut body);
         let first = tokio::time::timeout(wire::STALLED, first).await;
-        let root = match first.map_err(|_| io::ErrorKind::TimedOut)?? {
-            Some(ToSource::Open { root }) => root,
-            _ => return Err(io::ErrorKind::InvalidData.into()),
+        let first = first.map_err(|_| io::ErrorKind::TimedOut)??;
+        let Some(ToSource::Open { root }) = first else {
+            return Err(io::ErrorKind::InvalidData.into());
         };
         let progress = self.progress(&root);
         let Some(status) = self.status_soon(&root, progress.clone()).await else {

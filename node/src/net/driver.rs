@@ -36,6 +36,8 @@ pub(super) struct Driver {
     topic: IdentTopic,
     dials: HashMap<ConnectionId, (String, DialReply)>,
     waiting: HashMap<PeerId, Vec<(Protocol, OpenReply)>>,
+    /// Open connections, and whether this node dialled them.
+    connections: HashMap<PeerId, Vec<(ConnectionId, bool)>>,
     providers: HashMap<QueryId, (Vec<NodeId>, oneshot::Sender<Vec<NodeId>>)>,
 }
 
@@ -90,6 +92,7 @@ impl Driver {
             topic: settings.topic(),
             dials: HashMap::new(),
             waiting: HashMap::new(),
+            connections: HashMap::new(),
             providers: HashMap::new(),
         }
     }
@@ -216,13 +219,18 @@ impl Driver {
 
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                let open = self.connections.entry(peer_id).or_default();
+                open.push((connection_id, endpoint.is_dialer()));
                 self.on_connected(peer_id, connection_id);
+                self.close_double(peer_id);
             }
-            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
-                if let Some(node) = node_id(&peer_id) {
-                    self.swarm.behaviour_mut().kad.remove_peer(&peer_id);
-                    self.peers.down(node);
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
+                if let Some(open) = self.connections.get_mut(&peer_id) {
+                    open.retain(|(id, _)| *id != connection_id);
+                }
+                if num_established == 0 {
+                    self.on_disconnected(peer_id);
                 }
             }
             SwarmEvent::OutgoingConnectionError { peer_id, connection_id, error } => {
@@ -240,6 +248,28 @@ impl Driver {
                 warn!(?addresses, ?reason, "no longer listening");
             }
             _ => {}
+        }
+    }
+
+    fn on_disconnected(&mut self, peer: PeerId) {
+        self.connections.remove(&peer);
+        if let Some(node) = node_id(&peer) {
+            self.swarm.behaviour_mut().kad.remove_peer(&peer);
+            self.peers.down(node);
+        }
+    }
+
+    /// Two nodes that dialled each other have two connections. The one that the lower id dialled
+    /// stays; the node with the higher id closes its own.
+    fn close_double(&mut self, peer: PeerId) {
+        if *self.swarm.local_peer_id() < peer {
+            return;
+        }
+        let open = self.connections.get(&peer).cloned().unwrap_or_default();
+        if open.iter().any(|(_, dialled)| !dialled) {
+            for (id, _) in open.iter().filter(|(_, dialled)| *dialled) {
+                self.swarm.close_connection(*id);
+            }
         }
     }
 
