@@ -12,10 +12,11 @@ use p2pinst_types::{Name, PublicKey};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use crate::args;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::format::Table;
-use crate::keystore::{Key, ROOT};
+use crate::keystore::{Key, Keystore, ROOT};
 
 /// Longest passphrase file, in bytes.
 const PASSPHRASE_MAX: u64 = 4096;
@@ -37,8 +38,8 @@ pub(crate) enum KeyCommand {
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Example:\n  p2pinst key new alice")]
 pub(crate) struct NewArgs {
-    /// The key's name
-    name: Name,
+    /// The key's name [default: your user name or this machine's, with a number if that is taken]
+    name: Option<Name>,
 }
 
 /// List the keys on this machine, and what they may do
@@ -116,7 +117,10 @@ pub(super) async fn run(context: &Context, command: KeyCommand) -> Result<(), Cl
 }
 
 fn new(context: &Context, args: NewArgs) -> Result<(), CliError> {
-    let name = args.name;
+    let name = match args.name {
+        Some(name) => name,
+        None => default_name(&context.keystore())?,
+    };
     refuse_root(&name)?;
     let secret = SecretKey::generate()?;
     let key = secret.public();
@@ -129,6 +133,27 @@ fn new(context: &Context, args: NewArgs) -> Result<(), CliError> {
          p2pinst grant {key} --name {name} --role operator --role publisher"
     ));
     context.print(format_args!("{key}\n"))
+}
+
+/// The name of whoever runs the command, else the host's; the first of `alice`, `alice-2`,
+/// `alice-3` that is free.
+fn default_name(keystore: &Keystore) -> Result<Name, CliError> {
+    let not_root = |name: &Name| name.as_str() != ROOT;
+    let base = args::user().or_else(args::hostname).filter(not_root);
+    let base = base.map_or_else(|| "admin".to_owned(), |name| name.to_string());
+    let numbered = |n: usize| {
+        let tail = if n == 1 { String::new() } else { format!("-{n}") };
+        let head: String = base.chars().take(Name::MAX.saturating_sub(tail.len())).collect();
+        format!("{head}{tail}").parse::<Name>()
+    };
+    let taken = keystore.names()?.len();
+    // of one more name than there are keys, one is free
+    (1..=taken.saturating_add(1))
+        .filter_map(|n| numbered(n).ok())
+        .find(|name| !keystore.has(name))
+        .ok_or_else(|| {
+            CliError::failed("no name for the key").hint("name it: p2pinst key new NAME")
+        })
 }
 
 fn refuse_root(name: &Name) -> Result<(), CliError> {

@@ -218,6 +218,18 @@ fn the_data_dir_is_taken_before_and_after_the_command() {
 }
 
 #[test]
+fn a_key_without_a_name_gets_one_that_is_free() {
+    let dir = temp();
+    let made = |_| {
+        let made = run(dir.path(), &["--json", "key", "new"]);
+        let made: serde_json::Value = serde_json::from_str(made.ok()).unwrap();
+        made["name"].as_str().unwrap().to_owned()
+    };
+    let names: Vec<String> = (0..3).map(made).collect();
+    assert_eq!(names[1..], [format!("{}-2", names[0]), format!("{}-3", names[0])]);
+}
+
+#[test]
 fn keys_are_made_listed_exported_and_imported() {
     let dir = temp();
     let made = run(dir.path(), &["key", "new", "alice"]);
