@@ -101,7 +101,7 @@ fn rot(node: &Node) -> Result<()> {
 }
 
 #[test]
-fn anytime_wrong_bytes_of_a_peer_are_noticed_and_others_are_asked() {
+fn anytime_what_a_disk_damaged_is_noticed_and_never_leaves() {
     cluster(3, |lab| {
         let [n1, n2, n3] = [lab.node(1)?, lab.node(2)?, lab.node(3)?];
         n1.ok(["group", "create", "second", "--hosts", "n2"])?;
@@ -116,6 +116,8 @@ fn anytime_wrong_bytes_of_a_peer_are_noticed_and_others_are_asked() {
         let payload = "usr/share/rotten/payload";
         let [a, b] = [fs::read(n2.root().join(payload))?, fs::read(n3.root().join(payload))?];
         ensure!(a == b, "the bytes that n3 installed are not those that n2 did");
+        ensure!(n2.log_text().contains("disk damaged"), "n2 has not noticed");
+        ensure!(!n3.log_text().contains("wrong bytes"), "n2 has sent what its disk damaged");
         Ok(())
     });
 }
