@@ -8,7 +8,7 @@ need() {
     local want missing=()
     export PATH="$PATH:/usr/sbin:/sbin"
     for want in "$@"; do
-        command -v "${want%%:*}" >/dev/null || missing+=("${want#*:}")
+        type -P "${want%%:*}" >/dev/null || missing+=("${want#*:}")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)

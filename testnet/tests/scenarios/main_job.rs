@@ -7,7 +7,7 @@ use p2pinst_testnet::cluster::says;
 use p2pinst_testnet::exec::Done;
 use p2pinst_testnet::root::{dpkg_status, expect_installed};
 use p2pinst_testnet::view::Status;
-use p2pinst_testnet::{Deb, Invite, Lab};
+use p2pinst_testnet::{Deb, Invite, Lab, Node};
 use serde_json::Value;
 
 use crate::harness::{SOON, cluster, deb, publish_to_all, scenario};
@@ -152,25 +152,51 @@ fn history_tells_what_was_done_on_every_node() {
     });
 }
 
+/// Restarts a node with another idea of how much load of others is quiet, in percent.
+fn quiet_below(node: &Node, percent: &str) -> Result<()> {
+    node.stop()?;
+    let file = node.data().join("config.toml");
+    let text = fs::read_to_string(&file)?;
+    let wanted = [("cpu_percent", percent), ("interval_secs", "1"), ("sample_secs", "1")];
+    let mut found = 0;
+    let lines = text.lines().map(|line| {
+        let key = line.split('=').next().unwrap_or_default().trim();
+        match wanted.iter().find(|(k, _)| *k == key) {
+            Some((_, value)) => {
+                found += 1;
+                format!("{key} = {value}\n")
+            }
+            None => format!("{line}\n"),
+        }
+    });
+    let text: String = lines.collect();
+    ensure!(found == wanted.len(), "{} has other keys:\n{text}", file.display());
+    fs::write(&file, text)?;
+    node.start()
+}
+
 #[test]
 fn an_order_without_urgent_is_done_when_the_node_is_idle() {
-    cluster(2, |lab| {
+    cluster(3, |lab| {
+        let [n1, n2, n3] = [lab.node(1)?, lab.node(2)?, lab.node(3)?];
+        // Other tests may keep the processors busy: n2 calls that quiet, n3 nothing.
+        quiet_below(n2, "101.0")?;
+        quiet_below(n3, "0.0")?;
+        lab.meet(3)?;
         let file = deb(lab, "patient", "1.0")?;
-        let published = lab.node(1)?.publish(&file, &["--group", "all"])?;
-        let seen = lab.node(1)?.deployment(&published.deployment)?;
-        ensure!(seen.mode == "load-aware", "its mode is {}", seen.mode);
-        // Other tests may keep the processors busy, so that it has to wait with a reason.
-        let at = p2pinst_testnet::eventually(SOON, "n2 installs, or says why not yet", || {
-            let seen = lab.node(1)?.deployment(&published.deployment)?;
-            let n2 = seen.machine("n2")?.clone();
-            let explained = n2.state == "waiting" && !n2.detail.is_empty();
-            ensure!(n2.state == "installed" || explained, "the status is: {}", seen.line());
-            Ok(n2.state)
-        })?;
-        if at == "installed" {
-            expect_installed(&lab.node(2)?.root(), "patient", "1.0")?;
-        }
-        Ok(())
+        let published = n1.publish(&file, &["--group", "all"])?;
+        let id = &published.deployment;
+        ensure!(n1.deployment(id)?.mode == "load-aware", "it is not load-aware");
+        n2.installs("patient", "1.0", SOON)?;
+        let seen = n1.sees_state(id, "n3", "waiting", SOON)?;
+        let detail = &seen.machine("n3")?.detail;
+        ensure!(detail.contains("idle") && detail.contains("other programs"), "`{detail}`");
+        // What is urgent does not wait, and does not take the rest along.
+        publish_to_all(n1, &deb(lab, "pressing", "1.0")?, &["--wait"]).run()?.ok()?;
+        n3.installs("pressing", "1.0", SOON)?;
+        ensure!(dpkg_status(&n3.root(), "patient").is_err(), "n3 did not wait");
+        quiet_below(n3, "101.0")?;
+        n3.installs("patient", "1.0", SOON)
     });
 }
 
