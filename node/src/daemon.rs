@@ -37,7 +37,7 @@ use crate::store::{self, Own, StoreHandle};
 const STREAMS: usize = 512;
 /// Admissions that may wait to be announced.
 const ANNOUNCEMENTS: usize = 64;
-/// How long the tasks may take to end.
+/// How long the tasks may take to end, once the package manager is done.
 const GOODBYE: Duration = Duration::from_secs(8);
 
 /// What the daemon is started with.
@@ -99,7 +99,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         Settings { cluster: identity.cluster, ping: Duration::from_secs(config.ping_secs.into()) };
     let net_config =
         NetConfig { key, listen: config.listen.clone(), keeper: Arc::new(keeper), peers, settings };
-    let (net, events, driver) = net::start(net_config, shutdown.clone()).await?;
+    // the agent stops first; what it still has to tell needs the rest of the node
+    let closing = CancellationToken::new();
+    let (net, events, driver) = net::start(net_config, closing.clone()).await?;
 
     let blobs = {
         let blobs_dir = dir.blobs();
@@ -109,7 +111,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let interval = Duration::from_secs(config.sync_secs.into());
     let (control, control_task) = Control::new(net.clone(), store.clone(), announcements, interval);
     let (replicas, outbox) = Replicas::new(Arc::clone(&own), net.clone(), store.clone());
-    let (idle, sampling) = watch_idleness(config.idle, shutdown.clone());
+    let (idle, sampling) = watch_idleness(config.idle, closing.clone());
     let (agent, reporting) = Agent::new(Parts {
         own: Arc::clone(&own),
         store: store.clone(),
@@ -148,24 +150,32 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
 
     let mut tasks = JoinSet::new();
     tasks.spawn(driver);
-    tasks.spawn(control_task.run(shutdown.clone()));
-    tasks.spawn(outbox.run(shutdown.clone()));
+    tasks.spawn(control_task.run(closing.clone()));
+    tasks.spawn(outbox.run(closing.clone()));
     tasks.spawn(sampling);
-    tasks.spawn(reporting.run(shutdown.clone()));
-    tasks.spawn(agent.run(shutdown.clone()));
-    tasks.spawn(api.run(listener, shutdown.clone()));
-    tasks.spawn(mesh.run(shutdown.clone()));
-    tasks.spawn(server.run(events, shutdown.clone()));
+    tasks.spawn(reporting.run(closing.clone()));
+    tasks.spawn(api.run(listener, closing.clone()));
+    tasks.spawn(mesh.run(closing.clone()));
+    tasks.spawn(server.run(events, closing.clone()));
+    let mut working = JoinSet::new();
+    working.spawn(agent.run(shutdown.clone()));
     info!(name = %identity.name, id = %own.node, root = %root.display(), "the node is running");
 
     // any task that ends before shutdown has failed: better to restart than to limp
-    if tasks.join_next().await.is_some() && !shutdown.is_cancelled() {
-        shutdown.cancel();
-        drop(tokio::time::timeout(GOODBYE, tasks.join_all()).await);
-        return Err(anyhow!("a part of the node has ended; the log above says why"));
-    }
+    let failed = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => false,
+        _ = working.join_next() => !shutdown.is_cancelled(),
+        _ = tasks.join_next() => true,
+    };
+    shutdown.cancel();
+    drop(working.join_all().await); // a package manager that is at work ends first
+    closing.cancel();
     if tokio::time::timeout(GOODBYE, tasks.join_all()).await.is_err() {
         warn!("some tasks did not end in time");
+    }
+    if failed {
+        return Err(anyhow!("a part of the node has ended; the log above says why"));
     }
     p2pinst_files::remove(&dir.socket())?;
     info!("stopped");

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dht_store::Views;
-use p2pinst_install::journal::{Journal, JournalError};
+use p2pinst_install::journal::{Journal, JournalError, Step, Unfinished};
 use p2pinst_install::plan::{Decision, Line, LinePlan, Order, plan};
 use p2pinst_install::{Dpkg, Patience, RootError};
 use p2pinst_types::DeploymentId;
@@ -103,7 +103,7 @@ pub struct Parts {
 /// See the module.
 pub struct Agent {
     context: Context,
-    unfinished: Vec<p2pinst_install::journal::Unfinished>,
+    unfinished: Vec<Unfinished>,
     jobs: BTreeMap<DeploymentId, CancellationToken>,
     running: JoinSet<(DeploymentId, End)>,
     /// Orders that failed in this life or before, and when they may be tried again.
@@ -120,9 +120,7 @@ impl std::fmt::Debug for Agent {
 ///
 /// # Errors
 /// When the root has no package database or the journal cannot be read.
-pub fn open(
-    parts: &Parts,
-) -> Result<(Dpkg, Journal, Vec<p2pinst_install::journal::Unfinished>), AgentError> {
+pub fn open(parts: &Parts) -> Result<(Dpkg, Journal, Vec<Unfinished>), AgentError> {
     let dpkg = Dpkg::open(&parts.root, &parts.dpkg_log)?;
     p2pinst_files::make_private_dir(&parts.journal)?;
     let (journal, unfinished) = Journal::open(&parts.journal)?;
@@ -194,6 +192,9 @@ impl Agent {
         }
         for cancel in self.jobs.values() {
             cancel.cancel();
+        }
+        if !self.running.is_empty() {
+            info!("waiting for the package manager to finish");
         }
         while self.running.join_next().await.is_some() {}
     }
@@ -308,8 +309,9 @@ impl Agent {
         match (self.failed.get(id), last) {
             (Some(retry), _) => retry.is_due().then_some(attempt),
             // failed in an earlier life, after the package manager had run: an operator's turn
-            (None, Some(r)) if r.step == p2pinst_install::journal::Step::Failed => {
-                r.history.is_none().then_some(attempt)
+            (None, Some(r)) if r.step == Step::Failed => {
+                let ran = journal.history().any(|e| e.deployment == *id);
+                (!ran).then_some(attempt)
             }
             _ => Some(attempt),
         }

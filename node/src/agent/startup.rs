@@ -2,18 +2,46 @@
 
 use std::sync::Arc;
 
+use dht_store::Store;
 use p2pinst_install::journal::{Record, Step, Unfinished};
+use p2pinst_types::Kind;
 use p2pinst_types::record::{Action, HistoryEntry, State};
 use tracing::{info, warn};
 
 use super::Context;
+use super::reporter::entries;
 
 /// Repairs the package database, then asks it how far each interrupted install came. One that is
 /// properly there is recorded as installed; any other is begun anew by the reconcile loop.
 pub(super) async fn resolve(context: &Context, unfinished: Vec<Unfinished>) {
     repair(context).await;
+    tell_again(context).await;
     for record in unfinished.into_iter().filter(|r| r.step == Step::Installing) {
         resolve_one(context, record).await;
+    }
+}
+
+/// What the journal knows and the records do not: the node was killed between the two.
+async fn tell_again(context: &Context) {
+    let machine = context.own.machine.as_bytes().to_vec();
+    let held = context.store.run(move |s: &mut Store| s.data(Kind::HISTORY, &machine)).await;
+    let Ok(Ok(cells)) = held else { return warn!("cannot read this node's history") };
+    let told = entries(cells);
+    let mut untold = Vec::new();
+    let journal = context.journal();
+    let is_told =
+        |e: &&HistoryEntry| told.iter().any(|t| (t.at, t.deployment) == (e.at, e.deployment));
+    for entry in journal.history().filter(|e| !is_told(e)) {
+        let attempt = journal.last(&entry.deployment).map_or(1, |r| r.attempt);
+        untold.push((entry.clone(), attempt));
+    }
+    drop(journal);
+    for (entry, attempt) in untold {
+        info!(package = %entry.package, "the history is completed from the journal");
+        let (id, outcome) = (entry.deployment, entry.outcome);
+        context.reporter.record(entry);
+        let detail = "recorded after an interruption".to_owned();
+        context.reporter.report(id, attempt, outcome, detail);
     }
 }
 

@@ -308,6 +308,7 @@ impl Running<'_> {
             }
             Event::Bad { piece } => {
                 // R10: one bad piece and the peer is out for this blob
+                self.done.received += self.blob.range(piece).map_or(0, |r| r.end - r.start);
                 warn!(%peer, piece = piece.0, blob = %self.blob.root.short(), "a peer sent wrong bytes: it is banned from this blob");
                 return Ok(self.step(Input::Bad { peer, piece }));
             }

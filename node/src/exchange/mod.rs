@@ -4,6 +4,8 @@
 mod fetch;
 mod link;
 mod serve;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::collections::BTreeMap;
