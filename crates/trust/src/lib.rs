@@ -3,6 +3,9 @@
 //! Everything here verifies or makes signatures over bytes in memory; nothing does I/O, nothing
 //! reads a clock. Time comes in as a parameter.
 
+#[cfg(any(test, feature = "fixture"))]
+#[doc(hidden)]
+pub mod fixture;
 pub mod hello;
 pub mod key;
 pub mod keytext;
@@ -15,3 +18,6 @@ pub use hello::{Hello, Presented, Refusal};
 pub use key::SecretKey;
 pub use root::RootChain;
 pub use token::Token;
+
+#[cfg(test)]
+mod tests;

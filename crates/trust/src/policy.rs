@@ -96,6 +96,13 @@ pub fn sign_cert(
     Ok(SignedCert { cert, signature })
 }
 
+/// Whether a certificate is signed by the invite that it names, whatever that allows.
+#[must_use]
+pub fn signed_by_invite(roots: &RootChain, cert: &NodeCert, signed: &SignedCert) -> bool {
+    let cluster = Some(roots.cluster());
+    verify_in(Domain::NodeCert, cluster, &cert.invite, &signed.cert, &signed.signature)
+}
+
 /// Checks a certificate against the invite that should have signed it.
 ///
 /// # Errors
@@ -105,13 +112,11 @@ pub fn check_cert(
     invite: &Invite,
     signed: &SignedCert,
 ) -> Result<NodeCert, ChainError> {
-    let cluster = Some(roots.cluster());
-    if !verify_in(Domain::NodeCert, cluster, &invite.key, &signed.cert, &signed.signature) {
+    let cert: NodeCert = codec::decode(&signed.cert).map_err(|_| ChainError::Cert)?;
+    if cert.invite != invite.key || !signed_by_invite(roots, &cert, signed) {
         return Err(ChainError::Cert);
     }
-    let cert: NodeCert = codec::decode(&signed.cert).map_err(|_| ChainError::Cert)?;
-    let as_invited =
-        cert.invite == invite.key && cert.site == invite.site && cert.labels == invite.labels;
+    let as_invited = cert.site == invite.site && cert.labels == invite.labels;
     let bounded = cert.addrs.len() <= p2pinst_types::limits::ADDRS
         && cert.addrs.iter().all(|a| a.len() <= 256);
     if as_invited && bounded { Ok(cert) } else { Err(ChainError::Cert) }

@@ -1,0 +1,5 @@
+//! What a stranger can do to tokens, handshakes and grants.
+
+mod hello;
+mod policy;
+mod token;
