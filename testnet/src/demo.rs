@@ -75,6 +75,9 @@ fn play(lab: &Lab, teller: &Teller) -> Result<()> {
     n7.installs(PACKAGE, "1.0", PATIENCE)?;
     let seen = n7.sees_state(&first, "n7", "installed", PATIENCE)?;
     teller.say(&format!("n7 came late and took it from its peers: {}", seen.line()));
+    let log = n7.log_text();
+    let fetched = log.lines().find(|l| l.contains("fetched")).context("n7 fetched nothing")?;
+    teller.show(&format!("log of n7: {fetched}"));
 
     let second = publish(lab, teller, n2, "1.1")?;
     watch(teller, n2, &second, 5)?;
