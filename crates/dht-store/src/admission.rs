@@ -2,14 +2,17 @@
 //!
 //! 1. shape: it parses, and its payload is what its kind says;
 //! 2. signature, by its author, for this cluster;
-//! 3. authority: the author has, or ever had, the power to write cells of this kind and subject
-//!    (whether it had it *at the time* is for the views: they decide from all cells at once);
+//! 3. authority: the author was ever given the power to write anything of the sort. Which role it
+//!    had *at the time* is for the views: they decide from all cells at once. What the views say
+//!    may change with every cell, so admission does not ask them: cells that one node took
+//!    must not be refused by another that heard of things in another order;
 //! 4. time: not further ahead of cluster time than the clocks of honest machines can be.
+
+use std::collections::BTreeSet;
 
 use p2pinst_trust::key::verify_cell;
 use p2pinst_trust::policy;
-use p2pinst_types::record::Role;
-use p2pinst_types::{Cell, Kind, Millis, Plane, limits};
+use p2pinst_types::{Cell, Kind, Millis, Plane, PublicKey, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::record::Record;
@@ -37,6 +40,27 @@ pub(crate) enum Verdict {
     Reject(String),
 }
 
+/// Who was ever given anything, by the cells that are here. It only grows with them, and is the
+/// same for the same cells, in whatever order they came.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    granted: BTreeSet<PublicKey>,
+    invites: BTreeSet<PublicKey>,
+    nodes: BTreeSet<PublicKey>,
+}
+
+impl Known {
+    /// A record is here.
+    pub(crate) fn note(&mut self, record: &Record) {
+        match record {
+            Record::Grant(grant) => self.granted.insert(grant.key),
+            Record::Invite(invite) => self.invites.insert(invite.key),
+            Record::Admission(_, cert) => self.nodes.insert(cert.node),
+            _ => false,
+        };
+    }
+}
+
 fn hold(reason: impl Into<String>) -> Verdict {
     Verdict::Hold(reason.into())
 }
@@ -46,7 +70,13 @@ fn reject(reason: impl Into<String>) -> Verdict {
 }
 
 /// Judges a cell by what the views know. `signed`: the signature was verified before.
-pub(crate) fn judge(views: &Views, cell: &Cell, signed: bool, now: Millis) -> Verdict {
+pub(crate) fn judge(
+    views: &Views,
+    known: &Known,
+    cell: &Cell,
+    signed: bool,
+    now: Millis,
+) -> Verdict {
     let record = match cell.id.kind.plane() {
         Plane::Control => match Record::of(cell) {
             Some(record) => record,
@@ -61,7 +91,7 @@ pub(crate) fn judge(views: &Views, cell: &Cell, signed: bool, now: Millis) -> Ve
         return reject("the signature is not its author's");
     }
     let authority = match cell.id.kind.plane() {
-        Plane::Control => control_authority(views, cell, &record),
+        Plane::Control => control_authority(views, known, cell, &record),
         Plane::Data => data_authority(views, cell),
     };
     if let Some(verdict) = authority {
@@ -74,51 +104,40 @@ pub(crate) fn judge(views: &Views, cell: &Cell, signed: bool, now: Millis) -> Ve
 }
 
 /// `None`: the author may.
-fn control_authority(views: &Views, cell: &Cell, record: &Record) -> Option<Verdict> {
+fn control_authority(
+    views: &Views,
+    known: &Known,
+    cell: &Cell,
+    record: &Record,
+) -> Option<Verdict> {
     let author = &cell.id.author;
     let is_root = views.roots.has_key(author);
-    let has_role = |roles: &[Role]| {
-        views.grants.get(author).is_some_and(|g| roles.iter().any(|r| g.grant.roles.contains(r)))
-    };
-    let is_member = || views.was_admitted(author);
-    let unknown = || Some(hold(format!("its author {} is not known here", author.short())));
-    match record {
-        Record::Grant(grant) => match policy::check_grant(&views.roots, cell, grant) {
-            Ok(()) => None,
-            Err(e) => Some(hold(e.to_string())),
-        },
-        Record::Invite(_) | Record::Group(..) | Record::Release(..) | Record::Deployment(..) => {
-            if has_role(policy::roles_for(cell.id.kind)) {
-                None
-            } else {
-                unknown()
-            }
+    let is_granted = known.granted.contains(author);
+    let is_node = known.nodes.contains(author);
+    let may = match record {
+        Record::Grant(grant) => {
+            return policy::check_grant(&views.roots, cell, grant)
+                .err()
+                .map(|e| hold(e.to_string()));
         }
         Record::Admission(admission, cert) => {
-            let Some(invite) = views.invites.get(&cert.invite) else {
-                return Some(hold("its invite is not known here"));
-            };
-            let cert = policy::check_cert(&views.roots, &invite.invite, &admission.cert);
-            if cert.is_err() || admission.machine != policy::machine_id(&admission.cert) {
+            if !policy::signed_by_invite(&views.roots, cert, &admission.cert)
+                || admission.machine != policy::machine_id(&admission.cert)
+            {
                 return Some(reject("the certificate is not its invite's"));
             }
-            if is_member() || has_role(&[Role::Operator]) { None } else { unknown() }
-        }
-        Record::Revocation(_) => {
-            if is_root || has_role(&[Role::Operator]) {
-                None
-            } else {
-                unknown()
+            if !known.invites.contains(&cert.invite) {
+                return Some(hold("its invite is not known here"));
             }
+            is_node || is_granted
         }
-        Record::Opaque => {
-            if is_root || views.grants.contains_key(author) || is_member() {
-                None
-            } else {
-                unknown()
-            }
+        Record::Invite(_) | Record::Group(..) | Record::Release(..) | Record::Deployment(..) => {
+            is_granted
         }
-    }
+        Record::Revocation(_) => is_root || is_granted,
+        Record::Opaque => is_root || is_granted || is_node,
+    };
+    (!may).then(|| hold(format!("its author {} is not known here", author.short())))
 }
 
 /// `None`: the author may. R14: a node writes of itself only.

@@ -2,6 +2,7 @@
 //!
 //! A number is *covered* when its cell is held, or is known to have been replaced by a later cell
 //! of the same place. So heads and gaps say what is missing although replaced cells are gone.
+//! The second is hearsay: see [`crate::store`] for how far it counts.
 
 use serde::{Deserialize, Serialize};
 
@@ -83,22 +84,39 @@ impl Ranges {
     pub fn minus(&self, other: &Self) -> Self {
         let mut out = Vec::new();
         for &(low, high) in &self.0 {
-            let mut low = low;
+            // what is left of the range; nothing once a range of `other` reaches beyond it
+            let mut left = Some(low);
             let first = other.0.partition_point(|(_, end)| *end < low);
             for &(start, end) in other.0.iter().skip(first) {
-                if start > high || low > high {
-                    break;
-                }
+                let Some(low) = left.filter(|low| start <= high && *low <= high) else { break };
                 if start > low {
                     out.push((low, start - 1));
                 }
-                low = low.max(end.saturating_add(1));
+                left = end.checked_add(1).map(|next| next.max(low));
             }
-            if low <= high {
-                out.push((low, high));
-            }
+            out.extend(left.filter(|low| *low <= high).map(|low| (low, high)));
         }
         Self(out)
+    }
+
+    /// What is here and not above `last`.
+    #[must_use]
+    pub fn up_to_last(&self, last: u64) -> Self {
+        let whole = self.0.iter().take_while(|(low, _)| *low <= last);
+        Self(whole.map(|(low, high)| (*low, (*high).min(last))).collect())
+    }
+
+    /// The first `n` ranges.
+    #[must_use]
+    pub fn first(mut self, n: usize) -> Self {
+        self.0.truncate(n);
+        self
+    }
+
+    /// How many ranges there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
     }
 
     /// The greatest number; 0 when empty.
@@ -146,6 +164,7 @@ mod tests {
             for n in 1..50 {
                 prop_assert_eq!(ra.contains(n), sa.contains(&n));
                 prop_assert_eq!(ra.minus(&rb).contains(n), sa.contains(&n) && !sb.contains(&n));
+                prop_assert_eq!(ra.up_to_last(n).max(), sa.range(..=n).last().copied().unwrap_or(0));
             }
             prop_assert_eq!(ra.max(), sa.last().copied().unwrap_or(0));
             // canonical: equal sets are equal values, also after a trip through the wire
@@ -163,6 +182,11 @@ mod tests {
         r.add(u64::MAX, u64::MAX);
         r.add(1, u64::MAX - 1);
         assert_eq!(r.iter().collect::<Vec<_>>(), [(1, u64::MAX)]);
+        assert!(r.minus(&r).is_empty());
+        let mut tail = Ranges::default();
+        tail.add(61, u64::MAX);
+        assert_eq!(r.minus(&tail), Ranges::up_to(60));
+        assert_eq!(r.minus(&Ranges::up_to(60)), tail);
         assert!(Ranges::try_from(vec![(3, 2)]).is_err());
         assert!(Ranges::try_from(vec![(0, 2)]).is_err());
     }

@@ -7,6 +7,7 @@
 
 pub mod admission;
 pub mod coverage;
+mod log;
 pub mod placement;
 pub mod record;
 pub mod store;

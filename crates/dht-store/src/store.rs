@@ -2,24 +2,31 @@
 //!
 //! Blocking; owned by one thread. What [`Store::apply`] has reported as accepted is on disk. After
 //! a crash the file holds whole batches only; what was not reported may be gone.
+//!
+//! Coverage that another node claims is hearsay: it counts only for lives of which a cell is held,
+//! and only below the last number held (see [`crate::log`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use p2pinst_trust::key::verify_cell;
 use p2pinst_trust::{RootChain, SecretKey};
 use p2pinst_types::cell::{CellError, Draft};
 use p2pinst_types::record::SignedRoot;
 use p2pinst_types::{Cell, CellId, Hash, Hlc, Kind, Millis, Plane, PublicKey, Version, codec};
 use serde::Serialize;
 use thiserror::Error;
+use tracing::warn;
 
-use crate::admission::{Outcome, Verdict, judge};
-use crate::coverage::Ranges;
+use crate::admission::{Known, Outcome, Verdict, judge};
+use crate::coverage::{MAX_RANGES, Ranges};
+use crate::log::Log;
 use crate::record::Record;
 use crate::sync::{LogState, Part};
 use crate::tables::{Batch, Tables, cell_key, log_key, subject_prefix};
 use crate::view::{Entry, Views};
+use crate::wire::CellBytes;
 
 /// Cells that are set aside for want of something they depend on; the oldest give way.
 const QUARANTINE: usize = 1024;
@@ -55,13 +62,6 @@ pub enum StoreError {
     },
 }
 
-/// The state of one author's log.
-#[derive(Debug, Clone, Default)]
-struct Log {
-    lives: BTreeMap<u64, Ranges>,
-    digest: [u8; 32],
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Store {
@@ -69,6 +69,10 @@ pub struct Store {
     roots: RootChain,
     control: BTreeMap<CellId, Entry>,
     logs: BTreeMap<PublicKey, Log>,
+    known: Known,
+    /// Authors that signed two cells of one version, and the two.
+    twins: BTreeMap<PublicKey, (Cell, Cell)>,
+    /// Oldest first.
     quarantine: Vec<Cell>,
     views: Arc<Views>,
     /// The greatest clock reading seen: what is written next is dated later.
@@ -88,9 +92,33 @@ pub struct Write<'a> {
     pub incarnation: u64,
 }
 
-fn xor(digest: &mut [u8; 32], hash: &Hash) {
-    for (a, b) in digest.iter_mut().zip(hash.0) {
-        *a ^= b;
+/// A cell on its way into the store.
+#[derive(Debug)]
+struct Waiting {
+    /// Its place in the queue: what was set aside before, then what is offered now.
+    turn: usize,
+    cell: Cell,
+    signed: bool,
+}
+
+/// One call of [`Store::apply`].
+#[derive(Debug, Default)]
+struct Turn {
+    /// How many cells were set aside before: those that are offered now come after.
+    before: usize,
+    outcomes: Vec<Option<Outcome>>,
+    /// Whether the control plane has changed.
+    changed: bool,
+    batch: Batch,
+    undo: Undo,
+}
+
+impl Turn {
+    fn tell(&mut self, turn: usize, outcome: Outcome) {
+        let slot = turn.checked_sub(self.before).and_then(|i| self.outcomes.get_mut(i));
+        if let Some(slot) = slot {
+            *slot = Some(outcome);
+        }
     }
 }
 
@@ -107,6 +135,8 @@ impl Store {
             roots,
             control: BTreeMap::new(),
             logs: BTreeMap::new(),
+            known: Known::default(),
+            twins: BTreeMap::new(),
             quarantine: Vec::new(),
             views,
             clock: Hlc::default(),
@@ -133,11 +163,13 @@ impl Store {
         }
         for bytes in self.tables.control_cells()? {
             let cell = Cell::parse(bytes).map_err(|_| StoreError::Damaged("a cell"))?;
-            let record = Record::of(&cell).ok_or(StoreError::Damaged("a cell's payload"))?;
+            if !verify_cell(self.roots.cluster(), &cell) {
+                return Err(StoreError::Damaged("a cell's signature"));
+            }
+            // an older version may have kept it opaque: what this one cannot read stays so
+            let record = Record::of(&cell).unwrap_or(Record::Opaque);
             self.clock = self.clock.max(cell.hlc);
-            let log = self.logs.entry(cell.id.author).or_default();
-            xor(&mut log.digest, &cell.hash());
-            self.control.insert(cell.id.clone(), Entry { cell, record });
+            self.enter(Entry { cell, record });
         }
         for (key, value) in self.tables.covered()? {
             let damaged = StoreError::Damaged("coverage");
@@ -146,14 +178,38 @@ impl Store {
             let life = life.try_into().map_err(|_| StoreError::Damaged("coverage"))?;
             let ranges = codec::decode(&value).map_err(|_| StoreError::Damaged("coverage"))?;
             let log = self.logs.entry(author).or_default();
-            log.lives.insert(u64::from_be_bytes(life), ranges);
+            log.set_raw(u64::from_be_bytes(life), Some(ranges));
+        }
+        for (author, value) in self.tables.twins()? {
+            let damaged = || StoreError::Damaged("a proof");
+            let author = PublicKey::from_slice(&author).ok_or_else(damaged)?;
+            let (a, b): (CellBytes, CellBytes) = codec::decode(&value).map_err(|_| damaged())?;
+            let parse = |c: CellBytes| Cell::parse(c.0).map_err(|_| damaged());
+            self.twins.insert(author, (parse(a)?, parse(b)?));
         }
         self.refold();
         Ok(())
     }
 
     fn refold(&mut self) {
-        self.views = Arc::new(Views::fold(&self.roots, self.control.values()));
+        let mut views = Views::fold(&self.roots, self.control.values());
+        views.equivocators = self.twins.keys().copied().collect();
+        self.views = Arc::new(views);
+    }
+
+    /// Puts a control-plane cell in its place; returns what was there.
+    fn enter(&mut self, entry: Entry) -> Option<Entry> {
+        let old = self.leave(&entry.cell.id);
+        self.known.note(&entry.record);
+        self.logs.entry(entry.cell.id.author).or_default().enter(&entry.cell);
+        self.control.insert(entry.cell.id.clone(), entry);
+        old
+    }
+
+    fn leave(&mut self, id: &CellId) -> Option<Entry> {
+        let entry = self.control.remove(id)?;
+        self.logs.entry(id.author).or_default().leave(&entry.cell);
+        Some(entry)
     }
 
     /// What the control plane says now.
@@ -198,119 +254,172 @@ impl Store {
         covered: &[Part],
         now: Millis,
     ) -> Result<Vec<Outcome>, StoreError> {
-        let mut outcomes: Vec<Option<Outcome>> = vec![None; cells.len()];
         let offered: Vec<(PublicKey, Version)> =
             cells.iter().map(|c| (c.id.author, c.version)).collect();
-        let mut waiting: Vec<(Option<usize>, Cell, bool)> =
-            cells.into_iter().enumerate().map(|(i, c)| (Some(i), c, false)).collect();
+        let mut aside: Vec<Waiting> = std::mem::take(&mut self.quarantine)
+            .into_iter()
+            .enumerate()
+            .map(|(turn, cell)| Waiting { turn, cell, signed: true })
+            .collect();
+        let before = aside.len();
+        let mut turn = Turn { before, outcomes: vec![None; cells.len()], ..Turn::default() };
+        let mut waiting: Vec<Waiting> = cells
+            .into_iter()
+            .enumerate()
+            .map(|(i, cell)| Waiting { turn: before + i, cell, signed: false })
+            .collect();
         // what was set aside is judged anew when asked for, and when the control plane changes
-        let mut aside = std::mem::take(&mut self.quarantine);
         if waiting.is_empty() {
-            waiting.extend(aside.drain(..).map(|c| (None, c, true)));
+            waiting.append(&mut aside);
         }
-        let mut batch = Batch::default();
-        let mut undo = Undo::default();
+        let done = self.settle_all(waiting, aside, now, &mut turn).and_then(|held| {
+            let Turn { outcomes, batch, undo, .. } = &mut turn;
+            let missing: Vec<(PublicKey, Version)> = outcomes
+                .iter()
+                .zip(&offered)
+                .filter(|(o, _)| !matches!(o, Some(Outcome::Accepted | Outcome::Known)))
+                .map(|(_, at)| *at)
+                .collect();
+            self.cover(covered, &missing, batch, undo);
+            if !batch.is_empty() {
+                self.tables.commit(batch)?;
+            }
+            Ok(held)
+        });
+        match done {
+            Ok(held) => {
+                self.set_aside(held);
+                let told = turn.outcomes.into_iter();
+                Ok(told.map(|o| o.unwrap_or(Outcome::Known)).collect())
+            }
+            Err(e) => {
+                self.roll_back(turn.undo);
+                Err(e)
+            }
+        }
+    }
+
+    /// Judges and merges until nothing more can enter; returns what cannot (yet).
+    fn settle_all(
+        &mut self,
+        waiting: Vec<Waiting>,
+        mut aside: Vec<Waiting>,
+        now: Millis,
+        turn: &mut Turn,
+    ) -> Result<Vec<Waiting>, StoreError> {
+        let control = |w: &Waiting| w.cell.id.kind.plane() == Plane::Control;
+        let (mut waiting, mut data): (Vec<_>, Vec<_>) = waiting.into_iter().partition(control);
         loop {
-            // authority first: grants, invites, admissions … have the lowest kinds
-            waiting.sort_by_key(|(_, c, _)| (c.id.kind, c.hlc));
-            let mut changed = false;
-            let mut held = Vec::new();
-            for (index, cell, signed) in waiting {
-                let mut tell = |outcome: Outcome| {
-                    if let Some(slot) = index.and_then(|i| outcomes.get_mut(i)) {
-                        *slot = Some(outcome);
-                    }
-                };
-                match judge(&self.views, &cell, signed, now) {
-                    Verdict::Reject(why) => tell(Outcome::Rejected(why)),
-                    Verdict::Hold(why) => {
-                        tell(Outcome::Held(why));
-                        held.push((index, cell, true));
-                    }
-                    Verdict::Admit(record) => {
-                        let control = cell.id.kind.plane() == Plane::Control;
-                        let news = match self.merge(cell, *record, &mut batch, &mut undo) {
-                            Ok(news) => news,
-                            Err(e) => {
-                                self.roll_back(undo);
-                                return Err(e);
-                            }
-                        };
-                        changed |= news && control;
-                        tell(if news { Outcome::Accepted } else { Outcome::Known });
-                    }
+            let left = waiting.len();
+            waiting = self.pass(waiting, now, turn)?;
+            if turn.changed && !aside.is_empty() {
+                let (control, other): (Vec<_>, Vec<_>) = aside.drain(..).partition(control);
+                waiting.extend(control);
+                data.extend(other);
+            } else if waiting.len() == left {
+                break;
+            }
+        }
+        if turn.changed {
+            self.refold();
+        }
+        // who may write on the data plane is for the roster to say
+        waiting.extend(self.pass(data, now, turn)?);
+        waiting.append(&mut aside);
+        Ok(waiting)
+    }
+
+    /// Judges each cell once; returns those that are held.
+    fn pass(
+        &mut self,
+        mut waiting: Vec<Waiting>,
+        now: Millis,
+        turn: &mut Turn,
+    ) -> Result<Vec<Waiting>, StoreError> {
+        // authority first: grants, invites, admissions … have the lowest kinds
+        waiting.sort_by_key(|w| (w.cell.id.kind, w.cell.hlc));
+        let mut held = Vec::new();
+        for mut w in waiting {
+            if self.control.get(&w.cell.id).is_some_and(|e| e.cell.bytes() == w.cell.bytes()) {
+                turn.tell(w.turn, Outcome::Known); // R11: it changes nothing
+                continue;
+            }
+            match judge(&self.views, &self.known, &w.cell, w.signed, now) {
+                Verdict::Reject(why) => turn.tell(w.turn, Outcome::Rejected(why)),
+                Verdict::Hold(why) => {
+                    turn.tell(w.turn, Outcome::Held(why));
+                    w.signed = true;
+                    held.push(w);
+                }
+                Verdict::Admit(record) => {
+                    let news = self.merge(w.cell, *record, turn)?;
+                    turn.tell(w.turn, if news { Outcome::Accepted } else { Outcome::Known });
                 }
             }
-            waiting = held;
-            if !changed {
-                break;
-            }
-            self.refold();
-            waiting.extend(aside.drain(..).map(|c| (None, c, true)));
-            if waiting.is_empty() {
-                break;
-            }
         }
-        waiting.extend(aside.into_iter().map(|c| (None, c, true)));
-        let missing: Vec<(PublicKey, Version)> = outcomes
-            .iter()
-            .zip(&offered)
-            .filter(|(o, _)| !matches!(o, Some(Outcome::Accepted | Outcome::Known)))
-            .map(|(_, at)| *at)
-            .collect();
-        self.cover(covered, &missing, &mut batch, &mut undo);
-        if !batch.is_empty()
-            && let Err(e) = self.tables.commit(&batch)
-        {
-            self.roll_back(undo);
-            return Err(e);
-        }
-        let surplus = waiting.len().saturating_sub(QUARANTINE);
-        self.quarantine = waiting.into_iter().skip(surplus).map(|(_, c, _)| c).collect();
-        Ok(outcomes.into_iter().map(|o| o.unwrap_or(Outcome::Known)).collect())
+        Ok(held)
+    }
+
+    /// Keeps what is held for later, each cell once; the oldest give way.
+    fn set_aside(&mut self, mut held: Vec<Waiting>) {
+        held.sort_by_key(|w| w.turn);
+        let mut seen = BTreeSet::new();
+        held.retain(|w| seen.insert(w.cell.hash()));
+        let surplus = held.len().saturating_sub(QUARANTINE);
+        self.quarantine = held.into_iter().skip(surplus).map(|w| w.cell).collect();
     }
 
     /// Merges one cell that may enter. Says whether it is new.
-    fn merge(
-        &mut self,
-        cell: Cell,
-        record: Record,
-        batch: &mut Batch,
-        undo: &mut Undo,
-    ) -> Result<bool, StoreError> {
-        let news = match cell.id.kind.plane() {
+    fn merge(&mut self, cell: Cell, record: Record, turn: &mut Turn) -> Result<bool, StoreError> {
+        let old = match cell.id.kind.plane() {
             Plane::Control => {
-                self.cover_one(&cell, batch, undo);
-                let old = self.control.get(&cell.id);
-                if old.is_some_and(|old| cell.order(&old.cell).is_le()) {
-                    false
-                } else {
-                    let log = self.logs.entry(cell.id.author).or_default();
-                    if let Some(old) = old {
-                        xor(&mut log.digest, &old.cell.hash());
-                    }
-                    xor(&mut log.digest, &cell.hash());
-                    let entry = Entry { cell: cell.clone(), record };
-                    let old = self.control.insert(cell.id.clone(), entry);
-                    undo.cells.push((cell.id.clone(), old));
-                    true
-                }
+                self.cover_one(&cell, turn);
+                self.note_twin(&cell, turn);
+                self.control.get(&cell.id).map(|e| e.cell.clone())
             }
             Plane::Data => {
-                let key = cell_key(&cell.id);
-                let pending = batch.cells.iter().rev().find(|c| c.id == cell.id);
-                let old = match pending {
+                let pending = turn.batch.cells.iter().rev().find(|c| c.id == cell.id);
+                match pending {
                     Some(cell) => Some(cell.clone()),
-                    None => self.data_cell(&key)?,
-                };
-                old.is_none_or(|old| cell.order(&old).is_gt())
+                    None => self.data_cell(&cell_key(&cell.id))?,
+                }
             }
         };
-        if news {
-            self.clock = self.clock.max(cell.hlc);
-            batch.cells.push(cell);
+        if old.is_some_and(|old| cell.order(&old).is_le()) {
+            return Ok(false);
         }
-        Ok(news)
+        if cell.id.kind.plane() == Plane::Control {
+            let old = self.enter(Entry { cell: cell.clone(), record });
+            turn.undo.cells.push((cell.id.clone(), old));
+            turn.changed = true;
+        }
+        self.clock = self.clock.max(cell.hlc);
+        turn.batch.cells.push(cell);
+        Ok(true)
+    }
+
+    /// R13: two different cells of one version prove that their author's key is used twice, or
+    /// misused. The merge goes on (the higher hash stays); the proof is kept, one per author.
+    fn note_twin(&mut self, cell: &Cell, turn: &mut Turn) {
+        let Version { incarnation, seq } = cell.version;
+        let author = cell.id.author;
+        if self.twins.contains_key(&author) {
+            return;
+        }
+        let Some(log) = self.logs.get(&author) else { return };
+        let twin = log
+            .places(incarnation, (seq, seq))
+            .filter_map(|(_, id)| self.control.get(id))
+            .find(|e| e.cell.bytes() != cell.bytes());
+        let Some(twin) = twin.map(|e| e.cell.clone()) else { return };
+        warn!(author = %author.short(), incarnation, seq, "one key has signed two records of one number: is it in use on two machines?");
+        let wire = |c: &Cell| CellBytes(c.bytes().to_vec());
+        if let Ok(bytes) = codec::encode(&(wire(&twin), wire(cell))) {
+            turn.batch.twins.push((author.as_bytes().to_vec(), bytes));
+        }
+        turn.undo.twins.push(author);
+        turn.changed = true;
+        self.twins.insert(author, (twin, cell.clone()));
     }
 
     fn data_cell(&self, key: &[u8]) -> Result<Option<Cell>, StoreError> {
@@ -318,20 +427,15 @@ impl Store {
         bytes.map(Cell::parse).transpose().map_err(|_| StoreError::Damaged("a cell"))
     }
 
-    fn cover_one(&mut self, cell: &Cell, batch: &mut Batch, undo: &mut Undo) {
-        let part = Part {
-            author: cell.id.author,
-            incarnation: cell.version.incarnation,
-            ranges: {
-                let mut one = Ranges::default();
-                one.add(cell.version.seq, cell.version.seq);
-                one
-            },
-        };
-        self.cover(&[part], &[], batch, undo);
+    fn cover_one(&mut self, cell: &Cell, turn: &mut Turn) {
+        let Version { incarnation, seq } = cell.version;
+        let mut one = Ranges::default();
+        one.add(seq, seq);
+        self.cover_more(cell.id.author, incarnation, &one, &mut turn.batch, &mut turn.undo);
     }
 
-    /// Adds to the coverage, but for the numbers of cells that were offered and not stored.
+    /// Adds to the coverage what another node claims, as far as it counts, but for the numbers of
+    /// cells that were offered and not stored.
     fn cover(
         &mut self,
         parts: &[Part],
@@ -346,43 +450,51 @@ impl Store {
                     without.add(version.seq, version.seq);
                 }
             }
-            // logs of authors that nobody has heard of would let a peer fill our memory
-            let known = self.logs.contains_key(&part.author)
-                || self.views.grants.contains_key(&part.author)
-                || self.views.roots.has_key(&part.author)
-                || self.views.was_admitted(&part.author);
-            if !known {
-                continue;
-            }
-            let log = self.logs.entry(part.author).or_default();
-            let ranges = log.lives.entry(part.incarnation).or_default();
-            let mut grown = ranges.clone();
-            grown.add_all(&part.ranges.minus(&without));
-            if grown == *ranges {
-                continue;
-            }
-            undo.lives.push((part.author, part.incarnation, std::mem::replace(ranges, grown)));
-            if let Ok(bytes) = codec::encode(ranges) {
-                batch.covered.push((log_key(&part.author, part.incarnation), bytes));
-            }
+            let Some(log) = self.logs.get(&part.author) else { continue };
+            let more = log.credible(part, &without);
+            self.cover_more(part.author, part.incarnation, &more, batch, undo);
         }
+    }
+
+    fn cover_more(
+        &mut self,
+        author: PublicKey,
+        incarnation: u64,
+        more: &Ranges,
+        batch: &mut Batch,
+        undo: &mut Undo,
+    ) {
+        if more.is_empty() {
+            return;
+        }
+        let log = self.logs.entry(author).or_default();
+        let old = log.raw(incarnation).cloned();
+        let mut grown = old.clone().unwrap_or_default();
+        grown.add_all(more);
+        if old.as_ref() == Some(&grown) || grown.count() > MAX_RANGES {
+            return;
+        }
+        if let Ok(bytes) = codec::encode(&grown) {
+            batch.covered.push((log_key(&author, incarnation), bytes));
+        }
+        log.set_raw(incarnation, Some(grown));
+        undo.lives.push((author, incarnation, old));
     }
 
     /// Puts memory back to what is on disk.
     fn roll_back(&mut self, undo: Undo) {
         for (id, old) in undo.cells.into_iter().rev() {
-            let log = self.logs.entry(id.author).or_default();
-            if let Some(new) = self.control.remove(&id) {
-                xor(&mut log.digest, &new.cell.hash());
-            }
-            if let Some(old) = old {
-                xor(&mut log.digest, &old.cell.hash());
-                self.control.insert(id, old);
-            }
+            self.leave(&id);
+            old.map(|old| self.enter(old));
         }
         for (author, life, ranges) in undo.lives.into_iter().rev() {
-            self.logs.entry(author).or_default().lives.insert(life, ranges);
+            self.logs.entry(author).or_default().set_raw(life, ranges);
         }
+        for author in undo.twins {
+            self.twins.remove(&author);
+        }
+        self.known = Known::default();
+        self.control.values().for_each(|e| self.known.note(&e.record));
         self.refold();
     }
 
@@ -402,14 +514,15 @@ impl Store {
         let payload = codec::encode(record).map_err(|e| failed(e.to_string()))?;
         let id =
             CellId { kind, subject: subject.to_vec(), slot: slot.to_vec(), author: key.public() };
-        let seq = match kind.plane() {
-            Plane::Control => self.head(&id.author).filter_life(incarnation),
+        let last = match kind.plane() {
+            Plane::Control => self.head(&id.author),
             Plane::Data => {
                 let old = self.data_cell(&cell_key(&id))?;
-                old.map_or(0, |old| old.version.filter_life(incarnation))
+                old.map(|old| old.version).unwrap_or_default()
             }
         };
-        let version = Version { incarnation, seq: seq + 1 };
+        let version = following(last, incarnation)
+            .ok_or_else(|| failed("the key writes in a newer life already".to_owned()))?;
         let draft = Draft { id, version, hlc: self.next_hlc(now), payload };
         let cell = draft
             .sign(self.roots.cluster(), |m| key.sign(m))
@@ -424,36 +537,41 @@ impl Store {
     /// The newest version of an author's control-plane log; zero when it has none.
     #[must_use]
     pub fn head(&self, author: &PublicKey) -> Version {
-        let life = self.logs.get(author).and_then(|l| l.lives.last_key_value());
-        life.map_or_else(Version::default, |(incarnation, ranges)| Version {
-            incarnation: *incarnation,
-            seq: ranges.max(),
-        })
+        self.logs.get(author).map(Log::head).unwrap_or_default()
     }
 
     /// What is covered of one life of an author's log; `None` when nothing is.
     #[must_use]
     pub fn log(&self, author: &PublicKey, incarnation: u64) -> Option<&Ranges> {
-        self.logs.get(author)?.lives.get(&incarnation)
+        self.logs.get(author)?.raw(incarnation)
+    }
+
+    /// The proof that a key has signed two records of one number.
+    #[must_use]
+    pub fn twins(&self, author: &PublicKey) -> Option<&(Cell, Cell)> {
+        self.twins.get(author)
+    }
+
+    /// How many cells are set aside.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.quarantine.len()
     }
 
     /// Those of these cells that could enter the store: signed, by an author with the power. For
     /// cells that are only shown, not kept.
     #[must_use]
     pub fn vet(&self, mut cells: Vec<Cell>, now: Millis) -> Vec<Cell> {
-        cells.retain(|c| matches!(judge(&self.views, c, false, now), Verdict::Admit(_)));
+        cells.retain(|c| {
+            matches!(judge(&self.views, &self.known, c, false, now), Verdict::Admit(_))
+        });
         cells
     }
 
     /// The state of every log.
     #[must_use]
     pub fn heads(&self) -> Vec<LogState> {
-        let state = |(author, log): (&PublicKey, &Log)| LogState {
-            author: *author,
-            lives: log.lives.clone(),
-            digest: Hash(log.digest),
-        };
-        self.logs.iter().map(state).collect()
+        self.logs.iter().filter_map(|(author, log)| log.state(*author)).collect()
     }
 
     /// One hash over the state of every log: equal control planes have equal digests.
@@ -468,35 +586,20 @@ impl Store {
     pub fn select(&self, parts: &[Part], budget: usize) -> (Vec<Cell>, Vec<Part>) {
         let (mut cells, mut covered, mut bytes) = (Vec::new(), Vec::new(), 0);
         for part in parts {
-            let Some(ours) =
-                self.logs.get(&part.author).and_then(|l| l.lives.get(&part.incarnation))
-            else {
-                continue;
-            };
-            let mut log: Vec<&Cell> = self
-                .control
-                .values()
-                .map(|e| &e.cell)
-                .filter(|c| {
-                    c.id.author == part.author
-                        && c.version.incarnation == part.incarnation
-                        && part.ranges.contains(c.version.seq)
-                })
-                .collect();
-            log.sort_by_key(|c| c.version.seq);
+            let Some(log) = self.logs.get(&part.author) else { continue };
             // covered up to the first cell that has no room any more
             let mut end = u64::MAX;
-            for cell in log {
+            let places = part.ranges.iter().flat_map(|r| log.places(part.incarnation, r));
+            for (seq, cell) in places.filter_map(|(seq, id)| Some((seq, self.control(id)?))) {
                 if bytes + cell.bytes().len() > budget && !cells.is_empty() {
-                    end = cell.version.seq - 1;
+                    end = seq - 1;
                     break;
                 }
                 bytes += cell.bytes().len();
                 cells.push(cell.clone());
             }
-            let beyond = part.ranges.minus(&Ranges::up_to(end));
-            let asked = part.ranges.minus(&beyond);
-            let ranges = asked.minus(&asked.minus(ours));
+            let ours = log.covered(part.incarnation).up_to_last(end);
+            let ranges = part.ranges.minus(&part.ranges.minus(&ours));
             if !ranges.is_empty() {
                 let (author, incarnation) = (part.author, part.incarnation);
                 covered.push(Part { author, incarnation, ranges });
@@ -570,16 +673,16 @@ impl Store {
 #[derive(Debug, Default)]
 struct Undo {
     cells: Vec<(CellId, Option<Entry>)>,
-    lives: Vec<(PublicKey, u64, Ranges)>,
+    lives: Vec<(PublicKey, u64, Option<Ranges>)>,
+    twins: Vec<PublicKey>,
 }
 
-/// The last number of a life: a new life starts from zero.
-trait FilterLife {
-    fn filter_life(self, incarnation: u64) -> u64;
-}
-
-impl FilterLife for Version {
-    fn filter_life(self, incarnation: u64) -> u64 {
-        if self.incarnation == incarnation { self.seq } else { 0 }
+/// The version to write after `last` in a life: a new life begins from one. `None`: there is a
+/// newer life.
+fn following(last: Version, incarnation: u64) -> Option<Version> {
+    if last.incarnation > incarnation {
+        return None;
     }
+    let seq = if last.incarnation == incarnation { last.seq } else { 0 };
+    Some(Version { incarnation, seq: seq.checked_add(1)? })
 }

@@ -59,16 +59,38 @@ pub fn compare(ours: &[LogState], theirs: &[LogState]) -> Difference {
         out.push.extend(lacking(log, theirs.get(author)));
         let Some(other) = theirs.get(author) else { continue };
         if log.lives == other.lives && log.digest != other.digest {
-            let whole = |(incarnation, ranges): (&u64, &Ranges)| Part {
+            let whole = |incarnation: &u64| Part {
                 author: *author,
                 incarnation: *incarnation,
-                ranges: ranges.clone(),
+                ranges: Ranges::up_to(u64::MAX),
             };
-            out.pull.extend(log.lives.iter().map(whole));
-            out.push.extend(log.lives.iter().map(whole));
+            out.pull.extend(log.lives.keys().map(whole));
+            out.push.extend(log.lives.keys().map(whole));
         }
     }
     out
+}
+
+/// What is still to be asked for after an answer: an answer holds as much as a message may, and
+/// says how far it went. Nothing when the answer brought no step forward.
+#[must_use]
+pub fn rest(asked: &[Part], covered: &[Part]) -> Vec<Part> {
+    let done = |part: &Part| {
+        let same = |c: &&Part| c.author == part.author && c.incarnation == part.incarnation;
+        covered.iter().filter(same).fold(Ranges::default(), |mut all, c| {
+            all.add_all(&c.ranges);
+            all
+        })
+    };
+    // the last part that was answered may be cut off; those before it are complete
+    let Some(at) = asked.iter().rposition(|p| !done(p).is_empty()) else { return Vec::new() };
+    let mut rest: Vec<Part> = asked.get(at..).unwrap_or_default().to_vec();
+    if let Some(first) = rest.first_mut() {
+        let end = done(first).max();
+        first.ranges = first.ranges.minus(&Ranges::up_to(end));
+    }
+    rest.retain(|p| !p.ranges.is_empty());
+    rest
 }
 
 /// What `having` covers and `other` does not.

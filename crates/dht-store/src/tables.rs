@@ -14,6 +14,8 @@ const CELLS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("cells-1")
 const COVERED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("covered-1");
 /// Cells of this node that a majority of their replicas has acknowledged: cell key → hash.
 const SETTLED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("settled-1");
+/// Proofs that a key has signed two cells of one version: author → CBOR of the two.
+const TWINS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("twins-1");
 /// Single values by name.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta-1");
 
@@ -52,6 +54,7 @@ pub(crate) struct Batch {
     pub(crate) cells: Vec<Cell>,
     pub(crate) covered: Vec<(Vec<u8>, Vec<u8>)>,
     pub(crate) settled: Vec<(Vec<u8>, Hash)>,
+    pub(crate) twins: Vec<Row>,
     pub(crate) meta: Vec<(&'static str, Vec<u8>)>,
 }
 
@@ -60,6 +63,7 @@ impl Batch {
         self.cells.is_empty()
             && self.covered.is_empty()
             && self.settled.is_empty()
+            && self.twins.is_empty()
             && self.meta.is_empty()
     }
 }
@@ -77,7 +81,7 @@ impl Tables {
             let db = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
             let tx = db.begin_write()?;
             drop((tx.open_table(CELLS)?, tx.open_table(COVERED)?));
-            drop((tx.open_table(SETTLED)?, tx.open_table(META)?));
+            drop((tx.open_table(SETTLED)?, tx.open_table(TWINS)?, tx.open_table(META)?));
             tx.commit()?;
             Ok(db)
         };
@@ -102,6 +106,10 @@ impl Tables {
                 let mut settled = tx.open_table(SETTLED)?;
                 for (key, hash) in &batch.settled {
                     settled.insert(key.as_slice(), hash.as_bytes().as_slice())?;
+                }
+                let mut twins = tx.open_table(TWINS)?;
+                for (author, proof) in &batch.twins {
+                    twins.insert(author.as_slice(), proof.as_slice())?;
                 }
                 let mut meta = tx.open_table(META)?;
                 for (name, value) in &batch.meta {
@@ -143,8 +151,17 @@ impl Tables {
 
     /// All coverage rows.
     pub(crate) fn covered(&self) -> Result<Vec<Row>, StoreError> {
+        self.rows(COVERED)
+    }
+
+    /// All proofs of double signing.
+    pub(crate) fn twins(&self) -> Result<Vec<Row>, StoreError> {
+        self.rows(TWINS)
+    }
+
+    fn rows(&self, table: TableDefinition<'_, &[u8], &[u8]>) -> Result<Vec<Row>, StoreError> {
         let read = || -> Result<Vec<Row>, redb::Error> {
-            let table = self.0.begin_read()?.open_table(COVERED)?;
+            let table = self.0.begin_read()?.open_table(table)?;
             table
                 .iter()?
                 .map(|row| row.map(|(k, v)| (k.value().to_vec(), v.value().to_vec())))

@@ -14,8 +14,8 @@ use p2pinst_types::record::{
     Revocation, Role, RootDoc, SignedCert,
 };
 use p2pinst_types::{
-    BlobRef, Cell, CellId, ClusterId, Hash, Hlc, Kind, Millis, Name, PublicKey, ReleaseId,
-    Version, codec,
+    BlobRef, Cell, CellId, ClusterId, Hash, Hlc, Kind, Millis, Name, PublicKey, ReleaseId, Version,
+    codec,
 };
 use serde::Serialize;
 
@@ -132,8 +132,7 @@ impl Lab {
     fn placeholder(key: &SecretKey) -> Cell {
         let author = key.public();
         let id = CellId { kind: Kind::GRANT, subject: vec![], slot: vec![], author };
-        let draft =
-            Draft { id, version: Version::default(), hlc: Hlc::default(), payload: vec![] };
+        let draft = Draft { id, version: Version::default(), hlc: Hlc::default(), payload: vec![] };
         draft.sign(&ClusterId(Hash([0; 32])), |m| key.sign(m)).unwrap()
     }
 
@@ -165,8 +164,7 @@ impl Lab {
         (version, hlc): (Version, Hlc),
         payload: Vec<u8>,
     ) -> Cell {
-        let id =
-            CellId { kind, subject: subject.to_vec(), slot: Vec::new(), author: by.public() };
+        let id = CellId { kind, subject: subject.to_vec(), slot: Vec::new(), author: by.public() };
         Draft { id, version, hlc, payload }.sign(self.cluster(), |m| by.sign(m)).unwrap()
     }
 
@@ -253,20 +251,15 @@ impl Lab {
 
     /// An admission of a machine.
     pub fn admit(&mut self, by: &SecretKey, node: &Node) -> Cell {
-        let admission = Admission {
-            machine: policy::machine_id(&node.signed),
-            cert: node.signed.clone(),
-        };
+        let admission =
+            Admission { machine: policy::machine_id(&node.signed), cert: node.signed.clone() };
         self.write(by, Kind::ADMISSION, node.id().as_bytes(), &admission)
     }
 
     /// A group by host expression.
     pub fn group(&mut self, by: &SecretKey, named: &str, hosts: &str) -> Cell {
-        let group = Group {
-            description: String::new(),
-            hosts: Some(hosts.parse().unwrap()),
-            select: None,
-        };
+        let group =
+            Group { description: String::new(), hosts: Some(hosts.parse().unwrap()), select: None };
         self.write(by, Kind::GROUP, named.as_bytes(), &group)
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use p2pinst_trust::policy;
 use p2pinst_types::record::{Grant, Invite, Role};
-use p2pinst_types::{Cell, Hlc, Kind, Name, PublicKey, Version};
+use p2pinst_types::{Cell, Hlc, Kind, Name, Version};
 
 use super::{Entry, Views};
 use crate::record::Record;
@@ -65,18 +65,11 @@ impl Views {
             let info = GrantInfo { grant: grant.clone(), cell: entry.cell.clone() };
             self.grants.insert(grant.key, info);
         }
-        for entry in sorted {
-            let Record::Revocation(revocation) = &entry.record else { continue };
-            if !self.may_revoke(&entry.cell, &revocation.key) {
-                continue;
+        // R12: the root's first: one that reaches back makes an operator's revocations void
+        for by_root in [true, false] {
+            for entry in sorted {
+                self.fold_revocation(entry, by_root);
             }
-            let revoked = Revoked {
-                at: entry.cell.hlc,
-                last_good: revocation.last_good,
-                reason: revocation.reason.clone(),
-            };
-            // the first counts: a later one cannot give time back
-            self.revoked.entry(revocation.key).or_insert(revoked);
         }
         for entry in sorted {
             let Record::Invite(invite) = &entry.record else { continue };
@@ -87,10 +80,24 @@ impl Views {
         }
     }
 
-    /// R16: only the root revokes keys with a grant; operators revoke invites and nodes.
-    fn may_revoke(&self, cell: &Cell, key: &PublicKey) -> bool {
-        let by_root = self.roots.docs().last().is_some_and(|d| d.keys.contains(&cell.id.author));
-        let of_grant = self.grants.contains_key(key) || self.roots.has_key(key);
-        by_root || (!of_grant && self.authorised(cell, &[Role::Operator]))
+    fn fold_revocation(&mut self, entry: &Entry, by_root: bool) {
+        let Record::Revocation(revocation) = &entry.record else { return };
+        let (cell, key) = (&entry.cell, revocation.key);
+        // any version of the root, as for grants: a rotation undoes neither
+        if self.roots.has_key(&cell.id.author) != by_root {
+            return;
+        }
+        // R16: only the root revokes keys with a grant; operators revoke invites and nodes
+        let of_grant = self.grants.contains_key(&key) || self.roots.has_key(&key);
+        if !by_root && (of_grant || !self.authorised(cell, &[Role::Operator])) {
+            return;
+        }
+        let revoked = Revoked {
+            at: cell.hlc,
+            last_good: revocation.last_good,
+            reason: revocation.reason.clone(),
+        };
+        // the first counts: a later one cannot give time back
+        self.revoked.entry(key).or_insert(revoked);
     }
 }

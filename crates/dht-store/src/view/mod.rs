@@ -8,7 +8,7 @@ mod groups;
 mod orders;
 mod roster;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use p2pinst_trust::{Refusal, RootChain};
 use p2pinst_types::record::{Release, Role};
@@ -55,6 +55,8 @@ pub struct Views {
     pub orders: Vec<Order>,
     /// Cells of a kind or format that this version does not know.
     pub unknown: usize,
+    /// Keys that are proved, to this node, to have signed two cells of one version.
+    pub equivocators: BTreeSet<PublicKey>,
 }
 
 impl Views {
@@ -75,6 +77,7 @@ impl Views {
             groups: BTreeMap::new(),
             releases: BTreeMap::new(),
             orders: Vec::new(),
+            equivocators: BTreeSet::new(),
             unknown: sorted.iter().filter(|e| e.record == Record::Opaque).count(),
         };
         views.fold_grants(&sorted);

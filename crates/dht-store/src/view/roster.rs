@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use p2pinst_trust::{Refusal, policy};
 use p2pinst_types::record::{Admission, NodeCert, Role};
-use p2pinst_types::{Cell, Hlc, Labels, MachineId, Name, NodeId};
+use p2pinst_types::{Cell, Hlc, Labels, MachineId, Name, NodeId, PublicKey};
 
 use super::{Entry, Views};
 use crate::record::Record;
@@ -65,6 +65,7 @@ impl Views {
             self.by_node.keys().filter(|n| self.revoked.contains_key(*n)).copied().collect();
         for node in gone {
             if let Some(machine) = self.by_node.remove(&node).and_then(|m| self.machines.remove(&m))
+                && self.by_name.get(&machine.name) == Some(&machine.id)
             {
                 self.by_name.remove(&machine.name);
             }
@@ -96,7 +97,7 @@ impl Views {
     /// what else is in the roster. `strict`: also when the node is in the roster already.
     #[must_use]
     pub fn why_not_cert(&self, cert: &NodeCert, at: Hlc, strict: bool) -> Option<Refusal> {
-        let revoked = |key| self.revoked.get(key).is_some_and(|r| !strict || r.at < at);
+        let revoked = |key: &PublicKey| self.revoked.get(key).is_some_and(|r| !strict || r.at < at);
         if revoked(&cert.invite) || (!strict && revoked(&cert.node)) {
             return Some(Refusal::Revoked);
         }
@@ -108,7 +109,8 @@ impl Views {
             // admitted twice by two members: the earlier admission counts
             return strict.then_some(Refusal::NameTaken);
         }
-        if self.by_name.contains_key(&cert.name) {
+        // a machine that was revoked before leaves its name to the one that takes its place
+        if self.machine_named(&cert.name).is_some_and(|m| !revoked(&m.node.0)) {
             return Some(Refusal::NameTaken);
         }
         (info.used >= info.invite.uses).then_some(Refusal::UsedUp)

@@ -2,10 +2,10 @@ use p2pinst_types::record::{Grant, Invite, Role, RootDoc, SignedRoot};
 use p2pinst_types::{Cell, Kind, PublicKey, codec, limits};
 use proptest::prelude::*;
 
+use crate::RootChain;
 use crate::fixture::{Invited, Lab, Node, START, key, name};
 use crate::hello::{Hello, Presented, Refusal};
 use crate::key::Domain;
-use crate::RootChain;
 
 struct Case {
     lab: Lab,

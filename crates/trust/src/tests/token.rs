@@ -32,7 +32,10 @@ fn a_token_survives_the_trip() {
     for copied in [text.to_string(), format!("  {}\n", *text)] {
         let back = Token::decode(&copied).unwrap();
         assert_eq!(back.roots, token.roots);
-        assert_eq!((back.grant, back.invite_cell), (token.grant.clone(), token.invite_cell.clone()));
+        assert_eq!(
+            (back.grant, back.invite_cell),
+            (token.grant.clone(), token.invite_cell.clone())
+        );
         assert_eq!((back.invite, back.bootstrap), (token.invite.clone(), token.bootstrap.clone()));
         assert_eq!(back.key.public(), token.key.public());
     }
@@ -83,7 +86,8 @@ fn a_text_that_is_no_token_is_told_so() {
 /// A body with a right checksum that is not CBOR, is deep, or claims to be huge.
 #[test]
 fn a_body_that_is_garbage_is_damaged() {
-    for body in [vec![], vec![0xff; 40], vec![0x81; 8000], vec![0x9b, 0xff, 0, 0, 0, 0, 0, 0, 0, 0]] {
+    for body in [vec![], vec![0xff; 40], vec![0x81; 8000], vec![0x9b, 0xff, 0, 0, 0, 0, 0, 0, 0, 0]]
+    {
         let bytes = [body.as_slice(), &Hash::of(&body).0[..4]].concat();
         let text = format!("p2pinst1-{}", data_encoding::BASE64URL_NOPAD.encode(&bytes));
         assert!(matches!(Token::decode(&text), Err(TokenError::Damaged(_))));

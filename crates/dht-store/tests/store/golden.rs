@@ -1,0 +1,225 @@
+//! Wire and disk formats, frozen: a change here is a change that other versions do not understand.
+
+use std::collections::BTreeMap;
+
+use dht_store::Outcome;
+use dht_store::coverage::Ranges;
+use dht_store::sync::{LogState, Part};
+use dht_store::wire::{CellBytes, Request, Response};
+use p2pinst_trust::fixture::name;
+use p2pinst_types::record::{
+    Action, Admission, Deployment, Grant, Group, HistoryEntry, HistorySegment, Invite, Manager,
+    Mode, NodeCert, NodeRecord, PackageId, Release, Revocation, Role, RootDoc, SignedCert,
+    SignedRoot, State, Status,
+};
+use p2pinst_types::{
+    BlobRef, DeploymentId, Hash, Kind, MachineId, Millis, NodeId, PublicKey, ReleaseId, Signature,
+    Version, codec,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+const KEY: PublicKey = PublicKey([1; 32]);
+
+/// How many bytes there are, and the first sixteen digits of their hash: enough to notice a change.
+fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
+    failures: &mut Vec<String>,
+    what: &str,
+    value: &T,
+    golden: &str,
+) {
+    let bytes = codec::encode(value).unwrap();
+    assert_eq!(&codec::decode::<T>(&bytes).unwrap(), value, "{what}");
+    let is = format!("{}:{}", bytes.len(), &Hash::of(&bytes).to_string()[..16]);
+    if is != golden {
+        failures.push(format!("{what}: {is} (was {golden})"));
+    }
+}
+
+#[test]
+fn golden_records() {
+    let mut f = Vec::new();
+    let package = PackageId {
+        manager: Manager::Dpkg,
+        name: "hello".to_owned(),
+        version: "2.10-3".to_owned(),
+        architecture: "amd64".to_owned(),
+    };
+    let blob = BlobRef::new(Hash([2; 32]), 100_000).unwrap();
+    let signed = SignedCert { cert: vec![1, 2, 3], signature: Signature([3; 64]) };
+    check(
+        &mut f,
+        "root",
+        &RootDoc { version: 1, cluster: name("lab"), keys: [KEY].into(), threshold: 1, nonce: 9 },
+        "80:35ff5b253a6771cb",
+    );
+    check(
+        &mut f,
+        "signed root",
+        &SignedRoot { doc: vec![1], signatures: vec![(KEY, Signature([2; 64]))] },
+        "120:a448f0889afdacf0",
+    );
+    check(
+        &mut f,
+        "grant",
+        &Grant {
+            key: KEY,
+            name: name("alice"),
+            roles: [Role::Operator, Role::Publisher].into(),
+            not_after: Some(Millis(5)),
+            cosigned: vec![(KEY, Signature([2; 64]))],
+        },
+        "198:aa0f20d8d0dd0eaa",
+    );
+    check(
+        &mut f,
+        "invite",
+        &Invite {
+            key: KEY,
+            site: name("hall"),
+            labels: [(name("gpu"), "true".to_owned().try_into().unwrap())].into(),
+            uses: 2,
+            not_after: Millis(5),
+        },
+        "83:82f8c10f1a8c0336",
+    );
+    check(
+        &mut f,
+        "certificate",
+        &NodeCert {
+            node: KEY,
+            name: name("n1"),
+            site: name("hall"),
+            labels: BTreeMap::new(),
+            addrs: vec!["/ip4/10.0.0.1/tcp/4001".to_owned()],
+            invite: PublicKey([4; 32]),
+        },
+        "137:1bfd22db8dfc78f6",
+    );
+    check(
+        &mut f,
+        "admission",
+        &Admission { machine: MachineId([5; 16]), cert: signed },
+        "117:0a317f6465727dbd",
+    );
+    let last_good = Some(Version { incarnation: 1, seq: 2 });
+    check(
+        &mut f,
+        "revocation",
+        &Revocation { key: KEY, last_good, reason: "lost".to_owned() },
+        "80:e44f922ad5db1a40",
+    );
+    check(
+        &mut f,
+        "group",
+        &Group {
+            description: "all with a card".to_owned(),
+            hosts: Some("n[1-3]".parse().unwrap()),
+            select: Some("gpu=true".parse().unwrap()),
+        },
+        "58:82bb9b9ca6dc3149",
+    );
+    check(
+        &mut f,
+        "release",
+        &Release { package: package.clone(), file: "hello.deb".to_owned(), blob },
+        "149:3acc50ab0f3f4848",
+    );
+    let release = ReleaseId(Hash([6; 32]));
+    check(
+        &mut f,
+        "deployment",
+        &Deployment {
+            number: 42,
+            release,
+            group: name("gpu"),
+            mode: Mode::LoadAware,
+            allow_downgrade: true,
+            holders: vec![NodeId(KEY)],
+        },
+        "138:6e9a1e643a8879ae",
+    );
+    check(
+        &mut f,
+        "node record",
+        &NodeRecord {
+            addrs: vec!["/ip4/10.0.0.1/tcp/4001".to_owned()],
+            version: "0.1.0".to_owned(),
+            started: Millis(7),
+            architecture: "amd64".to_owned(),
+        },
+        "73:a38c381486466027",
+    );
+    let reached = State::ALL.iter().map(|s| (*s, Millis(8))).collect();
+    check(
+        &mut f,
+        "status",
+        &Status { state: State::Failed, attempt: 2, detail: "no".to_owned(), reached },
+        "128:55bfb6f7d0e30b3f",
+    );
+    let entry = |action| HistoryEntry {
+        at: Millis(9),
+        deployment: DeploymentId([7; 16]),
+        release,
+        package: package.clone(),
+        action,
+        old_version: Some("2.9".to_owned()),
+        outcome: State::Installed,
+        exit_code: Some(0),
+        millis: 10,
+        log: "done".to_owned(),
+    };
+    let actions = [Action::Install, Action::Upgrade, Action::Downgrade, Action::Reinstall];
+    let entries = actions.into_iter().map(entry).collect();
+    check(
+        &mut f,
+        "history",
+        &HistorySegment { previous: Some(Hash([8; 32])), entries },
+        "933:daeffce416365e60",
+    );
+    assert!(f.is_empty(), "{f:#?}");
+}
+
+#[test]
+fn golden_messages() {
+    let mut f = Vec::new();
+    let part = Part { author: KEY, incarnation: 2, ranges: Ranges::up_to(3) };
+    let cells = vec![CellBytes(vec![0xc1, 2])];
+    let log =
+        LogState { author: KEY, lives: [(2, Ranges::up_to(3))].into(), digest: Hash([9; 32]) };
+    let clock = Millis(5);
+    let root = Hash([1; 32]);
+    let parts = vec![part.clone()];
+    for (what, request, golden) in [
+        ("heads", Request::Heads { digest: root, clock }, "56:64833e08ca8d230b"),
+        ("pull", Request::Pull { parts: parts.clone() }, "80:58d9e7a17077faaa"),
+        (
+            "push",
+            Request::Push { cells: cells.clone(), covered: parts.clone() },
+            "92:621cfba64dec9480",
+        ),
+        ("put", Request::Put { cells: cells.clone() }, "16:55d1badd86cd9200"),
+        ("get", Request::Get { kind: Kind::STATUS, subject: vec![7] }, "24:f9ecb520ce1d0f13"),
+        ("holds", Request::Holds { root }, "47:2db0013546329136"),
+    ] {
+        check(&mut f, what, &request, golden);
+    }
+    let outcomes = vec![
+        Outcome::Accepted,
+        Outcome::Known,
+        Outcome::Held("x".to_owned()),
+        Outcome::Rejected("y".to_owned()),
+    ];
+    for (what, response, golden) in [
+        ("same", Response::Same { clock }, "14:2870b44a18affa1a"),
+        ("heads", Response::Heads { logs: vec![log], clock }, "116:4596c6634669d650"),
+        ("cells", Response::Cells { cells: cells.clone(), covered: parts }, "93:f3692fe314a34622"),
+        ("outcomes", Response::Outcomes(outcomes), "46:6e0f46fc87ba8ecb"),
+        ("data", Response::Data { cells }, "17:1965a7bfa1dcb629"),
+        ("holds", Response::Holds(true), "8:9003fa9d5381db0c"),
+        ("refused", Response::Refused("no".to_owned()), "12:3124a57fafe45ece"),
+    ] {
+        check(&mut f, what, &response, golden);
+    }
+    assert!(f.is_empty(), "{f:#?}");
+}

@@ -1,0 +1,18 @@
+//! The store from outside: what is admitted, that all orders of arrival end alike, that sync
+//! converges, that what was accepted stays.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests, and helpers outside of #[test] functions"
+)]
+
+mod attacks;
+mod crash;
+mod golden;
+mod order;
+mod persistence;
+mod sync;
+mod world;
