@@ -169,6 +169,12 @@ impl Dpkg {
         Database::read(&self.admin(), &self.native)
     }
 
+    /// When the root's package database was changed last; `None` when that cannot be told.
+    #[must_use]
+    pub fn changed_at(&self) -> Option<std::time::SystemTime> {
+        fs::metadata(self.admin().join("status")).and_then(|m| m.modified()).ok()
+    }
+
     /// The version of a package (of the root's own architecture) that is properly there.
     ///
     /// # Errors

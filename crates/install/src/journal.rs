@@ -78,6 +78,9 @@ pub struct Record {
     /// The reason of a failure; otherwise what is worth telling.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
+    /// Whether the package manager was run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ran: bool,
     /// What goes into the machine's history with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<HistoryEntry>,
@@ -345,6 +348,7 @@ mod tests {
             attempt,
             step,
             detail: String::new(),
+            ran: false,
             history: None,
         }
     }
@@ -441,6 +445,7 @@ mod tests {
         let done = Record {
             at: Millis(1_795_167_737_000),
             detail: "ok".to_owned(),
+            ran: false,
             history: Some(entry(7)),
             ..record(1, 2, Step::RolledBack)
         };
@@ -506,6 +511,7 @@ mod tests {
         prop::collection::vec(one, 0..12).prop_map(|list| {
             let one = |(id, attempt, step, at, detail)| Record {
                 detail,
+                ran: false,
                 history: Option::map(at, entry),
                 ..record(id, attempt, step)
             };

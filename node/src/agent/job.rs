@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use p2pinst_install::journal::{Record, Step};
 use p2pinst_install::plan::Order;
-use p2pinst_install::{DebInfo, InstallError, InstallOptions, InstallReport, inspect};
+use p2pinst_install::{DebInfo, InstallError, InstallOptions, InstallReport, Patience, inspect};
 use p2pinst_types::record::{Action, HistoryEntry, Mode, State};
 use p2pinst_types::{DeploymentId, Hash, NodeId};
 use tokio::time::Instant;
@@ -18,6 +18,8 @@ use crate::exchange::{FetchError, Sources};
 /// A pause before what failed for a passing reason is tried again.
 const PASSING: Duration = Duration::from_secs(15);
 
+/// How long one run waits for the package manager's locks before it looks whether it should go on.
+const LOCKS: Duration = Duration::from_secs(5);
 /// A pause before a fetch that found nobody is tried again.
 const STARVED: Duration = Duration::from_secs(5);
 
@@ -143,10 +145,14 @@ impl Job {
         let begun = Instant::now();
         loop {
             self.idle().await;
-            let slot = self.context.fetches.acquire().await;
+            let slot = self.fetch_slots().acquire().await;
             self.report(State::Fetching, String::new());
-            let fetched = self.context.exchange.fetch(blob, self.sources()).await;
+            let fetched = tokio::select! {
+                fetched = self.context.exchange.fetch(blob, self.sources()) => Some(fetched),
+                () = self.no_longer_idle() => None,
+            };
             drop(slot);
+            let Some(fetched) = fetched else { continue };
             match fetched {
                 Ok(fetched) => {
                     info!(
@@ -179,6 +185,22 @@ impl Job {
             retry: Retry::soon(),
             history: None,
         })
+    }
+
+    fn fetch_slots(&self) -> &tokio::sync::Semaphore {
+        match self.order.deployment.mode {
+            Mode::Urgent => &self.context.urgent_fetches,
+            Mode::LoadAware => &self.context.fetches,
+        }
+    }
+
+    /// Ends when the node becomes busy; of an urgent order, never.
+    async fn no_longer_idle(&self) {
+        let mut idle = self.context.idle.clone();
+        let busy = idle.wait_for(Result::is_err);
+        if self.order.deployment.mode == Mode::Urgent || busy.await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Who may have the blob: those that the order names, then the connected members of the group,
@@ -245,20 +267,22 @@ impl Job {
             });
         }
         self.report(State::Installing, String::new());
-        let (dpkg, path, deb) =
-            (std::sync::Arc::clone(&self.context.dpkg), path.to_owned(), deb.clone());
-        let options = InstallOptions {
-            allow_downgrade: self.order.deployment.allow_downgrade,
-            patience: self.context.patience,
-        };
-        let result = tokio::task::spawn_blocking(move || {
-            // a run that was cut off before left its traces: they are mended first
-            if let Err(error) = dpkg.repair(&options.patience) {
-                warn!(%error, "cannot repair what an earlier run left");
+        let begun = Instant::now();
+        let result = loop {
+            let result = self.run_manager(path, deb).await;
+            match &result {
+                // others use the database: wait on, but see to it that the order still stands
+                Ok(Err(InstallError::Lock(error)))
+                    if begun.elapsed() < self.context.patience.locks =>
+                {
+                    if self.cancel.is_cancelled() {
+                        return Ok(End::Cancelled);
+                    }
+                    self.report(State::Waiting, error.to_string());
+                }
+                _ => break result,
             }
-            dpkg.install(&path, &deb, &options)
-        })
-        .await;
+        };
         match result {
             Ok(Ok(report)) => {
                 self.on_installed(report).await;
@@ -269,6 +293,27 @@ impl Job {
                 Err(Failed { reason: error.to_string(), retry: Retry::Never, history: None })
             }
         }
+    }
+
+    /// One run of the package manager; waits for its locks for a little while only.
+    async fn run_manager(
+        &self,
+        path: &std::path::Path,
+        deb: &DebInfo,
+    ) -> Result<Result<InstallReport, InstallError>, tokio::task::JoinError> {
+        let (dpkg, path, deb) =
+            (std::sync::Arc::clone(&self.context.dpkg), path.to_owned(), deb.clone());
+        let patience = Patience { locks: LOCKS, ..self.context.patience };
+        let options =
+            InstallOptions { allow_downgrade: self.order.deployment.allow_downgrade, patience };
+        tokio::task::spawn_blocking(move || {
+            // a run that was cut off before left its traces: they are mended first
+            if let Err(error) = dpkg.repair(&patience) {
+                warn!(%error, "cannot repair what an earlier run left");
+            }
+            dpkg.install(&path, &deb, &options)
+        })
+        .await
     }
 
     async fn on_installed(&self, report: InstallReport) {
@@ -340,6 +385,7 @@ impl Job {
             attempt: self.attempt,
             step,
             detail: detail.to_owned(),
+            ran: history.is_some(),
             history,
         };
         let context = self.context.clone();

@@ -12,7 +12,7 @@ mod startup;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use dht_store::Views;
 use p2pinst_install::journal::{Journal, JournalError, Step, Unfinished};
@@ -37,7 +37,7 @@ pub use reporter::{Reporter, entries as history_entries};
 
 /// Orders that are fetched or wait for their turn at once; a job that waits is a small task.
 const JOBS: usize = 1024;
-/// Orders whose pieces come in at once.
+/// Orders whose pieces come in at once: so many urgent ones, and as many others.
 const FETCHES: usize = 4;
 /// What failed for a passing reason (a full disk) is tried again after this.
 const RETRY: Duration = Duration::from_secs(15);
@@ -67,6 +67,7 @@ pub(crate) struct Context {
     reporter: Reporter,
     idle: Idle,
     patience: Patience,
+    urgent_fetches: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
     installer: Arc<Semaphore>,
 }
@@ -108,6 +109,8 @@ pub struct Agent {
     running: JoinSet<(DeploymentId, End)>,
     /// Orders that failed in this life or before, and when they may be tried again.
     failed: BTreeMap<DeploymentId, Retry>,
+    /// When the package database was changed last, as far as this agent has looked.
+    stamp: Option<SystemTime>,
 }
 
 impl std::fmt::Debug for Agent {
@@ -150,6 +153,7 @@ impl Agent {
             reporter,
             idle: parts.idle,
             patience,
+            urgent_fetches: Arc::new(Semaphore::new(FETCHES)),
             fetches: Arc::new(Semaphore::new(FETCHES)),
             installer: Arc::new(Semaphore::new(1)),
         };
@@ -159,6 +163,7 @@ impl Agent {
             jobs: BTreeMap::new(),
             running: JoinSet::new(),
             failed: BTreeMap::new(),
+            stamp: None,
         };
         Ok((agent, task))
     }
@@ -174,10 +179,13 @@ impl Agent {
         let mut views = self.context.store.watch();
         let unfinished = std::mem::take(&mut self.unfinished);
         startup::resolve(&self.context, unfinished).await;
+        let mut changed = true;
         loop {
-            views.mark_unchanged();
-            self.reconcile().await;
-            tokio::select! {
+            if changed {
+                views.mark_unchanged();
+                self.reconcile().await;
+            }
+            changed = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 Some(done) = self.running.join_next(), if !self.running.is_empty() => {
@@ -185,10 +193,11 @@ impl Agent {
                         Ok((id, end)) => self.on_end(id, end),
                         Err(e) => error!(error = %e, "a job ended badly"),
                     }
+                    true
                 }
-                Ok(()) = views.changed() => {}
-                () = tokio::time::sleep(RETRY), if !self.failed.is_empty() => {}
-            }
+                Ok(()) = views.changed() => true,
+                () = tokio::time::sleep(RETRY), if self.may_retry() => self.look_again(),
+            };
         }
         for cancel in self.jobs.values() {
             cancel.cancel();
@@ -199,6 +208,22 @@ impl Agent {
         while self.running.join_next().await.is_some() {}
     }
 
+    fn may_retry(&self) -> bool {
+        self.failed.values().any(|r| *r != Retry::Never)
+    }
+
+    /// Whether something that failed may be tried again: its time has come, or somebody else has
+    /// changed the package database, so that what was lacking may be there.
+    fn look_again(&mut self) -> bool {
+        let stamp = self.context.dpkg.changed_at();
+        let touched = stamp != self.stamp;
+        if touched {
+            self.stamp = stamp;
+            self.failed.retain(|_, retry| *retry != Retry::AfterInstall);
+        }
+        touched || self.failed.values().any(|r| r.is_due())
+    }
+
     fn on_end(&mut self, id: DeploymentId, end: End) {
         self.jobs.remove(&id);
         match end {
@@ -207,7 +232,10 @@ impl Agent {
                 // what lacked a dependency may have it now
                 self.failed.retain(|_, retry| *retry != Retry::AfterInstall);
             }
-            End::Failed(retry) => drop(self.failed.insert(id, retry)),
+            End::Failed(retry) => {
+                self.stamp = self.context.dpkg.changed_at();
+                self.failed.insert(id, retry);
+            }
             End::Cancelled => {}
         }
     }
@@ -251,6 +279,7 @@ impl Agent {
                 None => {}
             }
         }
+        self.failed.retain(|id, _| wanted.contains(id));
         for (id, cancel) in &self.jobs {
             if !wanted.contains(id) {
                 cancel.cancel();
@@ -278,13 +307,15 @@ impl Agent {
     /// Nothing to do for an order: says so once.
     fn settle(&self, id: DeploymentId, detail: &str) {
         let busy = self.jobs.contains_key(&id);
-        if !busy && self.context.reporter.state(&id).is_none_or(|s| !s.is_final()) {
+        let open = |s: State| !s.is_final() || s == State::Failed;
+        if !busy && self.context.reporter.state(&id).is_none_or(open) {
             self.context.reporter.report(id, 1, State::Skipped, detail.to_owned());
         }
     }
 
     fn start(&mut self, views: &Views, order: &Order) {
-        if self.jobs.contains_key(&order.id) || self.jobs.len() >= JOBS {
+        let urgent = order.deployment.mode == Mode::Urgent;
+        if self.jobs.contains_key(&order.id) || (self.jobs.len() >= JOBS && !urgent) {
             return;
         }
         let Some(attempt) = self.next_attempt(&order.id) else { return };
@@ -292,7 +323,6 @@ impl Agent {
         let name = views
             .order(order.id.as_bytes())
             .map_or_else(|| order.id.short(), |o| views.order_name(o));
-        let urgent = order.deployment.mode == Mode::Urgent;
         info!(deployment = %name, package = %order.release.package, urgent, attempt, "ordered");
         let cancel = CancellationToken::new();
         self.jobs.insert(order.id, cancel.clone());
@@ -309,10 +339,7 @@ impl Agent {
         match (self.failed.get(id), last) {
             (Some(retry), _) => retry.is_due().then_some(attempt),
             // failed in an earlier life, after the package manager had run: an operator's turn
-            (None, Some(r)) if r.step == Step::Failed => {
-                let ran = journal.history().any(|e| e.deployment == *id);
-                (!ran).then_some(attempt)
-            }
+            (None, Some(r)) if r.step == Step::Failed => (!r.ran).then_some(attempt),
             _ => Some(attempt),
         }
     }

@@ -1,8 +1,10 @@
 //! What a crash has interrupted: found in the journal, and brought to an end before anything new.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dht_store::Store;
+use p2pinst_install::Patience;
 use p2pinst_install::journal::{Record, Step, Unfinished};
 use p2pinst_types::Kind;
 use p2pinst_types::record::{Action, HistoryEntry, State};
@@ -10,6 +12,9 @@ use tracing::{info, warn};
 
 use super::Context;
 use super::reporter::entries;
+
+/// How long the start waits for the package manager's locks.
+const LOCKS: Duration = Duration::from_secs(5);
 
 /// Repairs the package database, then asks it how far each interrupted install came. One that is
 /// properly there is recorded as installed; any other is begun anew by the reconcile loop.
@@ -32,21 +37,30 @@ async fn tell_again(context: &Context) {
     let is_told =
         |e: &&HistoryEntry| told.iter().any(|t| (t.at, t.deployment) == (e.at, e.deployment));
     for entry in journal.history().filter(|e| !is_told(e)) {
-        let attempt = journal.last(&entry.deployment).map_or(1, |r| r.attempt);
-        untold.push((entry.clone(), attempt));
+        // a status only from the entry that the last attempt ended with
+        let ended = match entry.outcome {
+            State::Installed => Step::Committed,
+            _ => Step::Failed,
+        };
+        let last = journal.last(&entry.deployment).filter(|r| r.step == ended);
+        untold.push((entry.clone(), last.map(|r| r.attempt)));
     }
     drop(journal);
     for (entry, attempt) in untold {
         info!(package = %entry.package, "the history is completed from the journal");
         let (id, outcome) = (entry.deployment, entry.outcome);
         context.reporter.record(entry);
-        let detail = "recorded after an interruption".to_owned();
-        context.reporter.report(id, attempt, outcome, detail);
+        if let Some(attempt) = attempt {
+            let detail = "recorded after an interruption".to_owned();
+            context.reporter.report(id, attempt, outcome, detail);
+        }
     }
 }
 
 async fn repair(context: &Context) {
-    let (dpkg, patience) = (Arc::clone(&context.dpkg), context.patience);
+    let dpkg = Arc::clone(&context.dpkg);
+    // not longer: each install begins with a repair, too
+    let patience = Patience { locks: LOCKS, ..context.patience };
     match tokio::task::spawn_blocking(move || dpkg.repair(&patience)).await {
         Ok(Ok(report)) if report.exit.is_some() => {
             info!(
@@ -96,6 +110,7 @@ async fn resolve_one(context: &Context, record: Record) {
         at: entry.at,
         step: Step::Committed,
         history: Some(entry.clone()),
+        ran: true,
         ..record.clone()
     };
     let journal = context.clone();

@@ -4,6 +4,8 @@
 //! then pieces from all. A crash loses at most the pieces of the last second.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use p2pinst_chunks::fetch::{Input, Limits, Output};
@@ -99,8 +101,10 @@ struct Running<'a> {
     stage: Stage,
     begun: Instant,
     looked: Instant,
-    /// When the last new piece came.
-    fed: Instant,
+    /// Bytes that have come from all sources.
+    bytes: Arc<AtomicU64>,
+    /// How many there were when last looked, and since when there are no more.
+    fed: (u64, Instant),
     links: BTreeMap<NodeId, Link>,
     have: BTreeMap<NodeId, Bitmap>,
     retries: BTreeMap<NodeId, Retry>,
@@ -133,7 +137,8 @@ impl Exchange {
             stage: Stage::Layer { pages: LayerPages::new(blob)?, from: None },
             begun: Instant::now(),
             looked: Instant::now(),
-            fed: Instant::now(),
+            bytes: Arc::default(),
+            fed: (0, Instant::now()),
             links: BTreeMap::new(),
             have: BTreeMap::new(),
             retries: BTreeMap::new(),
@@ -209,7 +214,7 @@ impl Running<'_> {
                 Some((peer, event)) = received.recv() => self.on_event(peer, event).await?,
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => false,
                 _ = tick.tick() => {
-                    if self.fed.elapsed() >= STARVED {
+                    if self.is_starved() {
                         return Err(FetchError::Starved);
                     }
                     self.connect();
@@ -231,6 +236,15 @@ impl Running<'_> {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether nothing at all has come for a while.
+    fn is_starved(&mut self) -> bool {
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        if bytes != self.fed.0 {
+            self.fed = (bytes, Instant::now());
+        }
+        self.fed.1.elapsed() >= STARVED
     }
 
     /// Opens streams to sources that have none.
@@ -256,6 +270,7 @@ impl Running<'_> {
                 addrs,
                 requests,
                 events: self.events.clone(),
+                bytes: Arc::clone(&self.bytes),
             };
             self.tasks.spawn(task.run());
             self.links.insert(peer, link);
@@ -279,8 +294,14 @@ impl Running<'_> {
                 self.replace_layer_source();
                 return Ok(self.step(Input::Joined { peer, have }));
             }
-            Event::Opened { .. } => self.ban(peer, "it shows another blob under the same name"),
-            Event::NotFound => self.give_up(peer, "it does not have the blob"),
+            Event::Opened { .. } => {
+                self.ban(peer, "it shows another blob under the same name");
+                return Ok(self.step(Input::Left { peer }));
+            }
+            Event::NotFound => {
+                self.give_up(peer, "it does not have the blob");
+                return Ok(self.step(Input::Left { peer }));
+            }
             Event::Closed(reason) => {
                 self.give_up(peer, &reason);
                 return Ok(self.step(Input::Left { peer }));
@@ -301,7 +322,6 @@ impl Running<'_> {
                     self.done.duplicate += bytes;
                 } else {
                     self.gave.insert(peer);
-                    self.fed = Instant::now();
                     self.exchange.more(&self.blob.root);
                 }
                 return Ok(self.step(Input::Verified { peer, piece }));
@@ -310,6 +330,9 @@ impl Running<'_> {
                 // R10: one bad piece and the peer is out for this blob
                 self.done.received += self.blob.range(piece).map_or(0, |r| r.end - r.start);
                 warn!(%peer, piece = piece.0, blob = %self.blob.root.short(), "a peer sent wrong bytes: it is banned from this blob");
+                if matches!(self.stage, Stage::Layer { .. }) {
+                    self.ban(peer, "it sent a piece that nobody asked for");
+                }
                 return Ok(self.step(Input::Bad { peer, piece }));
             }
             Event::Refused { piece, reason } => {

@@ -1,6 +1,8 @@
 //! The downloader's side of one stream: from one source, for one blob.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use p2pinst_chunks::store::PutError;
 use p2pinst_chunks::wire::{Direction, Refusal, ToDownloader, ToSource};
@@ -68,6 +70,8 @@ pub(super) struct Task {
     pub(super) addrs: Vec<String>,
     pub(super) requests: mpsc::Receiver<ToSource>,
     pub(super) events: mpsc::Sender<(NodeId, Event)>,
+    /// Bytes that have come from all sources of the fetch.
+    pub(super) bytes: Arc<AtomicU64>,
 }
 
 impl Task {
@@ -82,7 +86,7 @@ impl Task {
     }
 
     async fn connect_and_pump(self) -> Result<(), String> {
-        let Self { net, blobs, root, peer, addrs, requests, events } = self;
+        let Self { net, blobs, root, peer, addrs, requests, events, bytes } = self;
         let opened = net.open(peer, Protocol::Exchange, &addrs).await;
         let stream = opened.map_err(|e: NetError| e.to_string())?;
         let (reader, mut writer) = tokio::io::split(stream);
@@ -90,7 +94,7 @@ impl Task {
         ToSource::Open { root }.encode(&mut open);
         wire::write(&mut writer, &[&open]).await.map_err(|e| e.to_string())?;
         tokio::select! {
-            read = read_all(reader, blobs, root, peer, events) => read,
+            read = read_all(reader, &bytes, blobs, root, peer, events) => read,
             written = write_all(writer, requests) => written,
         }
         .map_err(|e| e.to_string())
@@ -116,13 +120,16 @@ async fn write_all<W: AsyncWrite + Unpin>(
 
 async fn read_all<R: AsyncRead + Unpin>(
     mut reader: R,
+    count: &AtomicU64,
     blobs: BlobStore,
     root: Hash,
     peer: NodeId,
     events: mpsc::Sender<(NodeId, Event)>,
 ) -> io::Result<()> {
     let mut body = Vec::new();
-    while let Some(header) = wire::read(&mut reader, Direction::ToDownloader, &mut body).await? {
+    while let Some(header) =
+        wire::read(&mut reader, Direction::ToDownloader, &mut body, count).await?
+    {
         let event = match ToDownloader::decode(header, &body).map_err(wire::invalid)? {
             ToDownloader::Opened { blob, have } => Event::Opened { blob, have },
             ToDownloader::NotFound { .. } => Event::NotFound,
@@ -158,7 +165,8 @@ async fn store(
     *body = bytes;
     Ok(match result {
         Ok(put) => Event::Stored { piece, put },
-        Err(PutError::Bad(_)) => Event::Bad { piece },
+        // before the blob is begun nothing was asked for
+        Err(PutError::Bad(_) | PutError::Unknown { .. }) => Event::Bad { piece },
         Err(error) => Event::Disk(error),
     })
 }

@@ -36,7 +36,7 @@ pub struct Exchange {
 
 #[derive(Debug)]
 struct Shared {
-    /// Blobs that are being fetched: woken whenever there is more of one.
+    /// Blobs that are here in part: woken whenever there is more of one.
     progress: Mutex<BTreeMap<Hash, watch::Sender<u64>>>,
     uploads: Mutex<Uploads>,
     next_stream: AtomicU64,
@@ -89,8 +89,11 @@ impl Exchange {
         self.shared.next_stream.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Woken when there is more of a blob that is being fetched; `None` when it is not.
+    /// Woken when there is more of a blob that is here in part; `None` of any other.
     fn progress(&self, root: &Hash) -> Option<watch::Receiver<u64>> {
+        if self.blobs.status(root).is_some_and(|s| !s.complete) {
+            self.begin_progress(*root); // it was begun in an earlier life of the node
+        }
         lock(&self.shared.progress).get(root).map(watch::Sender::subscribe)
     }
 
@@ -104,10 +107,13 @@ impl Exchange {
         }
     }
 
-    /// The fetch has ended: streams that watch it are told the last time.
+    /// The fetch has ended: streams that watch it are told, for the last time when all is here. A
+    /// blob that is here in part is watched on: it will be taken up again.
     fn end_progress(&self, root: &Hash) {
         self.more(root);
-        lock(&self.shared.progress).remove(root);
+        if self.blobs.status(root).is_none_or(|s| s.complete) {
+            lock(&self.shared.progress).remove(root);
+        }
     }
 
     /// Hands the free upload slots to the streams whose turn it is.

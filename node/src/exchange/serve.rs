@@ -1,6 +1,7 @@
 //! The source's side of one stream: answers what one downloader asks about one blob.
 
 use std::io;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use p2pinst_chunks::wire::{
@@ -17,6 +18,8 @@ use crate::net::NetStream;
 
 /// Messages of a downloader that may wait while a piece is being sent to it.
 const QUEUE: usize = 128;
+/// A downloader that asks for nothing for so long has to open a stream again.
+const IDLE: Duration = Duration::from_secs(120);
 /// How long a downloader waits here for a blob that this node has only just begun to fetch.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -86,7 +89,7 @@ async fn read_message<R: AsyncRead + Unpin>(
     reader: &mut R,
     body: &mut Vec<u8>,
 ) -> io::Result<Option<ToSource>> {
-    match wire::read(reader, Direction::ToSource, body).await? {
+    match wire::read(reader, Direction::ToSource, body, &AtomicU64::new(0)).await? {
         Some(header) => ToSource::decode(header, body).map(Some).map_err(wire::invalid),
         None => Ok(None),
     }
@@ -98,12 +101,13 @@ async fn read_all<R: AsyncRead + Unpin>(
     messages: mpsc::Sender<ToSource>,
 ) -> io::Result<()> {
     let mut body = Vec::new();
-    while let Some(message) = read_message(&mut reader, &mut body).await? {
+    loop {
+        let read = tokio::time::timeout(IDLE, read_message(&mut reader, &mut body)).await;
+        let Some(message) = read.map_err(|_| io::ErrorKind::TimedOut)?? else { return Ok(()) };
         if messages.send(message).await.is_err() {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
 }
 
 async fn send<W: AsyncWrite + Unpin>(writer: &mut W, message: &ToDownloader<'_>) -> io::Result<()> {

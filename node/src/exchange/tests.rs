@@ -1,7 +1,7 @@
 //! The exchange over real connections on loopback, with peers that do not behave.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, ready};
@@ -96,7 +96,10 @@ async fn liar(blob: BlobRef, layer: Vec<u8>, asked: Arc<AtomicBool>) -> Host {
 async fn lie(stream: NetStream, blob: BlobRef, layer: Vec<u8>, asked: Arc<AtomicBool>) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut body = Vec::new();
-    while let Ok(Some(header)) = wire::read(&mut reader, Direction::ToSource, &mut body).await {
+    let count = AtomicU64::new(0);
+    while let Ok(Some(header)) =
+        wire::read(&mut reader, Direction::ToSource, &mut body, &count).await
+    {
         let mut out = Vec::new();
         match ToSource::decode(header, &body).unwrap() {
             ToSource::Open { .. } => {

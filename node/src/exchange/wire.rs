@@ -1,6 +1,7 @@
 //! Frames of the exchange protocol on a byte stream.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use p2pinst_chunks::wire::{Direction, HEADER, Header, WireError};
@@ -14,11 +15,12 @@ pub(super) fn invalid(e: WireError) -> io::Error {
 }
 
 /// Reads one frame into `body`; `None` at the end of the stream. The length is checked against its
-/// tag before anything is allocated.
+/// tag before anything is allocated. `count` is told of the bytes as they come.
 pub(super) async fn read<R: AsyncRead + Unpin>(
     stream: &mut R,
     direction: Direction,
     body: &mut Vec<u8>,
+    count: &AtomicU64,
 ) -> io::Result<Option<Header>> {
     let mut bytes = [0; HEADER];
     match stream.read_exact(&mut bytes).await {
@@ -28,7 +30,15 @@ pub(super) async fn read<R: AsyncRead + Unpin>(
     }
     let header = Header::parse(bytes, direction).map_err(invalid)?;
     body.resize(header.body_len(), 0);
-    stream.read_exact(body).await?;
+    let mut rest = body.as_mut_slice();
+    while !rest.is_empty() {
+        let n = stream.read(rest).await?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        count.fetch_add(n as u64, Ordering::Relaxed);
+        rest = rest.split_at_mut(n).1;
+    }
     Ok(Some(header))
 }
 
