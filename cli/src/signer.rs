@@ -106,9 +106,10 @@ impl Signer {
         subject: &[u8],
         payload: Vec<u8>,
     ) -> Result<Cell, CliError> {
-        let id =
-            CellId { kind, subject: subject.to_vec(), slot: Vec::new(), author: self.author() };
         let (version, hlc) = self.log.next(self.now);
+        // grants stand beside earlier ones to the same key, told apart by their time
+        let slot = if kind == Kind::GRANT { hlc.0.to_be_bytes().to_vec() } else { Vec::new() };
+        let id = CellId { kind, subject: subject.to_vec(), slot, author: self.author() };
         let draft = Draft { id, version, hlc, payload };
         let cell = draft.sign(&self.cluster, |message| self.key.secret.sign(message))?;
         self.cells.push(CellBytes(cell.bytes().to_vec()));

@@ -140,17 +140,32 @@ fn control_authority(
     (!may).then(|| hold(format!("its author {} is not known here", author.short())))
 }
 
+/// Segments that one machine's history may have: some hundred thousand entries.
+const SEGMENTS: u64 = 16_384;
+
+fn segment(slot: &[u8]) -> Option<u64> {
+    slot.try_into().ok().map(u64::from_be_bytes)
+}
+
 /// `None`: the author may. R14: a node writes of itself only.
 fn data_authority(views: &Views, cell: &Cell) -> Option<Verdict> {
     let Some(machine) = views.machine_of(&cell.id.author) else {
         return Some(hold("its author is not in the roster here"));
     };
     let own = |part: &[u8]| part == machine.id.as_bytes();
+    let slot = cell.id.slot.as_slice();
     match cell.id.kind {
         Kind::NODE_RECORD | Kind::HISTORY if !own(&cell.id.subject) => {
             Some(reject("its author writes of another machine"))
         }
-        Kind::STATUS if !own(&cell.id.slot) => Some(reject("its author writes of another machine")),
+        Kind::STATUS if !own(slot) => Some(reject("its author writes of another machine")),
+        Kind::NODE_RECORD if !slot.is_empty() => Some(reject("a machine has one record")),
+        Kind::HISTORY if segment(slot).is_none_or(|n| n >= SEGMENTS) => {
+            Some(reject("no history has such a segment"))
+        }
+        kind if !kind.is_known() && !own(&cell.id.subject) && !own(slot) => {
+            Some(reject("its author writes of another machine"))
+        }
         Kind::STATUS if views.order(&cell.id.subject).is_none() => {
             Some(hold("its deployment is not known here"))
         }

@@ -79,7 +79,13 @@ impl Record {
             }
             _ => return Some(Self::Opaque),
         };
-        // what is written once has no aspects; slots are for kinds that will have them
-        cell.id.slot.is_empty().then_some(record)
+        // grants to one key stand beside each other, told apart by their time: a later one must not
+        // undo what was done under an earlier one. Nothing else has aspects
+        let slot = cell.id.slot.as_slice();
+        let fits = match record {
+            Self::Grant(_) => slot.is_empty() || slot == cell.hlc.0.to_be_bytes(),
+            _ => slot.is_empty(),
+        };
+        fits.then_some(record)
     }
 }

@@ -1,7 +1,8 @@
 //! The store on disk: one redb file. Values are bytes that other modules make; table names end in
 //! the number of their format.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use p2pinst_types::{Cell, CellId, Hash, Kind, PublicKey};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -68,32 +69,55 @@ impl Batch {
     }
 }
 
+/// The file, opened anew after an I/O error: redb does nothing more after one, also when the disk
+/// has room again.
 #[derive(Debug)]
-pub(crate) struct Tables(Database);
+pub(crate) struct Tables {
+    path: PathBuf,
+    db: Mutex<Option<Database>>,
+}
 
-fn failed<E: Into<redb::Error>>(e: E) -> StoreError {
-    StoreError::Database(Box::new(e.into()))
+fn open(path: &Path) -> Result<Database, redb::Error> {
+    let db = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+    // a full disk does not keep a store from being read
+    if db.begin_read()?.open_table(META).is_err() {
+        let tx = db.begin_write()?;
+        drop((tx.open_table(CELLS)?, tx.open_table(COVERED)?));
+        drop((tx.open_table(SETTLED)?, tx.open_table(TWINS)?, tx.open_table(META)?));
+        tx.commit()?;
+    }
+    Ok(db)
 }
 
 impl Tables {
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
-        let open = || -> Result<Database, redb::Error> {
-            let db = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
-            let tx = db.begin_write()?;
-            drop((tx.open_table(CELLS)?, tx.open_table(COVERED)?));
-            drop((tx.open_table(SETTLED)?, tx.open_table(TWINS)?, tx.open_table(META)?));
-            tx.commit()?;
-            Ok(db)
+        let db = open(path)
+            .map_err(|e| StoreError::Open { path: path.to_owned(), source: Box::new(e) })?;
+        Ok(Self { path: path.to_owned(), db: Mutex::new(Some(db)) })
+    }
+
+    /// Works with the open file; one that has failed is opened anew at the next call.
+    fn with<T>(
+        &self,
+        job: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let mut held = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = |e| StoreError::Database(Box::new(e));
+        let db = match held.take() {
+            Some(db) => db,
+            None => open(&self.path).map_err(failed)?,
         };
-        open()
-            .map(Self)
-            .map_err(|e| StoreError::Open { path: path.to_owned(), source: Box::new(e) })
+        let done = job(&db);
+        if !matches!(done, Err(redb::Error::Io(_) | redb::Error::PreviousIo)) {
+            *held = Some(db);
+        }
+        done.map_err(failed)
     }
 
     /// Commits a batch: one fsync for all of it.
     pub(crate) fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
-        let commit = || -> Result<(), redb::Error> {
-            let tx = self.0.begin_write()?;
+        self.with(|db| {
+            let tx = db.begin_write()?;
             {
                 let mut cells = tx.open_table(CELLS)?;
                 for cell in &batch.cells {
@@ -118,14 +142,13 @@ impl Tables {
             }
             tx.commit()?;
             Ok(())
-        };
-        commit().map_err(failed)
+        })
     }
 
     /// The bytes of all cells whose key begins with `prefix`.
     pub(crate) fn cells(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
-        let read = || -> Result<Vec<Vec<u8>>, redb::Error> {
-            let table = self.0.begin_read()?.open_table(CELLS)?;
+        self.with(|db| {
+            let table = db.begin_read()?.open_table(CELLS)?;
             let mut out = Vec::new();
             for row in table.range(prefix..)? {
                 let (key, value) = row?;
@@ -135,18 +158,16 @@ impl Tables {
                 out.push(value.value().to_vec());
             }
             Ok(out)
-        };
-        read().map_err(failed)
+        })
     }
 
     /// The bytes of all control-plane cells.
     pub(crate) fn control_cells(&self) -> Result<Vec<Vec<u8>>, StoreError> {
-        let read = || -> Result<Vec<Vec<u8>>, redb::Error> {
-            let table = self.0.begin_read()?.open_table(CELLS)?;
+        self.with(|db| {
+            let table = db.begin_read()?.open_table(CELLS)?;
             let data = 0x8000u16.to_be_bytes();
             table.range(..data.as_slice())?.map(|row| Ok(row?.1.value().to_vec())).collect()
-        };
-        read().map_err(failed)
+        })
     }
 
     /// All coverage rows.
@@ -160,32 +181,29 @@ impl Tables {
     }
 
     fn rows(&self, table: TableDefinition<'_, &[u8], &[u8]>) -> Result<Vec<Row>, StoreError> {
-        let read = || -> Result<Vec<Row>, redb::Error> {
-            let table = self.0.begin_read()?.open_table(table)?;
+        self.with(|db| {
+            let table = db.begin_read()?.open_table(table)?;
             table
                 .iter()?
                 .map(|row| row.map(|(k, v)| (k.value().to_vec(), v.value().to_vec())))
                 .collect::<Result<_, _>>()
                 .map_err(Into::into)
-        };
-        read().map_err(failed)
+        })
     }
 
     /// The hash under which a cell of this node was settled.
     pub(crate) fn settled(&self, key: &[u8]) -> Result<Option<Hash>, StoreError> {
-        let read = || -> Result<Option<Hash>, redb::Error> {
-            let table = self.0.begin_read()?.open_table(SETTLED)?;
+        self.with(|db| {
+            let table = db.begin_read()?.open_table(SETTLED)?;
             Ok(table.get(key)?.and_then(|v| Hash::from_slice(v.value())))
-        };
-        read().map_err(failed)
+        })
     }
 
     /// A single value.
     pub(crate) fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
-            let table = self.0.begin_read()?.open_table(META)?;
+        self.with(|db| {
+            let table = db.begin_read()?.open_table(META)?;
             Ok(table.get(name)?.map(|v| v.value().to_vec()))
-        };
-        read().map_err(failed)
+        })
     }
 }

@@ -150,9 +150,15 @@ impl Journal {
                 "The end of the journal was torn, as by a crash; it was cut off."
             );
         }
+        let (old, whole) = (lines.len(), spoilt == 0 && !bytes.is_empty());
         let state = Memory::replay(lines);
-        let file = rewrite(&path, &state)?;
-        let journal = Self { path, file, damaged: false, appended: 0, state };
+        // a disk that is full must not keep the node from starting
+        let file = if whole && old < REWRITE_AFTER {
+            OpenOptions::new().append(true).open(&path).context("open", &path)?
+        } else {
+            rewrite(&path, &state)?
+        };
+        let journal = Self { path, file, damaged: false, appended: old, state };
         let mut unfinished: Vec<_> =
             journal.state.last.values().filter(|r| !r.step.is_final()).cloned().collect();
         unfinished.sort_by_key(|r| (r.at, r.deployment));

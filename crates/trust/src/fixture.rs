@@ -213,6 +213,24 @@ impl Lab {
         self.write(&root, Kind::GRANT, key.as_bytes(), &grant)
     }
 
+    /// The root grants again to a key that has a grant: beside the earlier one, as the command line
+    /// does.
+    pub fn regrant(&mut self, key: PublicKey, named: &str, roles: &[Role]) -> Cell {
+        let roles = roles.iter().copied().collect();
+        let grant = Grant { key, name: name(named), roles, not_after: None, cosigned: Vec::new() };
+        let root = self.root.clone();
+        let version = self.next(&root.public());
+        let hlc = self.tick();
+        let id = CellId {
+            kind: Kind::GRANT,
+            subject: key.as_bytes().to_vec(),
+            slot: hlc.0.to_be_bytes().to_vec(),
+            author: root.public(),
+        };
+        let payload = codec::encode(&grant).unwrap();
+        Draft { id, version, hlc, payload }.sign(self.cluster(), |m| root.sign(m)).unwrap()
+    }
+
     /// An invite of the operator: a day, the site `lab`, no labels.
     pub fn invite(&mut self, n: u16, uses: u32) -> Invited {
         let operator = self.operator.clone();

@@ -113,13 +113,18 @@ pub fn check_cert(
     signed: &SignedCert,
 ) -> Result<NodeCert, ChainError> {
     let cert: NodeCert = codec::decode(&signed.cert).map_err(|_| ChainError::Cert)?;
-    if cert.invite != invite.key || !signed_by_invite(roots, &cert, signed) {
-        return Err(ChainError::Cert);
-    }
-    let as_invited = cert.site == invite.site && cert.labels == invite.labels;
+    let good = as_invited(invite, &cert) && signed_by_invite(roots, &cert, signed);
+    if good { Ok(cert) } else { Err(ChainError::Cert) }
+}
+
+/// Whether a certificate asks for what its invite gives, and no more. Its signature was verified
+/// before.
+#[must_use]
+pub fn as_invited(invite: &Invite, cert: &NodeCert) -> bool {
     let bounded = cert.addrs.len() <= p2pinst_types::limits::ADDRS
         && cert.addrs.iter().all(|a| a.len() <= 256);
-    if as_invited && bounded { Ok(cert) } else { Err(ChainError::Cert) }
+    let asked = cert.site == invite.site && cert.labels == invite.labels;
+    cert.invite == invite.key && asked && bounded
 }
 
 /// The machine that a certificate founds.

@@ -16,6 +16,21 @@ pub struct GrantInfo {
     pub grant: Grant,
     /// Its cell: a part of the chain that nodes show.
     pub cell: Cell,
+    /// The grants to the key that this one has replaced, oldest first: what was written under them
+    /// stands.
+    pub earlier: Vec<(Hlc, Grant)>,
+}
+
+impl GrantInfo {
+    /// The grant that was in force at a time; before the first, the first.
+    #[must_use]
+    pub fn at(&self, at: Hlc) -> &Grant {
+        let earlier = self.earlier.iter().rev().find(|(from, _)| *from <= at);
+        match earlier.or(self.earlier.first()) {
+            Some((_, grant)) if self.cell.hlc > at => grant,
+            _ => &self.grant,
+        }
+    }
 }
 
 /// An invite that counts.
@@ -62,7 +77,12 @@ impl Views {
             if !ours && !names.insert(&grant.name) {
                 continue;
             }
-            let info = GrantInfo { grant: grant.clone(), cell: entry.cell.clone() };
+            let mut earlier = Vec::new();
+            if let Some(before) = self.grants.remove(&grant.key) {
+                earlier = before.earlier;
+                earlier.push((before.cell.hlc, before.grant));
+            }
+            let info = GrantInfo { grant: grant.clone(), cell: entry.cell.clone(), earlier };
             self.grants.insert(grant.key, info);
         }
         // R12: the root's first: one that reaches back makes an operator's revocations void

@@ -94,7 +94,7 @@ impl Views {
         let granted = self
             .grants
             .get(author)
-            .is_some_and(|g| p2pinst_trust::policy::allows(&g.grant, roles, cell.hlc));
+            .is_some_and(|g| p2pinst_trust::policy::allows(g.at(cell.hlc), roles, cell.hlc));
         granted && !self.is_void(cell)
     }
 

@@ -410,6 +410,33 @@ fn r13_equivocation_is_proved_and_merged_alike() {
     }
 }
 
+/// R14: not even of a kind that this version does not know may a node write of another machine.
+#[test]
+fn r14_cells_of_a_later_version_are_of_their_author_too() {
+    let (mut lab, node, _dir, mut store) = lab();
+    let foreign = lab.write(&node.key, Kind(0x8777), b"somebody else", &"?");
+    assert!(matches!(apply(&mut store, &[foreign])[0], Outcome::Rejected(_)));
+}
+
+/// A grant that replaces another acts forward only.
+#[test]
+fn what_was_done_under_an_earlier_grant_stands() {
+    let (mut lab, node, _dir, mut store) = lab();
+    let alice = lab.operator.clone();
+    let group = lab.group(&alice, "gpu", "n1");
+    apply(&mut store, std::slice::from_ref(&group));
+    let before = store.views();
+    let less = lab.regrant(alice.public(), "alice", &[Role::Publisher]);
+    assert_eq!(apply(&mut store, std::slice::from_ref(&less)), [Outcome::Accepted]);
+    let after = store.views();
+    assert!(after.machine_of(&node.key.public()).is_some(), "admissions outlive the grant");
+    assert_eq!(after.groups.len(), before.groups.len());
+    assert_eq!(after.roles(&alice.public(), Hlc::at(LATER)), [Role::Publisher]);
+    let late = lab.group(&alice, "late", "n1");
+    apply(&mut store, std::slice::from_ref(&late));
+    assert!(!store.views().groups.contains_key(&"late".parse().unwrap()), "no power any more");
+}
+
 /// What a later version writes is kept byte for byte, counted, and passed on.
 #[test]
 fn cells_of_a_later_version_are_kept_and_passed_on() {
@@ -420,7 +447,9 @@ fn cells_of_a_later_version_are_kept_and_passed_on() {
     let format = lab.group(&alice, "gpu", "n1");
     let format = lab.in_format(&alice, &format, 9);
     let member = lab.write(&node.key, Kind(0x0778), b"tomorrow", &"?");
-    let data = lab.write(&node.key, Kind(0x8777), b"tomorrow", &"?");
+    let machine = first.views().machine_of(&node.key.public()).unwrap().id;
+    let subject = machine.as_bytes().as_slice();
+    let data = lab.write(&node.key, Kind(0x8777), subject, &"?");
     let all = [kind, format, member, data];
     assert!(apply(&mut first, &all).iter().all(|o| *o == Outcome::Accepted));
     assert_eq!(first.views().unknown, 3);
@@ -432,8 +461,8 @@ fn cells_of_a_later_version_are_kept_and_passed_on() {
     for cell in &all[..3] {
         assert_eq!(second.control(&cell.id).unwrap().bytes(), cell.bytes());
     }
-    let data = first.data(Kind(0x8777), b"tomorrow").unwrap();
+    let data = first.data(Kind(0x8777), subject).unwrap();
     assert_eq!(data, [all[3].clone()]);
     assert!(apply(&mut second, &data).contains(&Outcome::Accepted));
-    assert_eq!(second.data(Kind(0x8777), b"tomorrow").unwrap(), data);
+    assert_eq!(second.data(Kind(0x8777), subject).unwrap(), data);
 }

@@ -44,7 +44,7 @@ fn own_records_and_the_outbox_survive() {
     let write = Write {
         kind: Kind::HISTORY,
         subject: machine.id.as_bytes(),
-        slot: b"1",
+        slot: &0u64.to_be_bytes(),
         incarnation: LIFE,
     };
     let first = store.write(&key, write, &1u8, LATER).unwrap();
