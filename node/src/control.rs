@@ -28,6 +28,8 @@ use crate::store::{StoreFailure, StoreHandle};
 const ROUNDS: usize = 64;
 /// Syncs under way at once.
 const AT_ONCE: usize = 4;
+/// A pause before a sync that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
 /// How long a writer waits for peers to tell what they know of its log.
 const FRESH: Duration = Duration::from_millis(1500);
 /// Peers that may wait for a sync.
@@ -290,9 +292,10 @@ pub struct Task {
 impl Task {
     /// Runs until shutdown.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut running = JoinSet::new();
+        let mut running: JoinSet<(NodeId, bool)> = JoinSet::new();
         let mut busy: BTreeSet<NodeId> = BTreeSet::new();
         let mut queue: VecDeque<NodeId> = VecDeque::new();
+        let mut again: BTreeSet<NodeId> = BTreeSet::new();
         let mut tick = tokio::time::interval(self.interval);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -300,9 +303,16 @@ impl Task {
                 biased;
                 () = shutdown.cancelled() => break,
                 Some(done) = running.join_next(), if !running.is_empty() => {
-                    if let Ok(peer) = done {
+                    if let Ok((peer, synced)) = done {
                         busy.remove(&peer);
+                        if !synced && again.len() < WAITING {
+                            again.insert(peer);
+                        }
                     }
+                }
+                () = tokio::time::sleep(AGAIN), if !again.is_empty() => {
+                    let up = |p: &NodeId| self.control.net.peers().is_up(p);
+                    queue.extend(std::mem::take(&mut again).into_iter().filter(up));
                 }
                 Some(cell) = self.announcements.recv() => {
                     self.control.announce(&[cell]).await;
@@ -330,16 +340,17 @@ impl Task {
     }
 }
 
-/// One sync, told in the log when it moved something or failed.
-async fn sync_logged(control: Control, peer: NodeId) -> NodeId {
-    match sync_with(&control.net, &control.store, peer).await {
-        Ok(moved) if moved != Moved::default() => {
+/// One sync, told in the log when it moved something or failed. Says whether it succeeded.
+async fn sync_logged(control: Control, peer: NodeId) -> (NodeId, bool) {
+    let synced = sync_with(&control.net, &control.store, peer).await;
+    match &synced {
+        Ok(moved) if *moved != Moved::default() => {
             info!(%peer, pulled = moved.pulled, pushed = moved.pushed, "synced");
         }
         Ok(_) => {}
         Err(error) => debug!(%peer, %error, "sync failed"),
     }
-    peer
+    (peer, synced.is_ok())
 }
 
 /// The lock that keeps two requests of the command line from interleaving.

@@ -1,7 +1,8 @@
 //! The composition: every part of a node, its tasks, and their end.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -11,7 +12,7 @@ use p2pinst_api::DataDir;
 use p2pinst_chunks::BlobStore;
 use p2pinst_files::Lock;
 use p2pinst_types::record::NodeRecord;
-use p2pinst_types::{Cell, Kind, NodeId};
+use p2pinst_types::{Cell, Kind, Millis, NodeId};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +35,11 @@ use crate::rpc;
 use crate::store::{self, Own, StoreHandle};
 
 /// Inbound streams that are answered at once.
-const STREAMS: usize = 512;
+const STREAMS: usize = 1024;
+/// Inbound streams of one peer and one protocol.
+const STREAMS_OF_ONE: usize = 32;
+/// Gossiped messages that are judged at once.
+const GOSSIP: usize = 256;
 /// Admissions that may wait to be announced.
 const ANNOUNCEMENTS: usize = 64;
 /// How long the tasks may take to end, once the package manager is done.
@@ -76,7 +81,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let key = load_key(&dir)?;
     let clock = Clock::default();
     let store = Store::open(&dir.store(), identity.roots(&dir)?)?;
-    let store = store::start(store, clock.clone()).context("cannot start the store's thread")?;
+    let (store, store_ended) =
+        store::start(store, clock.clone()).context("cannot start the store's thread")?;
     let own = Arc::new(Own {
         node: NodeId(key.public()),
         key: key.clone(),
@@ -132,7 +138,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         architecture: agent.architecture(),
     };
     let subject = own.machine.as_bytes().to_vec();
-    replicas.write(Kind::NODE_RECORD, subject, Vec::new(), record).await?;
+    if let Err(error) = replicas.write(Kind::NODE_RECORD, subject, Vec::new(), record).await {
+        warn!(%error, "cannot write this node's record: others see an older one");
+    }
     let api = Api {
         own: Arc::clone(&own),
         identity: Arc::new(identity.clone()),
@@ -157,6 +165,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     tasks.spawn(api.run(listener, closing.clone()));
     tasks.spawn(mesh.run(closing.clone()));
     tasks.spawn(server.run(events, closing.clone()));
+    tasks.spawn(store_ended);
     let mut working = JoinSet::new();
     working.spawn(agent.run(shutdown.clone()));
     info!(name = %identity.name, id = %own.node, root = %root.display(), "the node is running");
@@ -182,6 +191,41 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     Ok(())
 }
 
+/// Inbound streams by peer and protocol: one peer cannot take all of them.
+#[derive(Debug, Clone, Default)]
+struct Slots(Arc<Mutex<BTreeMap<(NodeId, bool), usize>>>);
+
+/// One stream's place; given back when dropped.
+struct Slot {
+    slots: Slots,
+    of: (NodeId, bool),
+}
+
+impl Slots {
+    fn take(&self, peer: NodeId, protocol: Protocol) -> Option<Slot> {
+        let of = (peer, protocol == Protocol::Store);
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(of).or_default();
+        if *count >= STREAMS_OF_ONE {
+            return None;
+        }
+        *count += 1;
+        Some(Slot { slots: self.clone(), of })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut open = self.slots.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.of) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.of);
+            }
+        }
+    }
+}
+
 /// Answers what other nodes ask.
 struct Server {
     net: Net,
@@ -193,29 +237,38 @@ struct Server {
 impl Server {
     async fn run(self, mut events: mpsc::Receiver<NetEvent>, shutdown: CancellationToken) {
         let mut streams = JoinSet::new();
+        let mut gossip = JoinSet::new();
+        let slots = Slots::default();
         let mut changes = self.net.peers().changes();
-        let mut known: Vec<NodeId> = Vec::new();
+        let mut known = BTreeSet::new();
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 Some(_) = streams.join_next(), if !streams.is_empty() => {}
+                Some(_) = gossip.join_next(), if !gossip.is_empty() => {}
                 Ok(()) = changes.changed() => self.greet(&mut known),
                 event = events.recv() => match event {
+                    // beyond the bound the hint is lost: sync finds what it told
+                    Some(NetEvent::Gossip { .. }) if gossip.len() >= GOSSIP => {}
                     Some(NetEvent::Gossip { source, id, data }) => {
                         let control = self.control.clone();
-                        streams.spawn(async move { control.on_gossip(source, id, data).await });
+                        gossip.spawn(async move { control.on_gossip(source, id, data).await });
                     }
                     Some(NetEvent::Inbound { peer, protocol, stream }) => {
-                        if streams.len() >= STREAMS {
+                        let slot = slots.take(peer, protocol);
+                        let Some(slot) = slot.filter(|_| streams.len() < STREAMS) else {
                             debug!(%peer, "too busy: an inbound stream is refused");
-                        } else if protocol == Protocol::Store {
-                            let (store, exchange) = (self.store.clone(), self.exchange.clone());
-                            streams.spawn(answer(store, exchange, peer, stream));
-                        } else {
-                            let exchange = self.exchange.clone();
-                            streams.spawn(async move { exchange.serve(peer, stream).await });
-                        }
+                            continue;
+                        };
+                        let (store, exchange) = (self.store.clone(), self.exchange.clone());
+                        streams.spawn(async move {
+                            match protocol {
+                                Protocol::Store => answer(store, exchange, peer, stream).await,
+                                Protocol::Exchange => exchange.serve(peer, stream).await,
+                            }
+                            drop(slot);
+                        });
                     }
                     None => break,
                 }
@@ -225,9 +278,11 @@ impl Server {
     }
 
     /// A new connection: sync with the peer.
-    fn greet(&self, known: &mut Vec<NodeId>) {
-        let connected = self.net.peers().connected();
-        for peer in connected.iter().filter(|p| !known.contains(p)) {
+    fn greet(&self, known: &mut BTreeSet<(NodeId, Option<Millis>)>) {
+        let peers = self.net.peers();
+        let connected: BTreeSet<_> =
+            peers.connected().into_iter().map(|p| (p, peers.get(&p).since)).collect();
+        for (peer, _) in connected.difference(known) {
             self.control.wish(*peer);
         }
         *known = connected;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use p2pinst_api::DataDir;
 use p2pinst_files::{Access, FileError};
+use p2pinst_trust::key::NoRandomness;
 use p2pinst_trust::{RootChain, SecretKey, keytext};
 use p2pinst_types::record::{SignedCert, SignedRoot};
 use p2pinst_types::{ClusterId, MachineId, Name, codec};
@@ -108,6 +109,36 @@ impl Identity {
     pub fn roots(&self, dir: &DataDir) -> Result<RootChain, IdentityError> {
         RootChain::verify(self.cluster, self.roots.clone()).map_err(|e| damaged(&dir.identity(), e))
     }
+}
+
+/// The key of a join that is under way: kept until the join is done or refused for good, so that one
+/// that was cut off after it was admitted can be taken up again under the same name.
+///
+/// # Errors
+/// When the key cannot be made or stored.
+pub fn joining_key(dir: &DataDir, name: &Name) -> Result<SecretKey, JoiningKeyError> {
+    let path = dir.joining_key();
+    if let Ok(text) = p2pinst_files::read_private(&path, keytext::MAX)
+        && let Ok((of, key)) = keytext::read(&text)
+        && of == *name
+    {
+        return Ok(key);
+    }
+    let key = SecretKey::generate()?;
+    let text = keytext::write(name, &key);
+    p2pinst_files::write(&path, text.as_bytes(), Access::Private)?;
+    Ok(key)
+}
+
+/// Why there is no key to join with.
+#[derive(Debug, Error)]
+pub enum JoiningKeyError {
+    /// It cannot be stored.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It cannot be made.
+    #[error(transparent)]
+    Random(#[from] NoRandomness),
 }
 
 /// Reads the node's key. It must be readable by its owner alone.

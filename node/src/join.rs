@@ -7,14 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dht_store::{Store, StoreError};
+use dht_store::view::Machine;
+use dht_store::{Store, StoreError, Views};
 use p2pinst_api::{DataDir, ErrorKind};
 use p2pinst_files::FileError;
-use p2pinst_trust::key::NoRandomness;
 use p2pinst_trust::{Refusal, SecretKey, Token, policy};
 use p2pinst_types::codec::CodecError;
-use p2pinst_types::record::NodeCert;
-use p2pinst_types::{ClusterId, Labels, Name, NodeId};
+use p2pinst_types::record::{Admission, NodeCert};
+use p2pinst_types::{ClusterId, Labels, Name, NodeId, codec};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ use crate::clock::{self, Clock};
 use crate::config::{Config, ConfigError};
 use crate::control::{SyncError, sync_with};
 use crate::found::ensure_free;
-use crate::identity::{Identity, IdentityError, save_key};
+use crate::identity::{Identity, IdentityError, JoiningKeyError, joining_key, save_key};
 use crate::keeper::Keeper;
 use crate::net::{self, Net, NetConfig, NetError, Settings, check_addr};
 use crate::peers::Peers;
@@ -128,9 +128,9 @@ pub enum JoinError {
     /// A thread cannot be started.
     #[error("cannot start: {0}")]
     Start(#[from] std::io::Error),
-    /// No random numbers.
+    /// The machine's key cannot be made or stored.
     #[error(transparent)]
-    Random(#[from] NoRandomness),
+    Key(#[from] JoiningKeyError),
     /// The certificate cannot be encoded.
     #[error(transparent)]
     Codec(#[from] CodecError),
@@ -200,7 +200,7 @@ pub async fn join(options: JoinOptions<'_>) -> Result<Joined, JoinError> {
         return Err(JoinError::Expired { not_after });
     }
     p2pinst_files::make_private_dir(dir.path())?;
-    // a join that was cut off before left nothing that counts
+    // of a join that was cut off before only the key counts
     if dir.store().exists() {
         p2pinst_files::remove(&dir.store())?;
     }
@@ -208,6 +208,11 @@ pub async fn join(options: JoinOptions<'_>) -> Result<Joined, JoinError> {
     let joined = joining.run().await;
     if joined.is_err() {
         p2pinst_files::remove(&dir.store())?;
+    }
+    // nobody has admitted this key, and nobody will
+    let refused = matches!(&joined, Err(JoinError::Refused { refusal, .. }) if is_final(*refusal));
+    if joined.is_ok() || refused {
+        p2pinst_files::remove(&dir.joining_key())?;
     }
     joined
 }
@@ -235,7 +240,7 @@ impl<'a> Joining<'a> {
         name: Name,
         listen: Vec<String>,
     ) -> Result<Self, JoinError> {
-        let key = SecretKey::generate()?;
+        let key = joining_key(dir, &name)?;
         let addrs = reachable(&listen, token.bootstrap.first().map(String::as_str));
         let (site, labels) = (token.invite.site.clone(), token.invite.labels.clone());
         let cert = NodeCert {
@@ -266,7 +271,7 @@ impl<'a> Joining<'a> {
         let clock = Clock::default();
         let roots = self.token.roots.clone();
         let store = Store::open(&self.dir.store(), roots)?;
-        let store = store::start(store, clock.clone())?;
+        let (store, _ended) = store::start(store, clock.clone())?;
         let own = Arc::new(Own {
             key: self.key.clone(),
             node: NodeId(self.key.public()),
@@ -358,12 +363,31 @@ impl<'a> Joining<'a> {
             let refusal = views.void.get(&own.node.0).copied().unwrap_or(Refusal::NotAdmitted);
             return Err(JoinError::Void { name: self.identity.name.clone(), refusal });
         };
-        self.identity.admission = machine.cell.bytes().to_vec();
-        self.identity.roots = views.roots.signed().to_vec();
+        self.take_admission(&views, machine)?;
         save_key(self.dir, &self.identity.name, &self.key)?;
         Config { listen: self.listen.clone(), ..Config::default() }.save(self.dir)?;
         self.identity.save(self.dir)?; // last: from now on the directory belongs to the cluster
         info!(name = %self.identity.name, "joined");
+        Ok(())
+    }
+
+    /// What the roster has of this machine counts: it may be from an earlier try with another token.
+    fn take_admission(&mut self, views: &Views, machine: &Machine) -> Result<(), JoinError> {
+        let admission: Admission = machine.cell.record()?;
+        let cert: NodeCert = codec::decode(&admission.cert.cert)?;
+        if let Some(invite) = views.invites.get(&cert.invite) {
+            self.identity.invite = invite.cell.bytes().to_vec();
+            if cert.invite != self.token.invite.key
+                && let Some(grant) = views.grants.get(&invite.cell.id.author)
+            {
+                self.identity.grant = grant.cell.bytes().to_vec();
+            }
+        }
+        self.identity.cert = admission.cert;
+        self.identity.machine = machine.id;
+        self.identity.admission = machine.cell.bytes().to_vec();
+        self.identity.roots = views.roots.signed().to_vec();
+        (self.site, self.labels) = (machine.site.clone(), machine.labels.clone());
         Ok(())
     }
 

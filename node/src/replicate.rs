@@ -11,8 +11,9 @@ use dht_store::placement::{closest, key, majority};
 use dht_store::wire::{CellBytes, Request, Response};
 use p2pinst_types::{Cell, CellId, Kind, NodeId, Plane, PublicKey, limits};
 use serde::Serialize;
-use tokio::sync::Notify;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -28,6 +29,8 @@ const RETRY: Duration = Duration::from_secs(2);
 const READ: Duration = Duration::from_secs(2);
 /// Cells in one `Put`.
 const TOGETHER: usize = 32;
+/// Cells on their way from the writer to the outbox.
+const WRITTEN: usize = 4096;
 
 /// A handle; cheap to clone.
 #[derive(Debug, Clone)]
@@ -35,7 +38,7 @@ pub struct Replicas {
     own: Arc<Own>,
     net: Net,
     store: StoreHandle,
-    outbox: Arc<Notify>,
+    outbox: mpsc::Sender<Cell>,
 }
 
 /// What a read found.
@@ -53,8 +56,17 @@ impl Replicas {
     /// A handle, and the task behind it.
     #[must_use]
     pub fn new(own: Arc<Own>, net: Net, store: StoreHandle) -> (Self, Task) {
-        let replicas = Self { own, net, store, outbox: Arc::new(Notify::new()) };
-        (replicas.clone(), Task { replicas, pending: BTreeMap::new() })
+        let (outbox, written) = mpsc::channel(WRITTEN);
+        let replicas = Self { own, net, store, outbox };
+        let task = Task {
+            replicas: replicas.clone(),
+            written,
+            pending: BTreeMap::new(),
+            offers: JoinSet::new(),
+            busy: BTreeSet::new(),
+            later: BTreeMap::new(),
+        };
+        (replicas, task)
     }
 
     /// The live replicas of a subject, closest first: roster ∩ live, this node included.
@@ -83,7 +95,10 @@ impl Replicas {
         record: T,
     ) -> Result<Cell, StoreFailure> {
         let cell = self.store.write(&self.own, kind, subject, slot, record).await?;
-        self.outbox.notify_one();
+        // when too many wait, the disk has them: they go out after the next start
+        if self.outbox.try_send(cell.clone()).is_err() {
+            warn!("the outbox is full: a record reaches its replicas later");
+        }
         Ok(cell)
     }
 
@@ -149,7 +164,8 @@ pub async fn answer(store: &StoreHandle, request: Request) -> Result<Response, S
             let cells = store.run(move |s| s.data(kind, &subject)).await??;
             let mut room = dht_store::wire::CELL_BYTES;
             let mut out = Vec::new();
-            for cell in cells {
+            // where not all has room, the newest: a history's last segments
+            for cell in cells.into_iter().rev() {
                 match room.checked_sub(cell.bytes().len()) {
                     Some(left) => room = left,
                     None => break,
@@ -168,34 +184,46 @@ struct Pending {
     cell: Cell,
     acked: BTreeSet<NodeId>,
     settled: bool,
+    /// How often it was offered: those offered least come first.
+    offers: u32,
 }
 
-/// The task: empties the outbox.
+/// The task: empties the outbox. One offer to a peer at a time, so that a slow one delays nobody.
 #[derive(Debug)]
 pub struct Task {
     replicas: Replicas,
+    written: mpsc::Receiver<Cell>,
     pending: BTreeMap<CellId, Pending>,
+    offers: JoinSet<Acks>,
+    busy: BTreeSet<NodeId>,
+    /// Peers that did not take all, and when they are asked again.
+    later: BTreeMap<NodeId, Instant>,
 }
 
 /// What one replica said to some cells.
-type Acks = (NodeId, Vec<(CellId, bool)>);
+type Acks = (NodeId, Vec<(Cell, bool)>);
 
 impl Task {
     /// Runs until shutdown.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut changes = self.replicas.net.peers().changes();
         let mut views = self.replicas.store.watch();
-        let outbox = Arc::clone(&self.replicas.outbox);
         self.load().await;
         loop {
-            let unfinished = self.round().await;
+            self.offer_all();
+            self.settle().await;
+            let wake = self.later.values().min().copied();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                () = outbox.notified() => self.load().await,
+                Some(Ok(acks)) = self.offers.join_next(), if !self.offers.is_empty() => {
+                    self.on_acks(acks);
+                }
+                Some(cell) = self.written.recv() => self.take(cell),
                 Ok(()) = changes.changed() => {}
                 Ok(()) = views.changed() => {}
-                () = tokio::time::sleep(RETRY), if unfinished => {}
+                () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)),
+                    if wake.is_some() => {}
             }
         }
     }
@@ -203,28 +231,28 @@ impl Task {
     /// Takes up what is unsettled on disk.
     async fn load(&mut self) {
         let author: PublicKey = self.replicas.own.node.0;
-        let loaded = self.replicas.store.run(move |s| s.unsettled(&author)).await;
-        match loaded {
-            Ok(Ok(cells)) => {
-                for cell in cells {
-                    let newer =
-                        self.pending.get(&cell.id).is_none_or(|p| cell.order(&p.cell).is_gt());
-                    if newer {
-                        let pending = Pending { cell, acked: BTreeSet::new(), settled: false };
-                        self.pending.insert(pending.cell.id.clone(), pending);
-                    }
-                }
-            }
+        match self.replicas.store.run(move |s| s.unsettled(&author)).await {
+            Ok(Ok(cells)) => cells.into_iter().for_each(|c| self.take(c)),
             Ok(Err(error)) => warn!(%error, "cannot read the outbox"),
             Err(_) => {}
         }
     }
 
-    /// Offers what is pending to the replicas that have not acknowledged it. Says whether
-    /// something is left to do.
-    async fn round(&mut self) -> bool {
-        let mut by_peer: BTreeMap<NodeId, Vec<Cell>> = BTreeMap::new();
+    fn take(&mut self, cell: Cell) {
+        let newer = self.pending.get(&cell.id).is_none_or(|p| cell.order(&p.cell).is_gt());
+        if newer {
+            let id = cell.id.clone();
+            let pending = Pending { cell, acked: BTreeSet::new(), settled: false, offers: 0 };
+            self.pending.insert(id, pending);
+        }
+    }
+
+    /// Offers what is pending to the replicas that have not acknowledged it.
+    fn offer_all(&mut self) {
+        let now = Instant::now();
+        self.later.retain(|_, at| *at > now);
         let own = self.replicas.own.node;
+        let mut by_peer: BTreeMap<NodeId, Vec<CellId>> = BTreeMap::new();
         let mut complete = Vec::new();
         for (id, pending) in &mut self.pending {
             let replicas = self.replicas.of(id.kind, &id.subject);
@@ -232,35 +260,47 @@ impl Task {
                 pending.acked.insert(own);
             }
             let missing: Vec<NodeId> =
-                replicas.iter().filter(|r| !pending.acked.contains(r)).copied().collect();
+                replicas.into_iter().filter(|r| !pending.acked.contains(r)).collect();
             if missing.is_empty() && pending.settled {
                 complete.push(id.clone());
             }
             for peer in missing {
-                let cells = by_peer.entry(peer).or_default();
-                if cells.len() < TOGETHER {
-                    cells.push(pending.cell.clone());
+                if !self.busy.contains(&peer) && !self.later.contains_key(&peer) {
+                    by_peer.entry(peer).or_default().push(id.clone());
                 }
             }
         }
         for id in complete {
             self.pending.remove(&id);
         }
-        let mut offers = JoinSet::new();
-        for (peer, cells) in by_peer {
-            offers.spawn(offer(self.replicas.net.clone(), peer, cells));
-        }
-        while let Some(Ok((peer, acks))) = offers.join_next().await {
-            for (id, acked) in acks {
-                if let Some(pending) = self.pending.get_mut(&id)
-                    && acked
-                {
-                    pending.acked.insert(peer);
+        for (peer, mut ids) in by_peer {
+            ids.sort_by_key(|id| self.pending.get(id).map_or(0, |p| p.offers));
+            ids.truncate(TOGETHER);
+            let mut cells = Vec::new();
+            for id in ids {
+                if let Some(pending) = self.pending.get_mut(&id) {
+                    pending.offers += 1;
+                    cells.push(pending.cell.clone());
                 }
             }
+            self.busy.insert(peer);
+            self.offers.spawn(offer(self.replicas.net.clone(), peer, cells));
         }
-        self.settle().await;
-        !self.pending.is_empty()
+    }
+
+    fn on_acks(&mut self, (peer, acks): Acks) {
+        self.busy.remove(&peer);
+        if acks.is_empty() || acks.iter().any(|(_, acked)| !acked) {
+            self.later.insert(peer, Instant::now() + RETRY);
+        }
+        for (cell, _) in acks.into_iter().filter(|(_, acked)| *acked) {
+            // not of a newer version that was written meanwhile
+            if let Some(pending) = self.pending.get_mut(&cell.id)
+                && pending.cell == cell
+            {
+                pending.acked.insert(peer);
+            }
+        }
     }
 
     /// Remembers on disk what a majority has acknowledged.
@@ -291,7 +331,7 @@ async fn offer(net: Net, peer: NodeId, cells: Vec<Cell>) -> Acks {
                 if !is_here(outcome) {
                     debug!(%peer, ?outcome, "a replica does not take a cell yet");
                 }
-                (cell.id, is_here(outcome))
+                (cell, is_here(outcome))
             });
             (peer, acks.collect())
         }

@@ -79,15 +79,20 @@ impl std::fmt::Debug for Command {
     }
 }
 
-/// Starts the store's thread. It ends when the last handle is dropped.
+/// Starts the store's thread. It ends when the last handle is dropped; the future ends with it.
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub fn start(mut store: Store, clock: Clock) -> std::io::Result<StoreHandle> {
+pub fn start(
+    mut store: Store,
+    clock: Clock,
+) -> std::io::Result<(StoreHandle, impl Future<Output = ()> + use<>)> {
     let (tx, mut rx) = mpsc::channel(QUEUE);
     let (views_tx, views) = watch::channel(store.views());
     let thread_clock = clock.clone();
+    let (alive, ended) = oneshot::channel::<()>();
     thread::Builder::new().name("store".to_owned()).spawn(move || {
+        let _alive = alive;
         while let Some(command) = rx.blocking_recv() {
             let mut next = Some(command);
             while let Some(command) = next.take() {
@@ -110,7 +115,8 @@ pub fn start(mut store: Store, clock: Clock) -> std::io::Result<StoreHandle> {
             }
         }
     })?;
-    Ok(StoreHandle { tx, views, clock })
+    let ended = async move { drop(ended.await) };
+    Ok((StoreHandle { tx, views, clock }, ended))
 }
 
 /// What waits already and can share a transaction; and the first command that cannot.

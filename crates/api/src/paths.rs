@@ -40,6 +40,12 @@ impl DataDir {
         self.0.join("node.key")
     }
 
+    /// The secret key of a join that is under way.
+    #[must_use]
+    pub fn joining_key(&self) -> PathBuf {
+        self.0.join("joining.key")
+    }
+
     /// Directory of the administrators' keys. Only the command line opens what is in it.
     #[must_use]
     pub fn keys(&self) -> PathBuf {

@@ -111,6 +111,8 @@ pub struct Agent {
     failed: BTreeMap<DeploymentId, Retry>,
     /// When the package database was changed last, as far as this agent has looked.
     stamp: Option<SystemTime>,
+    /// Records of a newer version, as many as were told of.
+    unknown: usize,
 }
 
 impl std::fmt::Debug for Agent {
@@ -164,6 +166,7 @@ impl Agent {
             running: JoinSet::new(),
             failed: BTreeMap::new(),
             stamp: None,
+            unknown: 0,
         };
         Ok((agent, task))
     }
@@ -243,6 +246,7 @@ impl Agent {
     /// Compares what should be with what is, and starts and stops jobs.
     async fn reconcile(&mut self) {
         let views = self.context.store.views();
+        self.tell_unknown(&views);
         let orders = self.orders(&views);
         if orders.is_empty() && self.jobs.is_empty() {
             return;
@@ -285,6 +289,17 @@ impl Agent {
                 cancel.cancel();
             }
         }
+    }
+
+    /// Says once, for each that comes, that there are records of a newer version.
+    fn tell_unknown(&mut self, views: &Views) {
+        if views.unknown > self.unknown {
+            warn!(
+                records = views.unknown,
+                "records of this cluster need a newer version of p2pinst: they are kept and passed on; update this machine's p2pinst"
+            );
+        }
+        self.unknown = views.unknown;
     }
 
     /// The orders whose group contains this machine.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use dht_store::Store;
 use p2pinst_types::record::{HistoryEntry, HistorySegment, State, Status};
@@ -12,8 +13,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::replicate::Replicas;
-use crate::store::{Own, StoreHandle};
+use crate::store::{Own, StoreFailure, StoreHandle};
 
+/// A pause before what could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// Entries that may wait to be written; the journal has them all.
+const ENTRIES: usize = 1024;
 /// Longest text in a status: enough for a list of problems.
 const DETAIL: usize = 1500;
 /// Longest log in a history entry, so that some entries fit in one segment.
@@ -97,7 +102,11 @@ impl Reporter {
     /// Appends to the history.
     pub fn record(&self, mut entry: HistoryEntry) {
         entry.log = tail(&entry.log, LOG);
-        self.shared.table().entries.push(entry);
+        let mut table = self.shared.table();
+        if table.entries.len() < ENTRIES {
+            table.entries.push(entry);
+        }
+        drop(table);
         self.shared.wake.notify_one();
     }
 }
@@ -151,51 +160,51 @@ impl Task {
         }
     }
 
-    /// Runs until shutdown, and then writes what is left.
+    /// Runs until shutdown, and then writes what is left. What cannot be written (a full disk) is
+    /// kept and tried again.
     pub async fn run(self, shutdown: CancellationToken) {
         loop {
-            self.write_all().await;
+            let written = self.write_all().await;
+            if let Err(error) = &written {
+                error!(%error, "cannot write this node's records; trying again");
+            }
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 () = self.shared.wake.notified() => {}
+                () = tokio::time::sleep(RETRY), if written.is_err() => {}
             }
         }
-        self.write_all().await;
+        if let Err(error) = self.write_all().await {
+            error!(%error, "some records of this node could not be written");
+        }
     }
 
-    async fn write_all(&self) {
+    async fn write_all(&self) -> Result<(), StoreFailure> {
         loop {
-            let (id, entry) = {
-                let mut table = self.shared.table();
-                let entry = (!table.entries.is_empty()).then(|| table.entries.remove(0));
-                // history before the status that speaks of it
-                (if entry.is_none() { table.dirty.pop_first() } else { None }, entry)
-            };
-            match (id, entry) {
-                (_, Some(entry)) => self.append(entry).await,
-                (Some((id, status)), None) => {
-                    let (subject, slot) =
-                        (id.as_bytes().to_vec(), self.own.machine.as_bytes().to_vec());
-                    if let Err(error) =
-                        self.replicas.write(Kind::STATUS, subject, slot, status).await
-                    {
-                        error!(%error, "cannot write this node's status");
-                    }
-                }
-                (None, None) => return,
+            // history before the status that speaks of it
+            let entry = self.shared.table().entries.first().cloned();
+            if let Some(entry) = entry {
+                self.append(entry).await?;
+                self.shared.table().entries.remove(0);
+                continue;
             }
+            let Some((id, status)) = self.shared.table().dirty.pop_first() else { return Ok(()) };
+            let (subject, slot) = (id.as_bytes().to_vec(), self.own.machine.as_bytes().to_vec());
+            let written = self.replicas.write(Kind::STATUS, subject, slot, status.clone()).await;
+            if written.is_err() {
+                // unless there is something newer to say by now
+                self.shared.table().dirty.entry(id).or_insert(status);
+            }
+            written?;
         }
     }
 
     /// Appends to the last segment, or begins a new one when it is full.
-    async fn append(&self, entry: HistoryEntry) {
+    async fn append(&self, entry: HistoryEntry) -> Result<(), StoreFailure> {
         let subject = self.own.machine.as_bytes().to_vec();
         let wanted = subject.clone();
-        let held = self.store.run(move |s: &mut Store| s.data(Kind::HISTORY, &wanted)).await;
-        let Ok(Ok(cells)) = held else {
-            return error!("cannot read this node's history; an entry is lost");
-        };
+        let cells = self.store.run(move |s: &mut Store| s.data(Kind::HISTORY, &wanted)).await??;
         let (number, mut segment, last) = match segments(cells).pop() {
             Some((number, cell, segment)) => (number, segment, Some(cell)),
             None => (0, HistorySegment { previous: None, entries: Vec::new() }, None),
@@ -209,8 +218,7 @@ impl Task {
             (number + 1, HistorySegment { previous, entries: vec![entry] })
         };
         let slot = number.to_be_bytes().to_vec();
-        if let Err(error) = self.replicas.write(Kind::HISTORY, subject, slot, segment).await {
-            error!(%error, "cannot write this node's history");
-        }
+        self.replicas.write(Kind::HISTORY, subject, slot, segment).await?;
+        Ok(())
     }
 }

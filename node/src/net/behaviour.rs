@@ -16,7 +16,7 @@ use super::transport;
 use super::{Gatekeeper, NetError};
 
 /// Connections that may be in set-up from outside: strangers can cause no more work than this.
-const PENDING_IN: u32 = 64;
+const PENDING_IN: u32 = 256;
 /// Connections in all.
 const CONNECTIONS: u32 = 1024;
 /// A gossiped message: one cell (8 KiB payload) and its envelope.

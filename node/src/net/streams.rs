@@ -3,12 +3,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::task::{Context, Poll};
 
 use futures::future::{Ready, ready};
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
 use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
+use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::handler::{
     ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound,
 };
@@ -148,17 +150,33 @@ fn answer(reply: OpenReply, result: Result<Stream, String>) {
     drop(reply.send(result));
 }
 
+/// Connections of one address that may be in set-up at once: a stranger that says nothing keeps
+/// nobody else out. Loopback is free: there all share one address.
+const PENDING_OF_ONE: usize = 8;
+
+/// The address at the other end; `None` for loopback.
+fn source(addr: &Multiaddr) -> Option<IpAddr> {
+    let ip = match addr.iter().next()? {
+        Part::Ip4(ip) => IpAddr::from(ip),
+        Part::Ip6(ip) => IpAddr::from(ip),
+        _ => return None,
+    };
+    (!ip.is_loopback()).then_some(ip)
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Behaviour {
     connections: HashMap<PeerId, Vec<ConnectionId>>,
+    /// Inbound connections in set-up, by where they come from.
+    pending: HashMap<ConnectionId, IpAddr>,
     events: VecDeque<ToSwarm<Opened, Wish>>,
 }
 
 impl Behaviour {
-    /// Opens a stream on the peer's oldest connection.
+    /// Opens a stream on the peer's newest connection: an older one may be dead without knowing.
     pub(super) fn open(&mut self, peer: PeerId, protocol: Protocol, reply: OpenReply) {
-        let connection = self.connections.get(&peer).and_then(|c| c.first()).copied();
+        let connection = self.connections.get(&peer).and_then(|c| c.last()).copied();
         match connection {
             Some(id) if self.events.len() < EVENTS => {
                 let handler = NotifyHandler::One(id);
@@ -174,6 +192,20 @@ impl Behaviour {
 impl NetworkBehaviour for Behaviour {
     type ConnectionHandler = Handler;
     type ToSwarm = Opened;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        let Some(ip) = source(remote) else { return Ok(()) };
+        if self.pending.values().filter(|p| **p == ip).count() >= PENDING_OF_ONE {
+            return Err(ConnectionDenied::new("too many connections of one address in set-up"));
+        }
+        self.pending.insert(id, ip);
+        Ok(())
+    }
 
     fn handle_established_inbound_connection(
         &mut self,
@@ -198,7 +230,9 @@ impl NetworkBehaviour for Behaviour {
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
+            FromSwarm::ListenFailure(f) => drop(self.pending.remove(&f.connection_id)),
             FromSwarm::ConnectionEstablished(c) => {
+                self.pending.remove(&c.connection_id);
                 self.connections.entry(c.peer_id).or_default().push(c.connection_id);
             }
             FromSwarm::ConnectionClosed(c) => {

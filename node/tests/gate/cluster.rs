@@ -30,7 +30,10 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let begun = std::time::Instant::now();
     while !holds().await {
-        assert!(begun.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        if begun.elapsed() > DEADLINE {
+            let log = LOG.0.lock().unwrap().clone();
+            panic!("not within {DEADLINE:?}: {what}\n{}", String::from_utf8_lossy(&log));
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -54,7 +57,7 @@ static LOG: LazyLock<Log> = LazyLock::new(|| {
     let writer = log.clone();
     tracing_subscriber::fmt()
         .with_ansi(false)
-        .with_max_level(tracing::Level::INFO)
+        .with_env_filter("info,p2pinst_node=debug")
         .with_writer(move || writer.clone())
         .init();
     log
@@ -117,6 +120,12 @@ impl Machine {
         config.save(&self.dir).unwrap();
         let root = self.dir.path().join("root");
         p2pinst_install::root::prepare_skeleton(&root).unwrap();
+        // who has just joined in this process may still be about to close its store
+        let roots = self.identity().roots(&self.dir).unwrap();
+        until("the store is free", async || {
+            dht_store::Store::open(&self.dir.store(), roots.clone()).is_ok()
+        })
+        .await;
         let options = Options { dir: self.dir.clone(), root };
         let shutdown = self.shutdown.clone();
         self.task.spawn(async move {
