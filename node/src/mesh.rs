@@ -108,12 +108,13 @@ impl Mesh {
     }
 
     fn on_dialled(&mut self, node: NodeId, connected: bool) {
-        if let Some(attempt) = self.attempts.get_mut(&node)
-            && !connected
-        {
-            attempt.next = Instant::now() + attempt.pause;
-            attempt.pause = (attempt.pause * 2).min(PAUSE.1);
+        let Some(attempt) = self.attempts.get_mut(&node) else { return };
+        if connected {
+            // it may be closed again before this task has seen it open
+            attempt.pause = PAUSE.0;
         }
+        attempt.next = Instant::now() + attempt.pause;
+        attempt.pause = (attempt.pause * 2).min(PAUSE.1);
     }
 
     /// R16: who is no longer a member loses its connections.

@@ -76,7 +76,9 @@ pub(crate) fn fresh_address() -> SocketAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [_, _, high, low] = std::process::id().to_be_bytes();
     let last = NEXT.fetch_add(1, Ordering::Relaxed);
-    ([127, 64 | (high & 0x3f), low, last], 4001).into()
+    // below the ports that the system gives to whoever connects
+    let port = 10_000 + u16::from_be_bytes([high, low]) % 20_000;
+    ([127, 64 | (high & 0x3f), low, last], port).into()
 }
 
 /// One machine; its node runs or is halted.
