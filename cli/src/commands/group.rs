@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use clap::ArgGroup;
 use p2pinst_api::Client;
 use p2pinst_api::request::Groups;
 use p2pinst_api::view::GroupView;
@@ -37,6 +38,7 @@ pub(crate) enum GroupCommand {
 /// Membership follows the cluster: a machine that joins later and matches is a member, and gets
 /// what was published to the group.
 #[derive(Debug, clap::Args)]
+#[command(group(ArgGroup::new("which").args(["hosts", "select"]).required(true).multiple(true)))]
 #[command(after_long_help = "Examples:
   p2pinst group create gpu --select 'gpu=true'
   p2pinst group create rack1 --hosts 'node[01-16],10.0.0.1-12'
@@ -45,7 +47,7 @@ pub(crate) struct CreateArgs {
     /// The group's name
     name: Name,
     /// Machines by name or address: node[01-16],10.0.0.1-12
-    #[arg(long, value_name = "EXPR", required_unless_present = "select")]
+    #[arg(long, value_name = "EXPR")]
     hosts: Option<HostExpr>,
     /// Machines by label, name or site: gpu=true && site!=pisa
     #[arg(long, value_name = "EXPR")]
