@@ -132,7 +132,9 @@ fn a_group_without_members_is_told() {
         n1.ok(["group", "create", "empty", "--select", "gpu=true"])?;
         let file = deb(lab, "lonely", "1.0")?;
         let done = n1.cli(["publish"]).arg(&file).args(["--group", "empty", "--urgent"]).run()?;
-        says(&done, &["empty", "no members"])
+        says(&done.fails_with(1)?, &["empty", "no members", "group show"])?;
+        ensure!(n1.status()?.deployments.is_empty(), "an order for nobody was made");
+        Ok(())
     });
 }
 
@@ -142,10 +144,12 @@ fn expressions_that_cannot_be_read_are_refused() {
         let n1 = lab.node(1)?;
         for args in [["--hosts", "n[1-"], ["--select", "gpu=true,,"]] {
             let done = n1.cli(["group", "create", "bad"]).args(args).run()?;
-            ensure!(matches!(done.code, Some(1 | 2)), "{done}");
+            says(&done.fails_with(2)?, &args)?;
         }
-        let done = n1.cli(["group", "create", "neither"]).run()?;
-        ensure!(matches!(done.code, Some(1 | 2)), "{done}");
+        says(&n1.refused(2, ["group", "create", "neither"])?, &["--hosts", "--select"])?;
+        for name in ["bad", "neither"] {
+            says(&n1.refused(1, ["group", "show", name])?, &[name])?;
+        }
         Ok(())
     });
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use p2pinst_testnet::bins::Bins;
+use p2pinst_testnet::bins::{BIN_DIR, Bins};
 use p2pinst_testnet::exec::{Done, Exec};
 use p2pinst_testnet::ready::{is_root, why_no_namespaces};
 
@@ -50,7 +50,7 @@ fn the_demo_works_without_root_on_loopback_addresses() -> Result<()> {
         }
         let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "--"];
         let exec = Exec::new("setpriv").args(nobody).arg(bins.join("testnet")).arg("demo");
-        let done = exec.env("USER", "nobody").limit(LIMIT).run()?.ok()?;
+        let done = exec.env("USER", "nobody").env(BIN_DIR, &bins).limit(LIMIT).run()?.ok()?;
         ensure!(done.stdout.contains("loopback addresses (not root"), "it does not say so: {done}");
         done
     } else {

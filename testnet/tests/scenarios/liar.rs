@@ -89,7 +89,7 @@ async fn lie(dir: &DataDir) -> Result<()> {
             incarnation: identity.incarnation,
         }),
         addrs: config.listen.clone(),
-        store: store::start(store, clock)?,
+        store: store::start(store, clock)?.0,
         peers: Arc::downgrade(&peers),
         announce,
         joining: false,

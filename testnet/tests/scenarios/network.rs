@@ -1,11 +1,15 @@
 //! Cables that are pulled.
 
+use std::env;
+use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use p2pinst_testnet::{Deb, eventually};
+use p2pinst_testnet::cluster::at_once;
+use p2pinst_testnet::node::PORT;
+use p2pinst_testnet::{Deb, Invite, Node, eventually};
 
-use crate::harness::{LATER, SOON, cluster, deb, publish_to_all};
+use crate::harness::{LATER, SOON, cluster, deb, publish_to_all, scenario};
 
 #[test]
 fn eventually_a_node_whose_cable_was_cut_catches_up() {
@@ -55,7 +59,7 @@ fn anytime_the_status_is_the_same_on_every_node() {
     cluster(4, |lab| {
         let file = deb(lab, "same", "1.0")?;
         let published = lab.node(1)?.publish(&file, &["--group", "all", "--urgent", "--wait"])?;
-        let check = |node: &p2pinst_testnet::Node| -> Result<()> {
+        let check = |node: &Node| -> Result<()> {
             eventually(SOON, &format!("{} sees four installed", node.name()), || {
                 let seen = node.deployment(&published.deployment)?;
                 ensure!(seen.ordered == 4 && seen.count("installed") == 4, "{}", seen.line());
@@ -64,5 +68,32 @@ fn anytime_the_status_is_the_same_on_every_node() {
             })
         };
         lab.nodes().iter().try_for_each(check)
+    });
+}
+
+/// Not a test: a program that has nothing to do with p2pinst, on its port of another address.
+#[test]
+#[ignore = "the process that another test starts on its hosts"]
+fn helper_squatter() {
+    let listener = TcpListener::bind(("127.0.0.1", PORT)).expect("a free port");
+    listener.incoming().for_each(drop);
+}
+
+#[test]
+fn anytime_a_program_on_the_same_port_of_another_address_is_in_nobodys_way() {
+    scenario(3, |lab| {
+        let squat = ["--exact", "network::helper_squatter", "--ignored"];
+        let start = |n: &Node| n.exec(env::current_exe()?).args(squat).start();
+        let squatters = at_once(lab.nodes(), start)?;
+        for node in lab.nodes() {
+            let try_it = format!("exec 3<>/dev/tcp/127.0.0.1/{PORT}");
+            eventually(SOON, "the port is taken", || {
+                node.exec("bash").args(["-c", &try_it]).run()?.ok().map(drop)
+            })?;
+        }
+        lab.form(3, &Invite::default())?;
+        publish_to_all(lab.node(1)?, &deb(lab, "undisturbed", "1.0")?, &["--wait"]).run()?.ok()?;
+        drop(squatters);
+        Ok(())
     });
 }
