@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use dht_store::coverage::Ranges;
-use dht_store::sync::{Difference, Part, compare};
+use dht_store::sync::{Difference, Part, compare, rest};
 use dht_store::wire::{CELL_BYTES, CellBytes, Request, Response};
 use dht_store::{Outcome, Store};
 use p2pinst_types::{Cell, Kind, NodeId, Plane};
@@ -104,7 +104,7 @@ pub async fn sync_with(net: &Net, store: &StoreHandle, peer: NodeId) -> Result<M
             moved.pulled += pull(net, store, peer, difference.pull.clone()).await?;
         }
         if !difference.push.is_empty() {
-            moved.pushed += push(net, store, peer, &difference.push).await?;
+            moved.pushed += push(net, store, peer, difference.push.clone()).await?;
         }
         last = Some(difference);
     }
@@ -120,29 +120,47 @@ async fn pull(
     peer: NodeId,
     mut parts: Vec<Part>,
 ) -> Result<usize, SyncError> {
-    parts.truncate(PARTS);
-    let response = rpc::ask(net, peer, &[], &Request::Pull { parts }).await?;
-    let Response::Cells { cells, covered } = response else {
-        return Err(SyncError::Protocol(peer));
-    };
-    let outcomes = store.apply(control_only(from_wire(cells)), covered).await?;
-    log_refused(peer, &outcomes);
-    Ok(outcomes.iter().filter(|o| **o == Outcome::Accepted).count())
+    let mut pulled = 0;
+    for _ in 0..ROUNDS {
+        let asked: Vec<Part> = parts.iter().take(PARTS).cloned().collect();
+        let request = Request::Pull { parts: asked };
+        let Response::Cells { cells, covered } = rpc::ask(net, peer, &[], &request).await? else {
+            return Err(SyncError::Protocol(peer));
+        };
+        let left = rest(&parts, &covered);
+        let outcomes = store.apply(control_only(from_wire(cells)), covered).await?;
+        log_refused(peer, &outcomes);
+        pulled += outcomes.iter().filter(|o| **o == Outcome::Accepted).count();
+        if left.is_empty() || left == parts {
+            break;
+        }
+        parts = left;
+    }
+    Ok(pulled)
 }
 
 async fn push(
     net: &Net,
     store: &StoreHandle,
     peer: NodeId,
-    parts: &[Part],
+    mut parts: Vec<Part>,
 ) -> Result<usize, SyncError> {
-    let parts: Vec<Part> = parts.iter().take(PARTS).cloned().collect();
-    let (cells, covered) = store.run(move |s| s.select(&parts, CELL_BYTES)).await?;
-    let request = Request::Push { cells: to_wire(&cells), covered };
-    match rpc::ask(net, peer, &[], &request).await? {
-        Response::Outcomes(outcomes) => Ok(outcomes.iter().filter(|o| is_here(o)).count()),
-        _ => Err(SyncError::Protocol(peer)),
+    let mut pushed = 0;
+    for _ in 0..ROUNDS {
+        let offered: Vec<Part> = parts.iter().take(PARTS).cloned().collect();
+        let (cells, covered) = store.run(move |s| s.select(&offered, CELL_BYTES)).await?;
+        let left = rest(&parts, &covered);
+        let request = Request::Push { cells: to_wire(&cells), covered };
+        match rpc::ask(net, peer, &[], &request).await? {
+            Response::Outcomes(o) => pushed += o.iter().filter(|o| is_here(o)).count(),
+            _ => return Err(SyncError::Protocol(peer)),
+        }
+        if left.is_empty() || left == parts {
+            break;
+        }
+        parts = left;
     }
+    Ok(pushed)
 }
 
 /// Data-plane cells have their own way.

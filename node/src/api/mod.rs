@@ -19,6 +19,7 @@ use p2pinst_api::request::{
 };
 use p2pinst_api::{DataDir, frame};
 use p2pinst_files::{Context as _, FileError};
+use p2pinst_trust::policy;
 use p2pinst_types::{Cell, codec};
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -215,6 +216,7 @@ impl Api {
             return Err(invalid(format!("a {} is not submitted by hand", cell.id.kind)));
         }
         let _turn = self.submitting.lock().await;
+        self.ensure_power(&cells)?;
         let outcomes = self.store.apply(cells.clone(), Vec::new()).await?;
         for (cell, outcome) in cells.iter().zip(&outcomes) {
             if !is_here(outcome) {
@@ -225,6 +227,26 @@ impl Api {
             }
         }
         Ok(Submitted { peers: self.control.announce(&cells).await })
+    }
+
+    /// A cell whose author lacks the power would be stored without any effect: its writer is told.
+    fn ensure_power(&self, cells: &[Cell]) -> Reply<()> {
+        let views = self.store.views();
+        for cell in cells {
+            let roles = policy::roles_for(cell.id.kind);
+            if !roles.is_empty() && !views.authorised(cell, roles) {
+                let (kind, key) = (cell.id.kind, cell.id.author.short());
+                let names: Vec<&str> = roles.iter().map(|r| r.as_str()).collect();
+                let reason = format!(
+                    "the {kind} is refused: the key {key} has no power as {}",
+                    names.join(" or ")
+                );
+                return Err(ApiError::new(ErrorKind::Refused, reason)
+                    .hint("see what the keys may do: p2pinst key ls")
+                    .into());
+            }
+        }
+        Ok(())
     }
 
     fn prepare_invite(&self, request: &PrepareInvite) -> Reply<InviteMaterial> {
