@@ -241,6 +241,25 @@ impl Cluster {
         self.enter_with(named, token).await.map(drop)
     }
 
+    /// Joins, forgets all but the key as if the answer had never come, and joins again.
+    pub(crate) async fn enter_twice(&mut self, named: &str, token: &str) -> Result<(), JoinError> {
+        let first = self.enter_with(named, Token::decode(token).unwrap()).await?;
+        let again = machine(&self.dir, named);
+        p2pinst_files::make_private_dir(again.dir.path()).unwrap();
+        std::fs::rename(first.dir.node_key(), again.dir.joining_key()).unwrap();
+        let options = JoinOptions {
+            dir: &again.dir,
+            token: Token::decode(token).unwrap(),
+            name: again.name.clone(),
+            listen: again.addrs(),
+        };
+        join(options).await?;
+        let same = |i: Identity| (i.machine, i.cert, i.invite, i.admission);
+        assert!(same(again.identity()) == same(first.identity()), "it is the same machine");
+        assert!(!again.dir.joining_key().exists());
+        Ok(())
+    }
+
     async fn enter_with(&self, named: &str, token: Token) -> Result<Machine, JoinError> {
         let machine = machine(&self.dir, named);
         let listen = machine.addrs();

@@ -118,6 +118,17 @@ async fn an_invite_is_for_its_time_and_its_uses() {
     cluster.stop().await;
 }
 
+/// A join that was cut off after the machine was admitted has used up its name and its invite: it
+/// is taken up again with the key that was kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_that_was_cut_off_is_taken_up_again() {
+    let mut cluster = Cluster::found("lab").await;
+    let token = cluster.token(1, 3_600_000).await;
+    cluster.enter_twice("n2", &token).await.unwrap();
+    assert_eq!(cluster.first().ask(Nodes {}).await.unwrap().len(), 2);
+    cluster.stop().await;
+}
+
 /// R16: who is revoked loses its connections at once, and does not get in again.
 #[tokio::test(flavor = "multi_thread")]
 async fn r16_a_revoked_node_loses_the_mesh() {
