@@ -1,6 +1,6 @@
 # Shared by testnet/demo and testnet/check: sourced, never run.
 
-# The same profile for both, so that a fresh clone compiles once.
+# The same profile for both, so that they share what can be shared of a build.
 profile=${P2PINST_PROFILE:-dev}
 
 # need PROGRAM:PACKAGE... installs the Debian packages of those programs that are missing.
