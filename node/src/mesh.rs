@@ -22,7 +22,7 @@ const AT_ONCE: usize = 16;
 /// How long the node with the higher id waits for the other's dial.
 const YIELD: Duration = Duration::from_millis(500);
 /// First and longest pause after a failed dial.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
 #[derive(Debug, Clone, Copy)]
 struct Attempt {
