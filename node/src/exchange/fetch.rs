@@ -22,8 +22,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::Exchange;
 use super::link::{Event, Link, Task, queue};
-use super::{Exchange, lock};
 
 /// Events of all sources that may wait.
 const EVENTS: usize = 1024;
@@ -468,13 +468,5 @@ impl Running<'_> {
         self.links.remove(&peer);
         self.have.remove(&peer);
         self.banned.insert(peer);
-    }
-}
-
-impl Exchange {
-    /// Pieces that wait to be sent.
-    #[must_use]
-    pub fn uploads_waiting(&self) -> usize {
-        lock(&self.shared.uploads).serve.waiting()
     }
 }
