@@ -207,6 +207,7 @@ pub fn init(options: InitOptions<'_>) -> Result<Founded, FoundError> {
         labels: options.labels.clone(),
         uses: 1,
         not_after: now.after(OWN_INVITE),
+        replaces: None,
     };
     let invite_cell = operator.write(Kind::INVITE, invite.key.as_bytes(), &invite)?;
     let cert = NodeCert {

@@ -102,7 +102,7 @@ async fn create(context: &Context, args: CreateArgs) -> Result<(), CliError> {
             .hint("or choose another name"));
     }
     let description = args.description.unwrap_or_default();
-    let group = Group { description, hosts: args.hosts, select: args.select };
+    let group = Group::new(description, args.hosts, args.select);
     signer.add(Kind::GROUP, name.as_str().as_bytes(), &group)?;
     signer.submit(&mut client).await?;
 

@@ -77,7 +77,14 @@ pub(super) async fn run(context: &Context, args: InviteArgs) -> Result<(), CliEr
     let mut signer = Signer::open(context, &mut client, operator, info.cluster).await?;
     let key = SecretKey::generate()?;
     let not_after = signer.now().after(args.ttl);
-    let invite = Invite { key: key.public(), site: args.site, labels, uses: args.uses, not_after };
+    let invite = Invite {
+        key: key.public(),
+        site: args.site,
+        labels,
+        uses: args.uses,
+        not_after,
+        replaces: None,
+    };
     let invite_cell = signer.add(Kind::INVITE, invite.key.as_bytes(), &invite)?;
     signer.submit(&mut client).await?;
 
@@ -85,7 +92,7 @@ pub(super) async fn run(context: &Context, args: InviteArgs) -> Result<(), CliEr
     let text = token.encode()?;
     if context.json {
         let Token { invite, bootstrap, .. } = token;
-        let Invite { key: invite, site, labels, uses, not_after } = invite;
+        let Invite { key: invite, site, labels, uses, not_after, .. } = invite;
         let token = text.as_str();
         let document = Document { token, invite, site, labels, uses, not_after, bootstrap };
         return context.print_json(&document);

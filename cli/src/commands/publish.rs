@@ -179,6 +179,7 @@ async fn order(
         mode,
         allow_downgrade: args.allow_downgrade,
         holders: vec![plan.node],
+        shards: 1,
     };
     let payload = codec::encode(&deployment)?;
     let id = Deployment::id(&signer.author(), &payload);

@@ -131,9 +131,14 @@ fn control_authority(
             }
             is_node || is_granted
         }
-        Record::Invite(_) | Record::Group(..) | Record::Release(..) | Record::Deployment(..) => {
-            is_granted
-        }
+        Record::Invite(_)
+        | Record::Group(..)
+        | Record::GroupEdit(..)
+        | Record::Label(..)
+        | Record::MachineName(..)
+        | Record::Retirement(_)
+        | Record::Release(..)
+        | Record::Deployment(..) => is_granted,
         Record::Revocation(_) => is_root || is_granted,
         Record::Opaque => is_root || is_granted || is_node,
     };

@@ -1,9 +1,10 @@
 //! A control-plane cell with its payload decoded: what the views are folded from.
 
 use p2pinst_types::record::{
-    Admission, Deployment, Grant, Group, Invite, NodeCert, Release, Revocation,
+    Admission, Deployment, Grant, Group, GroupEdit, Invite, LabelEdit, MachineName, NodeCert,
+    Release, Retirement, Revocation,
 };
-use p2pinst_types::{Cell, DeploymentId, Kind, Name, PublicKey, ReleaseId, codec};
+use p2pinst_types::{Cell, DeploymentId, Kind, MachineId, Name, PublicKey, ReleaseId, codec};
 
 /// A decoded payload whose subject is the one that the payload calls for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,14 @@ pub enum Record {
     Revocation(Revocation),
     /// A set of machines, by name.
     Group(Name, Group),
+    /// Machines in or out of a group, by the group's name.
+    GroupEdit(Name, GroupEdit),
+    /// A label of a machine.
+    Label(MachineId, LabelEdit),
+    /// A machine's new name.
+    MachineName(MachineId, MachineName),
+    /// A deployment that is over.
+    Retirement(Retirement),
     /// A signed manifest, by id.
     Release(ReleaseId, Release),
     /// An order, by id.
@@ -28,6 +37,12 @@ pub enum Record {
 
 /// Bounds that a decoded record must keep, beyond those of its bytes.
 const LINE: usize = 1024;
+
+/// The built-in group has no definition.
+fn group_name(subject: &[u8]) -> Option<Name> {
+    let name: Name = std::str::from_utf8(subject).ok()?.parse().ok()?;
+    (name != Name::all()).then_some(name)
+}
 
 impl Record {
     /// Decodes a control-plane cell. `None`: the payload is not what its kind and subject say.
@@ -57,11 +72,23 @@ impl Record {
                 Self::Revocation(record)
             }
             Kind::GROUP => {
-                let name: Name = std::str::from_utf8(subject).ok()?.parse().ok()?;
-                if name == Name::all() {
+                let group: Group = cell.record().ok()?;
+                if group.description.len() > LINE {
                     return None;
                 }
-                Self::Group(name, cell.record().ok()?)
+                Self::Group(group_name(subject)?, group)
+            }
+            Kind::GROUP_EDIT => Self::GroupEdit(group_name(subject)?, cell.record().ok()?),
+            Kind::LABEL => Self::Label(MachineId::from_slice(subject)?, cell.record().ok()?),
+            Kind::MACHINE_NAME => {
+                Self::MachineName(MachineId::from_slice(subject)?, cell.record().ok()?)
+            }
+            Kind::RETIREMENT => {
+                let record: Retirement = cell.record().ok()?;
+                if subject != record.deployment.as_bytes() || record.reason.len() > LINE {
+                    return None;
+                }
+                Self::Retirement(record)
             }
             Kind::RELEASE => {
                 let id = Release::id(cell.payload());
@@ -80,10 +107,12 @@ impl Record {
             _ => return Some(Self::Opaque),
         };
         // grants to one key stand beside each other, told apart by their time: a later one must not
-        // undo what was done under an earlier one. Nothing else has aspects
+        // undo what was done under an earlier one. Few other things have aspects
         let slot = cell.id.slot.as_slice();
-        let fits = match record {
+        let fits = match &record {
             Self::Grant(_) => slot.is_empty() || slot == cell.hlc.0.to_be_bytes(),
+            Self::GroupEdit(_, edit) => slot == GroupEdit::slot(&edit.hosts),
+            Self::Label(_, label) => slot == LabelEdit::slot(&label.key),
             _ => slot.is_empty(),
         };
         fits.then_some(record)

@@ -177,6 +177,7 @@ mod tests {
                 mode: Mode::Urgent,
                 allow_downgrade: downgrade,
                 holders: vec![],
+                shards: 1,
             },
             release: Release {
                 package: PackageId {

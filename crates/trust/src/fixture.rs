@@ -246,6 +246,7 @@ impl Lab {
             labels: p2pinst_types::Labels::default(),
             uses,
             not_after: self.clock.after(Duration::from_secs(24 * 3600)),
+            replaces: None,
         };
         let cell = self.write(by, Kind::INVITE, invite.key.as_bytes(), &invite);
         Invited { key: invite_key, invite, cell }
@@ -276,8 +277,7 @@ impl Lab {
 
     /// A group by host expression.
     pub fn group(&mut self, by: &SecretKey, named: &str, hosts: &str) -> Cell {
-        let group =
-            Group { description: String::new(), hosts: Some(hosts.parse().unwrap()), select: None };
+        let group = Group::new(String::new(), Some(hosts.parse().unwrap()), None);
         self.write(by, Kind::GROUP, named.as_bytes(), &group)
     }
 
@@ -308,6 +308,7 @@ impl Lab {
             mode: Mode::Urgent,
             allow_downgrade: false,
             holders: Vec::new(),
+            shards: 1,
         };
         let payload = codec::encode(&order).unwrap();
         let id = Deployment::id(&by.public(), &payload);

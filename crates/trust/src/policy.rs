@@ -28,7 +28,12 @@ pub enum ChainError {
 pub fn roles_for(kind: Kind) -> &'static [Role] {
     match kind {
         Kind::INVITE => &[Role::Operator, Role::Enroller],
-        Kind::GROUP | Kind::DEPLOYMENT => &[Role::Operator],
+        Kind::GROUP
+        | Kind::GROUP_EDIT
+        | Kind::LABEL
+        | Kind::MACHINE_NAME
+        | Kind::RETIREMENT
+        | Kind::DEPLOYMENT => &[Role::Operator],
         Kind::RELEASE => &[Role::Publisher],
         _ => &[],
     }

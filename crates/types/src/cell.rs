@@ -68,6 +68,14 @@ impl Kind {
     pub const RELEASE: Self = Self(6);
     /// An order: a release to a group.
     pub const DEPLOYMENT: Self = Self(7);
+    /// Machines added to a group, or taken out of it, one by one.
+    pub const GROUP_EDIT: Self = Self(8);
+    /// A label of a machine.
+    pub const LABEL: Self = Self(9);
+    /// The name of a machine that was given another.
+    pub const MACHINE_NAME: Self = Self(10);
+    /// A deployment that is over: its records are dropped, and refused for ever.
+    pub const RETIREMENT: Self = Self(11);
     /// What a node says of itself: addresses, version.
     pub const NODE_RECORD: Self = Self(0x8001);
     /// A segment of a machine's install history.
@@ -84,7 +92,7 @@ impl Kind {
     /// Whether this version understands the kind.
     #[must_use]
     pub fn is_known(self) -> bool {
-        matches!(self.0, 1..=7 | 0x8001..=0x8003)
+        matches!(self.0, 1..=11 | 0x8001..=0x8003)
     }
 }
 
@@ -98,6 +106,10 @@ impl fmt::Display for Kind {
             Self::GROUP => "group",
             Self::RELEASE => "release",
             Self::DEPLOYMENT => "deployment",
+            Self::GROUP_EDIT => "group edit",
+            Self::LABEL => "label",
+            Self::MACHINE_NAME => "machine name",
+            Self::RETIREMENT => "retirement",
             Self::NODE_RECORD => "node record",
             Self::HISTORY => "history",
             Self::STATUS => "status",

@@ -221,6 +221,7 @@ impl Cluster {
             labels: Labels::default(),
             uses,
             not_after: Millis(now.0.checked_add_signed(ends).unwrap()),
+            replaces: None,
         };
         let invite_cell =
             self.submit(Kind::INVITE, key.public().as_bytes(), &invite).await.unwrap();

@@ -313,7 +313,7 @@ fn truncated_and_oversize_cells_do_not_parse() {
 fn a_payload_that_lies_about_its_subject_is_refused() {
     let (mut lab, _, _dir, mut store) = lab();
     let alice = lab.operator.clone();
-    let group = Group { description: String::new(), hosts: None, select: None };
+    let group = Group::new(String::new(), None, None);
     let cells = [
         lab.write(&alice, Kind::GROUP, b"all", &group),
         lab.write(&alice, Kind::GROUP, b"no name!", &group),

@@ -8,13 +8,13 @@ use dht_store::sync::{LogState, Part};
 use dht_store::wire::{CellBytes, Request, Response};
 use p2pinst_trust::fixture::name;
 use p2pinst_types::record::{
-    Action, Admission, Deployment, Grant, Group, HistoryEntry, HistorySegment, Invite, Manager,
-    Mode, NodeCert, NodeRecord, PackageId, Release, Revocation, Role, RootDoc, SignedCert,
-    SignedRoot, State, Status,
+    Action, Admission, Deployment, Grant, Group, GroupEdit, HistoryEntry, HistorySegment, Invite,
+    LabelEdit, MachineName, Manager, Mode, NodeCert, NodeRecord, PackageId, Release, Retirement,
+    Revocation, Role, RootDoc, SignedCert, SignedRoot, State, Status,
 };
 use p2pinst_types::{
-    BlobRef, DeploymentId, Hash, Kind, MachineId, Millis, NodeId, PublicKey, ReleaseId, Signature,
-    Version, codec,
+    BlobRef, DeploymentId, Hash, Hlc, Kind, MachineId, Millis, NodeId, PublicKey, ReleaseId,
+    Signature, Version, codec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -80,8 +80,9 @@ fn golden_records() {
             labels: [(name("gpu"), "true".to_owned().try_into().unwrap())].into(),
             uses: 2,
             not_after: Millis(5),
+            replaces: Some(MachineId([5; 16])),
         },
-        "83:82f8c10f1a8c0336",
+        "109:e2c48072b9c5aa2d",
     );
     check(
         &mut f,
@@ -116,8 +117,25 @@ fn golden_records() {
             description: "all with a card".to_owned(),
             hosts: Some("n[1-3]".parse().unwrap()),
             select: Some("gpu=true".parse().unwrap()),
+            removed: false,
+            after: Hlc(3),
         },
-        "58:82bb9b9ca6dc3149",
+        "74:d7c86c02c3c3aba6",
+    );
+    check(
+        &mut f,
+        "group edit",
+        &GroupEdit { hosts: "n[1-3]".parse().unwrap(), present: true },
+        "23:46fed12718811995",
+    );
+    let value = Some("true".to_owned().try_into().unwrap());
+    check(&mut f, "label", &LabelEdit { key: name("gpu"), value }, "20:ccfbcfa39fb52d9d");
+    check(&mut f, "machine name", &MachineName { name: name("n2") }, "9:2d50a947515e5d09");
+    check(
+        &mut f,
+        "retirement",
+        &Retirement { deployment: DeploymentId([7; 16]), reason: "old".to_owned() },
+        "40:9b9ba89222722711",
     );
     check(
         &mut f,
@@ -136,8 +154,9 @@ fn golden_records() {
             mode: Mode::LoadAware,
             allow_downgrade: true,
             holders: vec![NodeId(KEY)],
+            shards: 4,
         },
-        "138:6e9a1e643a8879ae",
+        "146:2e1323a8f6df39db",
     );
     check(
         &mut f,

@@ -9,7 +9,7 @@ use crate::id::{DeploymentId, NodeId, PublicKey, ReleaseId};
 use crate::name::Name;
 use crate::piece::BlobRef;
 use crate::selector::Selector;
-use crate::time::Millis;
+use crate::time::{Hlc, Millis};
 use crate::{Hash, version};
 
 /// A named set of machines: those that the hosts name or the selector selects.
@@ -21,6 +21,40 @@ pub struct Group {
     pub hosts: Option<HostExpr>,
     /// Machines by label.
     pub select: Option<Selector>,
+    /// Whether the group is taken away. Edits that are dated before count no more.
+    #[serde(default)]
+    pub removed: bool,
+    /// The time of the newest definition that the writer knew: one of another author dated between
+    /// this and the writer's own was written concurrently. Zero when there was none.
+    #[serde(default)]
+    pub after: Hlc,
+}
+
+impl Group {
+    /// The first definition of a group.
+    #[must_use]
+    pub fn new(description: String, hosts: Option<HostExpr>, select: Option<Selector>) -> Self {
+        Self { description, hosts, select, removed: false, after: Hlc::default() }
+    }
+}
+
+/// A term of hosts that is in a group, or out of it, whatever the group's definition says. Filed
+/// under the group's name and, as slot, [`GroupEdit::slot`]; of several the newest counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupEdit {
+    /// The machines.
+    pub hosts: HostExpr,
+    /// Whether they are in the group.
+    pub present: bool,
+}
+
+impl GroupEdit {
+    /// The slot of the edits on one term.
+    #[must_use]
+    pub fn slot(hosts: &HostExpr) -> Vec<u8> {
+        let hash = Hash::of_parts("p2pinst/group-edit/1", &[hosts.to_string().as_bytes()]);
+        hash.0.into_iter().take(16).collect()
+    }
 }
 
 /// A package manager.
@@ -122,6 +156,14 @@ pub struct Deployment {
     pub allow_downgrade: bool,
     /// The first holders of the blob.
     pub holders: Vec<NodeId>,
+    /// Into how many shards the machines' statuses are divided: a power of two, one for each 64
+    /// machines that the group had.
+    #[serde(default = "one_shard")]
+    pub shards: u16,
+}
+
+fn one_shard() -> u16 {
+    1
 }
 
 impl Deployment {
@@ -198,6 +240,16 @@ impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
+}
+
+/// A deployment that is over. Its statuses are dropped and refused for ever; nothing more is
+/// installed because of it, and nothing is removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retirement {
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// A machine's status in one deployment.

@@ -5,10 +5,11 @@ pub mod node;
 pub mod trust;
 
 pub use install::{
-    Action, Deployment, Group, HistoryEntry, HistorySegment, Manager, Mode, PackageId, Release,
-    State, Status,
+    Action, Deployment, Group, GroupEdit, HistoryEntry, HistorySegment, Manager, Mode, PackageId,
+    Release, Retirement, State, Status,
 };
 pub use node::NodeRecord;
 pub use trust::{
-    Admission, Grant, Invite, NodeCert, Revocation, Role, RootDoc, SignedCert, SignedRoot,
+    Admission, Grant, Invite, LabelEdit, MachineName, NodeCert, Revocation, Role, RootDoc,
+    SignedCert, SignedRoot,
 };

@@ -6,9 +6,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Hash;
 use crate::cell::Version;
 use crate::id::{IdError, MachineId, PublicKey, Signature};
-use crate::name::{Labels, Name};
+use crate::name::{LabelValue, Labels, Name};
 use crate::time::Millis;
 
 /// Version N of the root of trust: an m-of-n set of keys. The hash of version 1 is the cluster id.
@@ -115,6 +116,9 @@ pub struct Invite {
     pub uses: u32,
     /// No machine may join after this.
     pub not_after: Millis,
+    /// The machine whose place the one that joins takes: it gets its name and its past.
+    #[serde(default)]
+    pub replaces: Option<MachineId>,
 }
 
 /// A machine's certificate, signed by the invite that it joined with.
@@ -152,6 +156,32 @@ pub struct Admission {
     pub machine: MachineId,
     /// The certificate that was valid.
     pub cert: SignedCert,
+}
+
+/// A label of a machine, given after it joined. Filed under the machine and, as slot,
+/// [`LabelEdit::slot`]; of several the newest counts, and before all of them the invite's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelEdit {
+    /// Which label.
+    pub key: Name,
+    /// Its value; `None`: the machine has no such label.
+    pub value: Option<LabelValue>,
+}
+
+impl LabelEdit {
+    /// The slot of the edits of one label.
+    #[must_use]
+    pub fn slot(key: &Name) -> Vec<u8> {
+        let hash = Hash::of_parts("p2pinst/label/1", &[key.as_str().as_bytes()]);
+        hash.0.into_iter().take(16).collect()
+    }
+}
+
+/// A machine's name, when it is no longer the one that it joined with. Filed under the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineName {
+    /// The name.
+    pub name: Name,
 }
 
 /// A key is no longer trusted.
