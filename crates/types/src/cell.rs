@@ -21,6 +21,8 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -169,10 +171,15 @@ pub enum CellError {
     },
 }
 
-/// A parsed cell with the bytes it came in.
+/// A parsed cell with the bytes it came in; cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Cell {
+pub struct Cell(Arc<Parsed>);
+
+/// What a [`Cell`] is made of.
+#[derive(PartialEq, Eq)]
+pub struct Parsed {
     bytes: Vec<u8>,
+    hash: Hash,
     /// Its place.
     pub id: CellId,
     /// Its version.
@@ -181,6 +188,19 @@ pub struct Cell {
     pub hlc: Hlc,
     /// How the payload is encoded.
     pub format: u8,
+}
+
+impl Deref for Cell {
+    type Target = Parsed;
+    fn deref(&self) -> &Parsed {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Parsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parsed").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Cell {
@@ -229,13 +249,13 @@ impl Cell {
     /// When the bytes are not exactly one cell within the bounds.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, CellError> {
         let len = bytes.len();
-        Self::read(&mut Fields(&bytes), len).map(|(id, version, hlc, format)| Self {
-            bytes,
-            id,
-            version,
-            hlc,
-            format,
-        })
+        Self::read(&mut Fields(&bytes), len)
+            .map(|(id, version, hlc, format)| Self::of(bytes, id, version, hlc, format))
+    }
+
+    fn of(bytes: Vec<u8>, id: CellId, version: Version, hlc: Hlc, format: u8) -> Self {
+        let hash = Hash::of(&bytes);
+        Self(Arc::new(Parsed { bytes, hash, id, version, hlc, format }))
     }
 
     fn read(fields: &mut Fields<'_>, len: usize) -> Result<(CellId, Version, Hlc, u8), CellError> {
@@ -270,7 +290,7 @@ impl Cell {
     /// The bytes as they came, signature included.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.0.bytes
     }
 
     /// The payload, in the encoding that `format` names.
@@ -311,7 +331,7 @@ impl Cell {
     /// blake3 of the bytes.
     #[must_use]
     pub fn hash(&self) -> Hash {
-        Hash::of(&self.bytes)
+        self.0.hash
     }
 
     /// The order of versions of one cell: by version, then by hash. A total order, so that the
@@ -374,7 +394,7 @@ impl Draft {
         bytes.extend_from_slice(&payload);
         let signature = sign(&signed_message(cluster, &bytes));
         bytes.extend_from_slice(signature.as_bytes());
-        Ok(Cell { bytes, id, version, hlc, format: FORMAT_CBOR })
+        Ok(Cell::of(bytes, id, version, hlc, FORMAT_CBOR))
     }
 }
 
