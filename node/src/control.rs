@@ -277,7 +277,7 @@ impl Control {
             return Worth::Ignore;
         };
         match outcomes.first() {
-            Some(Outcome::Accepted | Outcome::Known) => {
+            Some(Outcome::Accepted | Outcome::Known | Outcome::Newer) => {
                 let gap = self.store.run(move |s| has_gap(s, &cell)).await.unwrap_or(false);
                 if gap {
                     self.wish(source);

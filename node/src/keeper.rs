@@ -174,5 +174,5 @@ impl std::fmt::Debug for Keeper {
 /// Whether an outcome means that a cell is here.
 #[must_use]
 pub fn is_here(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Accepted | Outcome::Known)
+    outcome.is_here()
 }

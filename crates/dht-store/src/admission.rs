@@ -23,13 +23,24 @@ use crate::view::Views;
 pub enum Outcome {
     /// New here, and stored durably.
     Accepted,
-    /// Already here, or replaced by a newer version that is here.
+    /// This very cell is here already.
     Known,
+    /// A newer version of the cell is here: on the control plane it was replaced; on the data plane
+    /// its author has written on from another memory (a restored snapshot).
+    Newer,
     /// Set aside, not stored: something that it depends on is not here (yet), or it is from the
     /// future.
     Held(String),
     /// Refused for good.
     Rejected(String),
+}
+
+impl Outcome {
+    /// Whether the cell, or what has replaced it, is here.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        matches!(self, Self::Accepted | Self::Known | Self::Newer)
+    }
 }
 
 /// The checks' result, before the merge.
@@ -170,6 +181,9 @@ fn data_authority(views: &Views, cell: &Cell) -> Option<Verdict> {
         }
         kind if !kind.is_known() && !own(&cell.id.subject) && !own(slot) => {
             Some(reject("its author writes of another machine"))
+        }
+        Kind::STATUS if views.is_retired(&cell.id.subject) => {
+            Some(reject("its deployment is retired"))
         }
         Kind::STATUS if views.order(&cell.id.subject).is_none() => {
             Some(hold("its deployment is not known here"))

@@ -10,6 +10,7 @@ pub mod coverage;
 mod log;
 pub mod placement;
 pub mod record;
+pub mod shelf;
 pub mod store;
 pub mod sync;
 mod tables;

@@ -9,8 +9,9 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::store::StoreError;
 
-/// Cells of both planes, verbatim, by [`cell_key`].
-const CELLS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("cells-1");
+/// Cells of both planes by [`cell_key`]: verbatim, and [`SUM`] bytes of their hash. Signatures would
+/// show damage too, at fifty times the price.
+const CELLS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("cells-2");
 /// Covered numbers of control-plane logs: author and incarnation → CBOR of the ranges.
 const COVERED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("covered-1");
 /// Cells of this node that a majority of their replicas has acknowledged: cell key → hash.
@@ -20,6 +21,8 @@ const TWINS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("twins-1")
 /// Single values by name.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta-1");
 
+/// Bytes of a cell's hash that are stored with it.
+const SUM: usize = 8;
 /// redb's page cache. The whole control plane is in memory anyway.
 const CACHE_BYTES: usize = 4 << 20;
 
@@ -46,12 +49,27 @@ pub(crate) fn log_key(author: &PublicKey, incarnation: u64) -> Vec<u8> {
     [author.as_bytes().as_slice(), &incarnation.to_be_bytes()].concat()
 }
 
+/// A cell's row.
+fn summed(cell: &Cell) -> Vec<u8> {
+    let hash = cell.hash();
+    cell.bytes().iter().chain(hash.0.iter().take(SUM)).copied().collect()
+}
+
+/// The inverse of [`summed`]; `None` when the row is not what was written.
+fn unsummed(mut row: Vec<u8>) -> Option<Cell> {
+    let sum = row.split_off(row.len().checked_sub(SUM)?);
+    let cell = Cell::parse(row).ok()?;
+    cell.hash().0.starts_with(&sum).then_some(cell)
+}
+
 /// A key and its value.
 pub(crate) type Row = (Vec<u8>, Vec<u8>);
 
 /// Changes that become durable together.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
+    /// Cells that go, by key; before the others come.
+    pub(crate) dropped: Vec<Vec<u8>>,
     pub(crate) cells: Vec<Cell>,
     pub(crate) covered: Vec<(Vec<u8>, Vec<u8>)>,
     pub(crate) settled: Vec<(Vec<u8>, Hash)>,
@@ -62,6 +80,7 @@ pub(crate) struct Batch {
 impl Batch {
     pub(crate) fn is_empty(&self) -> bool {
         self.cells.is_empty()
+            && self.dropped.is_empty()
             && self.covered.is_empty()
             && self.settled.is_empty()
             && self.twins.is_empty()
@@ -120,14 +139,18 @@ impl Tables {
             let tx = db.begin_write()?;
             {
                 let mut cells = tx.open_table(CELLS)?;
+                let mut settled = tx.open_table(SETTLED)?;
+                for key in &batch.dropped {
+                    cells.remove(key.as_slice())?;
+                    settled.remove(key.as_slice())?;
+                }
                 for cell in &batch.cells {
-                    cells.insert(cell_key(&cell.id).as_slice(), cell.bytes())?;
+                    cells.insert(cell_key(&cell.id).as_slice(), summed(cell).as_slice())?;
                 }
                 let mut covered = tx.open_table(COVERED)?;
                 for (key, ranges) in &batch.covered {
                     covered.insert(key.as_slice(), ranges.as_slice())?;
                 }
-                let mut settled = tx.open_table(SETTLED)?;
                 for (key, hash) in &batch.settled {
                     settled.insert(key.as_slice(), hash.as_bytes().as_slice())?;
                 }
@@ -145,9 +168,9 @@ impl Tables {
         })
     }
 
-    /// The bytes of all cells whose key begins with `prefix`.
-    pub(crate) fn cells(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
-        self.with(|db| {
+    /// All cells whose key begins with `prefix`, in the order of their keys.
+    pub(crate) fn cells(&self, prefix: &[u8]) -> Result<Vec<Cell>, StoreError> {
+        let rows: Vec<Vec<u8>> = self.with(|db| {
             let table = db.begin_read()?.open_table(CELLS)?;
             let mut out = Vec::new();
             for row in table.range(prefix..)? {
@@ -158,16 +181,8 @@ impl Tables {
                 out.push(value.value().to_vec());
             }
             Ok(out)
-        })
-    }
-
-    /// The bytes of all control-plane cells.
-    pub(crate) fn control_cells(&self) -> Result<Vec<Vec<u8>>, StoreError> {
-        self.with(|db| {
-            let table = db.begin_read()?.open_table(CELLS)?;
-            let data = 0x8000u16.to_be_bytes();
-            table.range(..data.as_slice())?.map(|row| Ok(row?.1.value().to_vec())).collect()
-        })
+        })?;
+        rows.into_iter().map(|row| unsummed(row).ok_or(StoreError::Damaged("a cell"))).collect()
     }
 
     /// All coverage rows.

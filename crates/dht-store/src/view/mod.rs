@@ -53,6 +53,8 @@ pub struct Views {
     pub releases: BTreeMap<ReleaseId, Release>,
     /// Orders whose release is known, in the order of time.
     pub orders: Vec<Order>,
+    /// Deployments that are over.
+    pub retired: BTreeSet<DeploymentId>,
     /// Cells of a kind or format that this version does not know.
     pub unknown: usize,
     /// Keys that are proved, to this node, to have signed two cells of one version.
@@ -77,6 +79,7 @@ impl Views {
             groups: BTreeMap::new(),
             releases: BTreeMap::new(),
             orders: Vec::new(),
+            retired: BTreeSet::new(),
             equivocators: BTreeSet::new(),
             unknown: sorted.iter().filter(|e| e.record == Record::Opaque).count(),
         };
@@ -126,6 +129,13 @@ impl Views {
     pub fn order(&self, id: &[u8]) -> Option<&Order> {
         let id = DeploymentId::from_slice(id)?;
         self.orders.iter().find(|o| o.id == id)
+    }
+
+    /// Whether the subject of statuses is that of a deployment that is over.
+    #[must_use]
+    pub fn is_retired(&self, subject: &[u8]) -> bool {
+        let id = subject.get(..DeploymentId::LEN).and_then(DeploymentId::from_slice);
+        id.is_some_and(|id| self.retired.contains(&id))
     }
 
     /// The name of a key that has, or had, a grant.

@@ -30,7 +30,16 @@ impl Views {
             }
         }
         for entry in sorted {
+            let Record::Retirement(retirement) = &entry.record else { continue };
+            if self.authorised(&entry.cell, &[Role::Operator]) {
+                self.retired.insert(retirement.deployment);
+            }
+        }
+        for entry in sorted {
             let Record::Deployment(id, deployment) = &entry.record else { continue };
+            if self.retired.contains(id) {
+                continue;
+            }
             let Some(release) = self.releases.get(&deployment.release) else { continue };
             if self.authorised(&entry.cell, &[Role::Operator]) {
                 self.orders.push(Order {

@@ -83,7 +83,7 @@ fn r11_an_old_version_changes_nothing() {
     let new = lab.group(&alice, "gpu", "n1");
     apply(&mut store, &[new]);
     let views = seen(&store);
-    assert_eq!(apply(&mut store, &[old]), [Outcome::Known]);
+    assert_eq!(apply(&mut store, &[old]), [Outcome::Newer]);
     assert_eq!(seen(&store), views);
 }
 

@@ -226,6 +226,7 @@ fn golden_messages() {
     let outcomes = vec![
         Outcome::Accepted,
         Outcome::Known,
+        Outcome::Newer,
         Outcome::Held("x".to_owned()),
         Outcome::Rejected("y".to_owned()),
     ];
@@ -233,7 +234,7 @@ fn golden_messages() {
         ("same", Response::Same { clock }, "14:2870b44a18affa1a"),
         ("heads", Response::Heads { logs: vec![log], clock }, "116:4596c6634669d650"),
         ("cells", Response::Cells { cells: cells.clone(), covered: parts }, "93:f3692fe314a34622"),
-        ("outcomes", Response::Outcomes(outcomes), "46:6e0f46fc87ba8ecb"),
+        ("outcomes", Response::Outcomes(outcomes), "52:1c81fa40f82cf8f5"),
         ("data", Response::Data { cells }, "17:1965a7bfa1dcb629"),
         ("holds", Response::Holds(true), "8:9003fa9d5381db0c"),
         ("refused", Response::Refused("no".to_owned()), "12:3124a57fafe45ece"),

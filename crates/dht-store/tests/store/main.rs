@@ -11,6 +11,7 @@
 
 mod attacks;
 mod crash;
+mod data;
 mod golden;
 mod order;
 mod persistence;

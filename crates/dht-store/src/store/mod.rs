@@ -1,0 +1,270 @@
+//! The store: the control plane in memory, everything on disk, one transaction a batch.
+//!
+//! Blocking; owned by one thread. What [`Store::apply`] has reported as accepted is on disk. After
+//! a crash the file holds whole batches only; what was not reported may be gone.
+//!
+//! Coverage that another node claims is hearsay: it counts only for lives of which a cell is held,
+//! and only below the last number held (see [`crate::log`]).
+
+mod apply;
+mod data;
+mod read;
+
+pub use data::After;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use p2pinst_trust::key::verify_cell;
+use p2pinst_trust::{RootChain, SecretKey};
+use p2pinst_types::cell::{CellError, Draft};
+use p2pinst_types::record::SignedRoot;
+use p2pinst_types::{Cell, CellId, Hlc, Kind, Millis, Plane, PublicKey, Version, codec};
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::admission::{Known, Outcome};
+use crate::log::Log;
+use crate::record::Record;
+use crate::shelf::Shelf;
+use crate::tables::{Batch, Tables, cell_key};
+use crate::view::{Entry, Views};
+use crate::wire::CellBytes;
+
+/// What the store could not do.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The file cannot be opened.
+    #[error("cannot open the store {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<redb::Error>,
+    },
+    /// A transaction failed; nothing of it is stored.
+    #[error("the store cannot read or write its file: {0}")]
+    Database(#[source] Box<redb::Error>),
+    /// The file holds something that this version cannot have written.
+    #[error("the store file is damaged: {0}")]
+    Damaged(&'static str),
+    /// The file is that of another cluster.
+    #[error("the store file belongs to another cluster")]
+    WrongCluster,
+    /// A record is too large for a cell, or cannot be encoded.
+    #[error("cannot write a {kind}: {reason}")]
+    Record {
+        /// Its kind.
+        kind: Kind,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Store {
+    tables: Tables,
+    roots: RootChain,
+    control: BTreeMap<CellId, Entry>,
+    logs: BTreeMap<PublicKey, Log>,
+    /// What of the data plane is held here.
+    shelf: Shelf,
+    known: Known,
+    /// Authors that signed two cells of one version, and the two.
+    twins: BTreeMap<PublicKey, (Cell, Cell)>,
+    /// Oldest first.
+    quarantine: Vec<Cell>,
+    views: Arc<Views>,
+    /// The greatest clock reading seen: what is written next is dated later.
+    clock: Hlc,
+}
+
+/// A record for this node to write.
+#[derive(Debug, Clone, Copy)]
+pub struct Write<'a> {
+    /// The kind.
+    pub kind: Kind,
+    /// The subject.
+    pub subject: &'a [u8],
+    /// The slot.
+    pub slot: &'a [u8],
+    /// The writer's life.
+    pub incarnation: u64,
+}
+
+impl Store {
+    /// Opens the store of a cluster, or makes it. Everything that is read back is verified anew.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, is damaged, or belongs to another cluster.
+    pub fn open(path: &Path, roots: RootChain) -> Result<Self, StoreError> {
+        let tables = Tables::open(path)?;
+        let views = Arc::new(Views::fold(&roots, std::iter::empty()));
+        let mut store = Self {
+            tables,
+            roots,
+            control: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            shelf: Shelf::default(),
+            known: Known::default(),
+            twins: BTreeMap::new(),
+            quarantine: Vec::new(),
+            views,
+            clock: Hlc::default(),
+        };
+        store.load()?;
+        Ok(store)
+    }
+
+    fn load(&mut self) -> Result<(), StoreError> {
+        match self.tables.meta("cluster")? {
+            Some(id) if id != self.roots.cluster().0.as_bytes() => {
+                return Err(StoreError::WrongCluster);
+            }
+            Some(_) => {}
+            None => {
+                let id = self.roots.cluster().0.as_bytes().to_vec();
+                self.tables.commit(&Batch { meta: vec![("cluster", id)], ..Batch::default() })?;
+            }
+        }
+        if let Some(bytes) = self.tables.meta("roots")? {
+            let signed: Vec<SignedRoot> =
+                codec::decode(&bytes).map_err(|_| StoreError::Damaged("roots"))?;
+            self.roots.extend(&signed).map_err(|_| StoreError::Damaged("roots"))?;
+        }
+        for cell in self.tables.cells(&[])? {
+            if cell.id.kind.plane() == Plane::Data {
+                self.clock = self.clock.max(cell.hlc);
+                self.shelf.put(None, &cell);
+                continue;
+            }
+            if !verify_cell(self.roots.cluster(), &cell) {
+                return Err(StoreError::Damaged("a cell's signature"));
+            }
+            // an older version may have kept it opaque: what this one cannot read stays so
+            let record = Record::of(&cell).unwrap_or(Record::Opaque);
+            self.clock = self.clock.max(cell.hlc);
+            self.enter(Entry { cell, record });
+        }
+        for (key, value) in self.tables.covered()? {
+            let damaged = StoreError::Damaged("coverage");
+            let (author, life) = key.split_at_checked(PublicKey::LEN).ok_or(damaged)?;
+            let author = PublicKey::from_slice(author).ok_or(StoreError::Damaged("coverage"))?;
+            let life = life.try_into().map_err(|_| StoreError::Damaged("coverage"))?;
+            let ranges = codec::decode(&value).map_err(|_| StoreError::Damaged("coverage"))?;
+            let log = self.logs.entry(author).or_default();
+            log.set_raw(u64::from_be_bytes(life), Some(ranges));
+        }
+        for (author, value) in self.tables.twins()? {
+            let damaged = || StoreError::Damaged("a proof");
+            let author = PublicKey::from_slice(&author).ok_or_else(damaged)?;
+            let (a, b): (CellBytes, CellBytes) = codec::decode(&value).map_err(|_| damaged())?;
+            let parse = |c: CellBytes| Cell::parse(c.0).map_err(|_| damaged());
+            self.twins.insert(author, (parse(a)?, parse(b)?));
+        }
+        self.refold();
+        Ok(())
+    }
+
+    fn refold(&mut self) {
+        let mut views = Views::fold(&self.roots, self.control.values());
+        views.equivocators = self.twins.keys().copied().collect();
+        self.views = Arc::new(views);
+    }
+
+    /// Puts a control-plane cell in its place; returns what was there.
+    fn enter(&mut self, entry: Entry) -> Option<Entry> {
+        let old = self.leave(&entry.cell.id);
+        self.known.note(&entry.record);
+        self.logs.entry(entry.cell.id.author).or_default().enter(&entry.cell);
+        self.control.insert(entry.cell.id.clone(), entry);
+        old
+    }
+
+    fn leave(&mut self, id: &CellId) -> Option<Entry> {
+        let entry = self.control.remove(id)?;
+        self.logs.entry(id.author).or_default().leave(&entry.cell);
+        Some(entry)
+    }
+
+    /// What the control plane says now.
+    #[must_use]
+    pub fn views(&self) -> Arc<Views> {
+        Arc::clone(&self.views)
+    }
+
+    /// A clock reading for something written now: above all that this store has seen.
+    #[must_use]
+    pub fn next_hlc(&self, now: Millis) -> Hlc {
+        self.clock.next(now)
+    }
+
+    /// Takes over newer roots. Says whether there were any.
+    ///
+    /// # Errors
+    /// When they cannot be stored. Roots that do not continue ours are ignored: the handshake has
+    /// refused them before.
+    pub fn extend_roots(&mut self, signed: &[SignedRoot]) -> Result<bool, StoreError> {
+        let mut roots = self.roots.clone();
+        if !roots.extend(signed).unwrap_or(false) {
+            return Ok(false);
+        }
+        let bytes =
+            codec::encode(&roots.signed().to_vec()).map_err(|_| StoreError::Damaged("roots"))?;
+        self.tables.commit(&Batch { meta: vec![("roots", bytes)], ..Batch::default() })?;
+        self.roots = roots;
+        self.refold();
+        Ok(true)
+    }
+
+    /// Signs, stores and returns a record of this node.
+    ///
+    /// # Errors
+    /// When the record is too large, or cannot be stored.
+    pub fn write<T: Serialize>(
+        &mut self,
+        key: &SecretKey,
+        write: Write<'_>,
+        record: &T,
+        now: Millis,
+    ) -> Result<Cell, StoreError> {
+        let Write { kind, subject, slot, incarnation } = write;
+        let failed = |reason: String| StoreError::Record { kind, reason };
+        let payload = codec::encode(record).map_err(|e| failed(e.to_string()))?;
+        let id =
+            CellId { kind, subject: subject.to_vec(), slot: slot.to_vec(), author: key.public() };
+        let last = match kind.plane() {
+            Plane::Control => self.head(&id.author),
+            Plane::Data => {
+                let old = self.data_cell(&cell_key(&id))?;
+                old.map(|old| old.version).unwrap_or_default()
+            }
+        };
+        let version = following(last, incarnation)
+            .ok_or_else(|| failed("the key writes in a newer life already".to_owned()))?;
+        let draft = Draft { id, version, hlc: self.next_hlc(now), payload };
+        let cell = draft
+            .sign(self.roots.cluster(), |m| key.sign(m))
+            .map_err(|e: CellError| failed(e.to_string()))?;
+        match self.apply(vec![cell.clone()], &[], now)?.pop() {
+            Some(Outcome::Accepted) => Ok(cell),
+            Some(Outcome::Held(why) | Outcome::Rejected(why)) => Err(failed(why)),
+            Some(Outcome::Known | Outcome::Newer) | None => {
+                Err(failed("a newer one is stored".to_owned()))
+            }
+        }
+    }
+}
+
+/// The version to write after `last` in a life: a new life begins from one. `None`: there is a
+/// newer life.
+fn following(last: Version, incarnation: u64) -> Option<Version> {
+    if last.incarnation > incarnation {
+        return None;
+    }
+    let seq = if last.incarnation == incarnation { last.seq } else { 0 };
+    Some(Version { incarnation, seq: seq.checked_add(1)? })
+}
