@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use dht_store::store::Write;
-use dht_store::{Outcome, Store};
+use dht_store::Store;
 use futures::future::BoxFuture;
 use p2pinst_trust::{Hello, Presented, Refusal, policy};
 use p2pinst_types::record::Admission;
@@ -169,10 +169,4 @@ impl std::fmt::Debug for Keeper {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Keeper").field("name", &self.identity.name).finish_non_exhaustive()
     }
-}
-
-/// Whether an outcome means that a cell is here.
-#[must_use]
-pub fn is_here(outcome: &Outcome) -> bool {
-    outcome.is_here()
 }

@@ -15,6 +15,7 @@ pub mod keeper;
 pub mod mesh;
 pub mod net;
 pub mod peers;
+pub mod repair;
 pub mod replicate;
 pub mod rpc;
 pub mod store;
