@@ -28,6 +28,7 @@ use crate::control::{self, Control};
 use crate::exchange::Exchange;
 use crate::identity::{Identity, load_key};
 use crate::keeper::Keeper;
+use crate::lost::{find_home, open_store};
 use crate::mesh::Mesh;
 use crate::net::{self, Net, NetConfig, NetEvent, NetStream, Protocol, Settings};
 use crate::peers::Peers;
@@ -82,7 +83,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let config = Config::load(&dir)?;
     let key = load_key(&dir)?;
     let clock = Clock::default();
-    let store = Store::open(&dir.store(), identity.roots(&dir)?)?;
+    let store = open_store(&dir, &identity)?;
     let (store, store_ended) =
         store::start(store, clock.clone()).context("cannot start the store's thread")?;
     let own = Arc::new(Own {
@@ -163,7 +164,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         replicas: replicas.clone(),
         interval,
     };
-    let parts = Answering { store, control, replicas, exchange };
+    let parts = Answering { store: store.clone(), control, replicas, exchange };
     let server = Server { net: net.clone(), parts };
 
     let mut tasks = JoinSet::new();
@@ -177,6 +178,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     tasks.spawn(mesh.run(closing.clone()));
     tasks.spawn(server.run(events, closing.clone()));
     tasks.spawn(store_ended);
+    let bootstrap = identity.bootstrap.clone();
+    tasks.spawn(find_home(own.node, bootstrap, net, store, closing.clone()));
     let mut working = JoinSet::new();
     working.spawn(agent.run(shutdown.clone()));
     info!(name = %identity.name, id = %own.node, root = %root.display(), "the node is running");

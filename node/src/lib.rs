@@ -12,6 +12,7 @@ pub mod found;
 pub mod identity;
 pub mod join;
 pub mod keeper;
+pub mod lost;
 pub mod mesh;
 pub mod net;
 pub mod peers;

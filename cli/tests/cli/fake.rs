@@ -218,6 +218,7 @@ impl State {
                     as_of: None,
                     answered,
                     replicas,
+                    behind: vec![],
                     checksum,
                     entries: vec![],
                 }))
