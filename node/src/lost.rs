@@ -1,10 +1,12 @@
 //! A store that was damaged: set aside, and rebuilt from the peers.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dht_store::{Store, StoreError};
 use p2pinst_api::DataDir;
+use p2pinst_trust::RootChain;
 use p2pinst_types::{Cell, NodeId};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -53,13 +55,14 @@ pub fn aside(store: &Path) -> PathBuf {
 /// When it cannot be opened for another reason.
 pub fn open_store(dir: &DataDir, identity: &Identity) -> Result<Store, OpenError> {
     let (path, roots) = (dir.store(), identity.roots(dir)?);
-    let mut store = match Store::open(&path, roots.clone()) {
+    let mut store = match open_marked(&path, roots.clone()) {
         Err(damage) if damage.is_damage() => {
             let aside = aside(&path);
             error!(%damage, aside = %aside.display(), "the store is damaged: it is set aside and rebuilt from the peers; have the disk checked");
             if let Err(source) = std::fs::rename(&path, &aside) {
                 return Err(OpenError::Aside { path, damage, source });
             }
+            drop(std::fs::remove_file(suspect(&path)));
             Store::open(&path, roots)?
         }
         opened => opened?,
@@ -75,6 +78,33 @@ pub fn open_store(dir: &DataDir, identity: &Identity) -> Result<Store, OpenError
         store.apply(cells, &[], clock::local())?;
     }
     Ok(store)
+}
+
+/// Says that the last attempt to open a store ended in a panic.
+fn suspect(store: &Path) -> PathBuf {
+    let mut name = store.as_os_str().to_owned();
+    name.push(".suspect");
+    PathBuf::from(name)
+}
+
+/// Opens a store. On some damage redb panics, which ends the daemon: then a mark is left, and the
+/// next start takes the store for damaged.
+fn open_marked(path: &Path, roots: RootChain) -> Result<Store, StoreError> {
+    let mark = suspect(path);
+    if mark.exists() {
+        return Err(StoreError::Damaged("the database engine failed on it"));
+    }
+    let before = std::panic::take_hook();
+    let old = Arc::new(before);
+    let (told, place) = (Arc::clone(&old), mark);
+    std::panic::set_hook(Box::new(move |info| {
+        error!("the store cannot be opened: at the next start it is taken for damaged");
+        drop(std::fs::write(&place, b""));
+        told(info);
+    }));
+    let opened = Store::open(path, roots);
+    std::panic::set_hook(Box::new(move |info| old(info)));
+    opened
 }
 
 /// As long as this node does not find itself in the roster, it asks those that it joined through.
