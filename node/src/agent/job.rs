@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::Context;
+use super::turn::Turn;
 use crate::exchange::{FetchError, Sources};
 
 /// A pause before what failed for a passing reason is tried again.
@@ -244,10 +245,11 @@ impl Job {
     }
 
     /// The one package manager, once the node is idle.
-    async fn turn(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+    async fn turn(&self) -> Option<Turn> {
         loop {
             self.idle().await;
-            let turn = std::sync::Arc::clone(&self.context.installer).acquire_owned().await.ok();
+            let later = self.order.deployment.mode != Mode::Urgent;
+            let turn = self.context.turns.take((later, self.order.hlc, self.order.id)).await;
             // the wait may have been long
             if self.order.deployment.mode == Mode::Urgent || self.context.idle.borrow().is_ok() {
                 return turn;

@@ -8,6 +8,7 @@ mod idle;
 mod job;
 mod reporter;
 mod startup;
+mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ use crate::config::Config;
 use crate::exchange::Exchange;
 use crate::replicate::Replicas;
 use crate::store::{Own, StoreHandle};
+use turn::Turns;
 
 pub use idle::{Idle, watch as watch_idleness};
 pub use job::{End, Retry};
@@ -69,7 +71,7 @@ pub(crate) struct Context {
     patience: Patience,
     urgent_fetches: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
-    installer: Arc<Semaphore>,
+    turns: Turns,
 }
 
 impl Context {
@@ -157,7 +159,7 @@ impl Agent {
             patience,
             urgent_fetches: Arc::new(Semaphore::new(FETCHES)),
             fetches: Arc::new(Semaphore::new(FETCHES)),
-            installer: Arc::new(Semaphore::new(1)),
+            turns: Turns::default(),
         };
         let agent = Self {
             context,
