@@ -81,6 +81,9 @@ type Wrong = (usize, String);
 /// At the first thing that is wrong, or when the file is larger than [`limits::GROUP_FILE`] or has
 /// more than [`limits::GROUPS`] groups.
 pub fn parse(bytes: &[u8]) -> Result<Vec<FileGroup>, GroupFileError> {
+    if bytes.len() > limits::GROUP_FILE {
+        return Err(locate("", 0, "the file is larger than 1 MiB".to_owned()));
+    }
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(e) => {
@@ -89,9 +92,6 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<FileGroup>, GroupFileError> {
             return Err(locate(good, good.len(), "this is not text (UTF-8)".to_owned()));
         }
     };
-    if text.len() > limits::GROUP_FILE {
-        return Err(locate(text, 0, "the file is larger than 1 MiB".to_owned()));
-    }
     Parser { scanner: Scanner::new(text) }.file().map_err(|(at, reason)| locate(text, at, reason))
 }
 
