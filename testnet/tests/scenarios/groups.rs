@@ -162,6 +162,26 @@ fn a_group_file_goes_in_and_out() {
 }
 
 #[test]
+fn more_groups_than_one_answer_holds() {
+    cluster(1, |lab| {
+        let n1 = lab.node(1)?;
+        let path = lab.dir().join("many.conf");
+        let path = path.to_str().context("a path of text")?;
+        let one =
+            |i: usize| format!("group {{ name = g{i:04} machines = {{ n[1-{}] }} }}\n", i + 1);
+        fs::write(path, (0..3000).map(one).collect::<String>())?;
+        let import = || n1.cli(["group", "import", path]).limit(LATER).run()?.ok();
+        ensure!(import()?.stdout.lines().all(|l| l.starts_with("made")));
+        let groups: Groups = n1.json(["group", "ls"])?;
+        ensure!(groups.groups.len() == 3001, "{} groups", groups.groups.len());
+        ensure!(groups.groups.iter().all(|g| members(g) == "n1"));
+        fs::write(path, n1.ok(["group", "export"])?)?;
+        ensure!(import()?.stderr.contains("0 made, 0 changed, 3000 the same"));
+        Ok(())
+    });
+}
+
+#[test]
 fn bad_expressions_are_pointed_at() {
     cluster(1, |lab| {
         let n1 = lab.node(1)?;
