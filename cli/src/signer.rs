@@ -16,6 +16,9 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::keystore::{Key, Keystore};
 
+/// Cells that are handed over at once; the node takes no more.
+const BATCH: usize = 64;
+
 /// A key about to sign a batch of cells. Holds the key's lock.
 #[derive(Debug)]
 pub(crate) struct Signer {
@@ -99,6 +102,18 @@ impl Signer {
         self.add_encoded(kind, subject, codec::encode(record)?)
     }
 
+    /// Signs a record of one aspect of a subject.
+    pub(crate) fn add_in_slot(
+        &mut self,
+        kind: Kind,
+        subject: &[u8],
+        slot: Vec<u8>,
+        record: &impl Serialize,
+    ) -> Result<Cell, CliError> {
+        let at = self.log.next(self.now);
+        self.sign(kind, subject, slot, at, codec::encode(record)?)
+    }
+
     /// Signs a record that is encoded already.
     pub(crate) fn add_encoded(
         &mut self,
@@ -109,6 +124,17 @@ impl Signer {
         let (version, hlc) = self.log.next(self.now);
         // grants stand beside earlier ones to the same key, told apart by their time
         let slot = if kind == Kind::GRANT { hlc.0.to_be_bytes().to_vec() } else { Vec::new() };
+        self.sign(kind, subject, slot, (version, hlc), payload)
+    }
+
+    fn sign(
+        &mut self,
+        kind: Kind,
+        subject: &[u8],
+        slot: Vec<u8>,
+        (version, hlc): (Version, Hlc),
+        payload: Vec<u8>,
+    ) -> Result<Cell, CliError> {
         let id = CellId { kind, subject: subject.to_vec(), slot, author: self.author() };
         let draft = Draft { id, version, hlc, payload };
         let cell = draft.sign(&self.cluster, |message| self.key.secret.sign(message))?;
@@ -116,14 +142,30 @@ impl Signer {
         Ok(cell)
     }
 
+    /// Dates what is signed from now on after a time: after what it is to replace, which may have
+    /// come in since the key's log was read.
+    pub(crate) fn not_before(&mut self, hlc: Hlc) {
+        self.log.hlc = self.log.hlc.max(hlc);
+    }
+
     /// Remembers what was signed, and hands it to the node.
     pub(crate) async fn submit(self, client: &mut Client) -> Result<Submitted, CliError> {
         self.keystore.set_head(&self.key, self.log.last)?;
-        client.call(Submit { cells: self.cells }).await.map_err(|e| {
-            let unknown = matches!(e, ClientError::Broken(_));
-            let look = "the node may have taken it nonetheless: look before you repeat it";
-            CliError::from(e).maybe_hint(unknown.then(|| look.to_owned()))
-        })
+        let total = self.cells.len();
+        let (mut taken, mut peers) = (0, 0);
+        for cells in self.cells.chunks(BATCH) {
+            let submitted = client.call(Submit { cells: cells.to_vec() }).await.map_err(|e| {
+                let unknown = matches!(e, ClientError::Broken(_));
+                let look = "the node may have taken it nonetheless: look before you repeat it";
+                let part = format!("{taken} of {total} records were taken before");
+                CliError::from(e)
+                    .maybe_hint((taken > 0).then_some(part))
+                    .maybe_hint(unknown.then(|| look.to_owned()))
+            })?;
+            taken += cells.len();
+            peers = submitted.peers;
+        }
+        Ok(Submitted { peers })
     }
 }
 

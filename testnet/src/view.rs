@@ -164,6 +164,34 @@ pub struct NodeLine {
     pub up: bool,
 }
 
+/// `p2pinst group ls --json`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Groups {
+    /// Every group, the built-in one first.
+    pub groups: Vec<Group>,
+}
+
+/// `p2pinst group show --json`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub description: String,
+    /// Names of its members.
+    pub members: Vec<String>,
+    /// Definitions that were written at the same time as the one that counts.
+    #[serde(default)]
+    pub concurrent: Vec<GroupDefinition>,
+}
+
+/// A definition of a group that does not count.
+#[derive(Debug, Clone, Deserialize)]
+pub struct GroupDefinition {
+    /// What the group is, by it.
+    pub description: String,
+}
+
 /// `p2pinst publish --json`
 #[derive(Debug, Clone, Deserialize)]
 pub struct Published {

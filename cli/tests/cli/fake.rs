@@ -11,14 +11,14 @@ use p2pinst_api::request::{
     ApiError, CellBytes, ErrorKind, Head, Holders, InviteMaterial, PublishPlan, Request, Submitted,
 };
 use p2pinst_api::view::{
-    DeploymentView, GrantView, GroupView, HistoryView, MachineStatus, NodeInfo, NodeView,
-    StatusView,
+    DeploymentView, GrantView, GroupDefinition, GroupEditView, GroupState, GroupView, HistoryView,
+    MachineStatus, NodeInfo, NodeView, StatusView,
 };
 use p2pinst_api::{DataDir, frame};
 use p2pinst_trust::key::verify_cell;
 use p2pinst_trust::{RootChain, SecretKey, keytext};
 use p2pinst_types::cell::Draft;
-use p2pinst_types::record::{Deployment, Grant, Group, Release, Role, RootDoc};
+use p2pinst_types::record::{Deployment, Grant, Group, GroupEdit, Release, Role, RootDoc};
 use p2pinst_types::{
     BlobRef, Cell, CellId, DeploymentId, Hash, Hlc, Kind, MachineId, Millis, Name, NodeId,
     PublicKey, Version, codec,
@@ -52,6 +52,11 @@ pub(crate) struct State {
     roots: RootChain,
     pub(crate) grants: Vec<(Grant, Vec<u8>)>,
     pub(crate) groups: Vec<GroupView>,
+    /// Groups that were removed, and by whom.
+    gone: BTreeMap<Name, GroupDefinition>,
+    /// The definition and the edits of each group that were handed over, oldest first.
+    defined: BTreeMap<Name, (Hlc, Group)>,
+    edited: Vec<(Name, Hlc, GroupEdit)>,
     pub(crate) heads: BTreeMap<PublicKey, Version>,
     pub(crate) cells: Vec<Cell>,
     /// Answers to one request of the status after the other; the last one stays.
@@ -90,6 +95,9 @@ impl Fake {
             hosts: None,
             select: None,
             author: None,
+            at: None,
+            edits: vec![],
+            concurrent: vec![],
             members: vec![name("n1"), name("n2"), name("n3")],
         };
         let state = Arc::new(Mutex::new(State {
@@ -97,6 +105,9 @@ impl Fake {
             roots,
             grants: vec![],
             groups: vec![all],
+            gone: BTreeMap::new(),
+            defined: BTreeMap::new(),
+            edited: vec![],
             heads: BTreeMap::new(),
             cells: vec![],
             progress: vec![],
@@ -184,7 +195,8 @@ impl State {
         match request {
             Request::Info(_) => say(Ok(self.info())),
             Request::Nodes(_) => say(Ok(nodes())),
-            Request::Groups(_) => say(Ok(self.groups.clone())),
+            Request::Groups(ask) => say(Ok(self.page(ask.after.as_ref()))),
+            Request::OneGroup(ask) => say(Ok(self.state(&ask.name))),
             Request::Grants(_) => say(Ok(self.grants())),
             Request::ReadHead(ask) => {
                 let version = self.heads.get(&ask.author).copied().unwrap_or_default();
@@ -275,16 +287,21 @@ impl State {
     fn apply(&mut self, cell: &Cell) {
         match cell.id.kind {
             Kind::GROUP => {
+                let name = subject(cell);
                 let group: Group = cell.record().unwrap();
-                let text = String::from_utf8(cell.id.subject.clone()).unwrap();
-                self.groups.push(GroupView {
-                    name: name(&text),
-                    description: group.description,
-                    hosts: group.hosts.map(|h| h.to_string()),
-                    select: group.select.map(|s| s.to_string()),
-                    author: Some(name("alice")),
-                    members: vec![name("n1"), name("n2")],
-                });
+                let known = self.state(&name);
+                assert_eq!(group.after, known.after, "it knew the one before");
+                assert!(cell.hlc > known.after && cell.hlc > known.clean, "the newest counts");
+                self.defined.insert(name.clone(), (cell.hlc, group));
+                self.show_group(&name);
+            }
+            Kind::GROUP_EDIT => {
+                let edit: GroupEdit = cell.record().unwrap();
+                assert_eq!(cell.id.slot, GroupEdit::slot(&edit.hosts));
+                assert_eq!(edit.hosts.terms().count(), 1);
+                let name = subject(cell);
+                self.edited.push((name.clone(), cell.hlc, edit));
+                self.show_group(&name);
             }
             Kind::GRANT => {
                 let grant: Grant = cell.record().unwrap();
@@ -293,6 +310,79 @@ impl State {
             }
             _ => {}
         }
+    }
+
+    /// Two groups a page, so that every list has several.
+    fn page(&self, after: Option<&Name>) -> Vec<GroupView> {
+        let skip = after.map_or(0, |a| self.groups.iter().position(|g| g.name == *a).unwrap() + 1);
+        self.groups.iter().skip(skip).take(2).cloned().collect()
+    }
+
+    fn state(&self, name: &Name) -> GroupState {
+        let (after, floor) =
+            self.defined.get(name).map(|(hlc, group)| (*hlc, group.floor)).unwrap_or_default();
+        let newest = self.edited.iter().filter(|(n, ..)| n == name).map(|(_, hlc, _)| *hlc).max();
+        let gone = self.gone.get(name).cloned();
+        let newest = newest.unwrap_or_default();
+        let clean = if gone.is_some() { after.max(newest) } else { floor.max(newest) };
+        GroupState {
+            group: self.groups.iter().find(|g| g.name == *name).cloned(),
+            concurrent: vec![],
+            after,
+            floor: if gone.is_some() { clean } else { floor },
+            clean,
+            removed: gone,
+        }
+    }
+
+    /// Works out a group anew, as a real node does: machines by label are n1 and n2.
+    fn show_group(&mut self, group: &Name) {
+        self.groups.retain(|g| g.name != *group);
+        self.gone.remove(group);
+        let (hlc, defined) = self.defined[group].clone();
+        let (hosts, select) = (
+            defined.hosts.as_ref().map(ToString::to_string),
+            defined.select.as_ref().map(ToString::to_string),
+        );
+        let (alice, at) = (Some(name("alice")), hlc.millis());
+        if defined.removed {
+            let (removed, description) = (true, defined.description);
+            let author = alice;
+            let gone = GroupDefinition { author, at, removed, description, hosts, select };
+            self.gone.insert(group.clone(), gone);
+            return;
+        }
+        let mut edits: Vec<&(Name, Hlc, GroupEdit)> =
+            self.edited.iter().filter(|(n, hlc, _)| n == group && *hlc > defined.floor).collect();
+        edits.reverse();
+        let mut seen = std::collections::BTreeSet::new();
+        edits.retain(|(.., e)| seen.insert(e.hosts.to_string()));
+        let is_in = |n: &Name| match edits.iter().find(|(.., e)| e.hosts.contains(n.as_str(), &[]))
+        {
+            Some((.., edit)) => edit.present,
+            None => {
+                defined.hosts.as_ref().is_some_and(|h| h.contains(n.as_str(), &[]))
+                    || (select.is_some() && n.as_str() != "n3")
+            }
+        };
+        let members = ["n1", "n2", "n3"].map(name).into_iter().filter(is_in).collect();
+        let edits = edits.iter().map(|(_, hlc, e)| GroupEditView {
+            hosts: e.hosts.to_string(),
+            present: e.present,
+            author: alice.clone(),
+            at: hlc.millis(),
+        });
+        self.groups.push(GroupView {
+            name: group.clone(),
+            description: defined.description.clone(),
+            edits: edits.collect(),
+            concurrent: vec![],
+            author: alice.clone(),
+            at: Some(at),
+            hosts,
+            select,
+            members,
+        });
     }
 
     fn plan(&self, group: &Name, author: &PublicKey) -> Result<PublishPlan, ApiError> {
@@ -338,6 +428,10 @@ impl State {
         };
         StatusView { deployments: vec![view] }
     }
+}
+
+fn subject(cell: &Cell) -> Name {
+    name(std::str::from_utf8(&cell.id.subject).unwrap())
 }
 
 fn next<T: Clone>(script: &mut Vec<T>) -> T {

@@ -8,6 +8,7 @@
 )]
 
 mod fake;
+mod groups;
 mod offline;
 mod online;
 mod run;

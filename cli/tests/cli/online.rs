@@ -5,16 +5,16 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use p2pinst_trust::Token;
-use p2pinst_types::record::{Deployment, Grant, Group, Manager, Mode, PackageId, Release, Role};
+use p2pinst_types::record::{Deployment, Grant, Manager, Mode, PackageId, Release, Role};
 use p2pinst_types::{BlobRef, Hash, Kind, Version};
 
 use crate::fake::{Fake, NOW, machine, name};
 use crate::run::{Ended, p2pinst, run, temp};
 
-const BOTH: &[Role] = &[Role::Operator, Role::Publisher];
+pub(crate) const BOTH: &[Role] = &[Role::Operator, Role::Publisher];
 
 /// A cluster with one administrator, alice, whose key is on this machine.
-fn cluster(dir: &Path) -> Fake {
+pub(crate) fn cluster(dir: &Path) -> Fake {
     let fake = Fake::start(dir);
     let key = run(dir, &["key", "new", "alice"]).ok().to_owned();
     fake.grant(&key, "alice", BOTH);
@@ -79,30 +79,6 @@ fn a_grant_is_signed_by_the_root() {
         (json["name"].as_str(), json["not_after"].as_u64()),
         (Some("op-ababab"), Some(NOW.0 + 3_600_000))
     );
-}
-
-#[test]
-fn groups_are_made_listed_and_shown() {
-    let dir = temp();
-    let fake = cluster(dir.path());
-    let create = ["group", "create", "gpu", "--select", "gpu=true"];
-    let made = run(dir.path(), &create);
-    assert!(made.ok().is_empty() && made.stderr.contains("n1, n2"), "{}", made.stderr);
-    let cell = fake.cells(Kind::GROUP).remove(0);
-    let group: Group = cell.record().unwrap();
-    assert_eq!((cell.id.subject.as_slice(), group.hosts), (&b"gpu"[..], None));
-    assert!(run(dir.path(), &create).failed(1).contains("group show gpu"));
-    let all = ["group", "create", "all", "--hosts", "n1"];
-    assert!(run(dir.path(), &all).failed(1).contains("built in"));
-    assert_eq!(run(dir.path(), &["group", "ls", "--json"]).json()["groups"][1]["name"], "gpu");
-    let want = "\
-NAME  MEMBERS  HOSTS  SELECT    BY     DESCRIPTION
-all   3        -      -         -      every machine
-gpu   2        -      gpu=true  alice
-";
-    assert_eq!(run(dir.path(), &["group", "ls"]).ok(), want);
-    assert!(run(dir.path(), &["group", "show", "gpu"]).ok().contains("members      2\n"));
-    assert!(run(dir.path(), &["group", "show", "gpux"]).failed(1).contains("no group gpux"));
 }
 
 #[test]

@@ -80,8 +80,17 @@ requests! {
     Info {} => view::NodeInfo;
     /// The roster, with what is known of each machine now.
     Nodes {} => Vec<view::NodeView>;
-    /// The groups with their members.
-    Groups {} => Vec<view::GroupView>;
+    /// The groups with their members: `all`, then the others by name, as many as fit into one
+    /// answer. An empty answer: there are no more.
+    Groups {
+        /// Those after this one; from the first when `None`.
+        after: Option<Name>,
+    } => Vec<view::GroupView>;
+    /// One group, or what is known of one that is gone.
+    OneGroup {
+        /// Its name.
+        name: Name,
+    } => view::GroupState;
     /// The keys with power.
     Grants {} => Vec<view::GrantView>;
     /// The newest version that the cluster knows of an author's cells. The node asks its peers

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use p2pinst_types::record::{HistoryEntry, Mode, PackageId, Role, State};
 use p2pinst_types::{
-    ClusterId, DeploymentId, Hash, Labels, MachineId, Millis, Name, NodeId, PublicKey, ReleaseId,
+    ClusterId, DeploymentId, Hash, Hlc, Labels, MachineId, Millis, Name, NodeId, PublicKey,
+    ReleaseId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -75,8 +76,62 @@ pub struct GroupView {
     pub select: Option<String>,
     /// Who defined it last; `None` for the built-in group `all`.
     pub author: Option<Name>,
+    /// When; `None` for the built-in group `all`.
+    pub at: Option<Millis>,
+    /// What was added to it and taken out of it since, the newest first: the first that matches a
+    /// machine decides.
+    pub edits: Vec<GroupEditView>,
+    /// Definitions of others that were written at the same time and do not count.
+    pub concurrent: Vec<GroupDefinition>,
     /// Its members now.
     pub members: Vec<Name>,
+}
+
+/// Machines that were added to a group, or taken out of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupEditView {
+    /// The machines, as one term of a host expression.
+    pub hosts: String,
+    /// Whether they are in the group.
+    pub present: bool,
+    /// Who wrote it.
+    pub author: Option<Name>,
+    /// When.
+    pub at: Millis,
+}
+
+/// One definition of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupDefinition {
+    /// Who wrote it.
+    pub author: Option<Name>,
+    /// When.
+    pub at: Millis,
+    /// Whether it takes the group away.
+    pub removed: bool,
+    /// What the group is.
+    pub description: String,
+    /// Its host expression.
+    pub hosts: Option<String>,
+    /// Its selector.
+    pub select: Option<String>,
+}
+
+/// What is to be known of a name before a group is defined or edited.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GroupState {
+    /// The group; `None` when there is none of that name.
+    pub group: Option<GroupView>,
+    /// The definition that took it away, when one has.
+    pub removed: Option<GroupDefinition>,
+    /// Definitions that were written at the same time as the one that took it away.
+    pub concurrent: Vec<GroupDefinition>,
+    /// The `after` of the next definition.
+    pub after: Hlc,
+    /// The `floor` of a definition that leaves the edits as they are.
+    pub floor: Hlc,
+    /// The `floor` of a definition that says all by itself.
+    pub clean: Hlc,
 }
 
 /// A key with power.

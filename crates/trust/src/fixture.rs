@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use p2pinst_types::cell::Draft;
 use p2pinst_types::record::{
-    Admission, Deployment, Grant, Group, Invite, Manager, Mode, NodeCert, PackageId, Release,
-    Revocation, Role, RootDoc, SignedCert,
+    Admission, Deployment, Grant, Group, GroupEdit, Invite, Manager, Mode, NodeCert, PackageId,
+    Release, Revocation, Role, RootDoc, SignedCert,
 };
 use p2pinst_types::{
     BlobRef, Cell, CellId, ClusterId, Hash, Hlc, Kind, Millis, Name, PublicKey, ReleaseId, Version,
@@ -279,6 +279,17 @@ impl Lab {
     pub fn group(&mut self, by: &SecretKey, named: &str, hosts: &str) -> Cell {
         let group = Group::new(String::new(), Some(hosts.parse().unwrap()), None);
         self.write(by, Kind::GROUP, named.as_bytes(), &group)
+    }
+
+    /// Machines added to a group, or taken out of it.
+    pub fn group_edit(&mut self, by: &SecretKey, named: &str, hosts: &str, present: bool) -> Cell {
+        let edit = GroupEdit { hosts: hosts.parse().unwrap(), present };
+        let slot = GroupEdit::slot(&edit.hosts);
+        let (version, hlc) = (self.next(&by.public()), self.tick());
+        let (kind, subject) = (Kind::GROUP_EDIT, named.as_bytes().to_vec());
+        let id = CellId { kind, subject, slot, author: by.public() };
+        let payload = codec::encode(&edit).unwrap();
+        Draft { id, version, hlc, payload }.sign(self.cluster(), |m| by.sign(m)).unwrap()
     }
 
     /// A release of `hello`.

@@ -6,6 +6,7 @@
 pub mod bytes;
 pub mod cell;
 pub mod codec;
+pub mod groupfile;
 pub mod hostexpr;
 pub mod id;
 pub mod limits;

@@ -33,5 +33,11 @@ pub const REPLICAS: usize = 8;
 pub const EXPR: usize = 4096;
 /// Names that one host expression may stand for.
 pub const EXPR_NAMES: u64 = 65_536;
+/// Description of a group, in bytes.
+pub const DESCRIPTION: usize = 1024;
+/// A group file, in bytes.
+pub const GROUP_FILE: usize = 1024 * 1024;
+/// Groups in one group file.
+pub const GROUPS: usize = 10_000;
 /// One blob: 16 TiB would be 4 Mi pieces; the piece layer stays below 128 MiB.
 pub const BLOB: u64 = 16 << 40;

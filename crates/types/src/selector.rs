@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::limits;
-use crate::name::{LabelValue, Labels, Name};
+use crate::name::{LabelValue, Labels, Name, NameError};
 
 /// Why a text is no selector; points at the character.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -67,9 +67,9 @@ impl FromStr for Selector {
         let mut at = 0;
         for raw in text.split("&&") {
             let lead = raw.len() - raw.trim_start().len();
-            let term = parse_term(raw.trim()).map_err(|reason| SelectorError {
+            let term = parse_term(raw.trim()).map_err(|(offset, reason)| SelectorError {
                 text: text.to_owned(),
-                at: (at + lead).min(text.len().saturating_sub(1)),
+                at: (at + lead + offset).min(text.len().saturating_sub(1)),
                 reason,
             })?;
             terms.push(term);
@@ -79,24 +79,45 @@ impl FromStr for Selector {
     }
 }
 
-fn parse_term(text: &str) -> Result<Term, String> {
-    let name = |t: &str| t.trim().parse::<Name>().map_err(|e| e.to_string());
-    let value = |t: &str| LabelValue::try_from(t.trim().to_owned()).map_err(|e| e.to_string());
+/// What is wrong with a condition, and at which offset.
+type Wrong = (usize, String);
+
+fn parse_term(text: &str) -> Result<Term, Wrong> {
     if text.is_empty() {
-        return Err(
-            "a condition is missing (write label=value, label!=value, label or !label)".to_owned()
-        );
+        let reason = "a condition is missing (write label=value, label!=value, label or !label)";
+        return Err((0, reason.to_owned()));
     }
+    let name = |at: usize, t: &str| part(at, t, str::parse::<Name>);
+    let value = |at: usize, t: &str| part(at, t, |v| LabelValue::try_from(v.to_owned()));
     if let Some((key, other)) = text.split_once("!=") {
-        return Ok(Term::Differs(name(key)?, value(other)?));
+        return Ok(Term::Differs(name(0, key)?, value(key.len() + 2, other)?));
     }
-    if let Some((key, want)) = text.split_once("==").or_else(|| text.split_once('=')) {
-        return Ok(Term::Equals(name(key)?, value(want)?));
+    let equals = if text.contains("==") { "==" } else { "=" };
+    if let Some((key, want)) = text.split_once(equals) {
+        return Ok(Term::Equals(name(0, key)?, value(key.len() + equals.len(), want)?));
     }
     match text.strip_prefix('!') {
-        Some(key) => name(key).map(Term::Absent),
-        None => name(text).map(Term::Exists),
+        Some(key) => name(1, key).map(Term::Absent),
+        None => name(0, text).map(Term::Exists),
     }
+}
+
+/// Reads a name or a value that begins at an offset; an error points at the character that is
+/// wrong with it.
+fn part<T>(
+    at: usize,
+    text: &str,
+    read: impl FnOnce(&str) -> Result<T, NameError>,
+) -> Result<T, Wrong> {
+    let trimmed = text.trim();
+    let at = at + text.len() - text.trim_start().len();
+    read(trimmed).map_err(|e| {
+        let within = match &e {
+            NameError::Character { bad, .. } => trimmed.find(*bad).unwrap_or_default(),
+            _ => 0,
+        };
+        (at + within, e.to_string())
+    })
 }
 
 impl fmt::Display for Selector {
@@ -136,8 +157,21 @@ mod tests {
     }
 
     #[test]
-    fn errors_point_at_the_condition() {
-        for (text, at) in [("", 0), ("a=b && ", 6), ("a=b && c d", 7), ("=x", 0), ("a||b", 0)] {
+    fn errors_point_at_the_character() {
+        for (text, at) in [
+            ("", 0),
+            ("a=b && ", 6),
+            ("a=b && c d", 8),
+            ("=x", 0),
+            ("a||b", 1),
+            ("gpu=true,,", 8),
+            ("gpu = tr ue", 8),
+            ("a=b &&  c!=x/y", 12),
+            ("a=b && !c=d!", 7),
+            ("!g pu", 2),
+            ("a=b && g>5", 8),
+            ("a=b & c=d", 3),
+        ] {
             let error = text.parse::<Selector>().unwrap_err();
             assert_eq!(error.at, at, "{error}");
         }

@@ -3,6 +3,7 @@
 //! Only the user that runs the node can open it (mode 0600 in a 0700 directory). What comes over
 //! it is still checked like anything else: it can submit signed cells, never unsigned ones.
 
+mod groups;
 mod publish;
 mod show;
 
@@ -175,7 +176,8 @@ impl Api {
         match request {
             Request::Info(_) => encode(Ok(self.info())),
             Request::Nodes(_) => encode(self.nodes().await),
-            Request::Groups(_) => encode(Ok(self.groups())),
+            Request::Groups(r) => encode(Ok(self.groups(r.after.as_ref()))),
+            Request::OneGroup(r) => encode(Ok(self.one_group(&r.name))),
             Request::Grants(_) => encode(Ok(self.grants())),
             Request::ReadHead(r) => encode(self.read_head(r.author).await),
             Request::Submit(r) => encode(self.submit(r).await),

@@ -6,8 +6,7 @@ use dht_store::Views;
 use dht_store::view::{Machine, Order};
 use p2pinst_api::request::{ApiError, ErrorKind};
 use p2pinst_api::view::{
-    DeploymentView, GrantView, GroupView, HistoryView, MachineStatus, NodeInfo, NodeView,
-    StatusView,
+    DeploymentView, GrantView, HistoryView, MachineStatus, NodeInfo, NodeView, StatusView,
 };
 use p2pinst_types::record::{NodeRecord, Status};
 use p2pinst_types::{Cell, Hash, Kind, MachineId, Name, NodeId, codec};
@@ -95,33 +94,6 @@ impl Api {
                 None => return cells,
             }
         }
-    }
-
-    pub(super) fn groups(&self) -> Vec<GroupView> {
-        let views = self.store.views();
-        let members = |name: &Name| {
-            let mut names: Vec<Name> = views.members(name).map(|m| m.name.clone()).collect();
-            names.sort();
-            names
-        };
-        let all = Name::all();
-        let built_in = GroupView {
-            description: "every machine".to_owned(),
-            hosts: None,
-            select: None,
-            author: None,
-            members: members(&all),
-            name: all,
-        };
-        let own = views.groups.iter().map(|(name, info)| GroupView {
-            name: name.clone(),
-            description: info.group.description.clone(),
-            hosts: info.group.hosts.as_ref().map(ToString::to_string),
-            select: info.group.select.as_ref().map(ToString::to_string),
-            author: views.key_name(&info.author).cloned(),
-            members: members(name),
-        });
-        std::iter::once(built_in).chain(own).collect()
     }
 
     pub(super) fn grants(&self) -> Vec<GrantView> {

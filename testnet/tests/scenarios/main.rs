@@ -18,6 +18,7 @@ mod demo;
 mod disk;
 mod downgrade;
 mod durable;
+mod groups;
 mod harness;
 mod joining;
 mod liar;

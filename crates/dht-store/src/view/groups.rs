@@ -1,16 +1,22 @@
-//! Groups: the newest definition of each name, and who is in it.
+//! Groups: of several definitions the newest counts, of several edits of a machine the newest.
+//!
+//! An author has one definition of a group; a later one replaces it. So nothing here may depend on
+//! what was replaced: a definition carries all that must be remembered of those before it
+//! (`after`, `floor`).
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use p2pinst_types::record::{Group, Role};
+use p2pinst_types::record::{Group, GroupEdit, Role};
 use p2pinst_types::{Hlc, Name, PublicKey};
 
 use super::{Entry, Machine, Views};
 use crate::record::Record;
 
-/// A group's definition that counts: the newest by clock.
-#[derive(Debug, Clone)]
-pub struct GroupInfo {
+/// One author's definition of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
     /// The definition.
     pub group: Group,
     /// Who wrote it.
@@ -19,19 +25,72 @@ pub struct GroupInfo {
     pub hlc: Hlc,
 }
 
+/// An edit that counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EditInfo {
+    /// The edit.
+    pub edit: GroupEdit,
+    /// Who wrote it.
+    pub author: PublicKey,
+    /// When.
+    pub hlc: Hlc,
+}
+
+/// A group: the definition that counts, and what was added and taken out by itself.
+#[derive(Debug, Clone)]
+pub struct GroupInfo {
+    /// The definition.
+    pub group: Group,
+    /// Who wrote it.
+    pub author: PublicKey,
+    /// When.
+    pub hlc: Hlc,
+    /// The edits that count, one of each term, the newest first: the first that matches a machine
+    /// decides. Of equally old ones those that take out come first.
+    pub edits: Vec<EditInfo>,
+    /// Definitions of others that the writer of the counting one did not know, and that say
+    /// something else: oldest first. The next definition by somebody who knows them settles it.
+    pub concurrent: Vec<Definition>,
+}
+
+/// What the next definition of a group is to carry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GroupHead {
+    /// The time of the newest definition: the next one's `after`.
+    pub after: Hlc,
+    /// The floor of one that leaves the edits as they are.
+    pub floor: Hlc,
+    /// The floor of one that says all by itself: no edit that is known here counts beside it.
+    pub clean: Hlc,
+}
+
 impl Views {
     pub(super) fn fold_groups(&mut self, sorted: &[&Entry]) {
-        // sorted by time: the last one stays
+        let mut definitions: BTreeMap<&Name, Vec<Definition>> = BTreeMap::new();
+        let mut edits: BTreeMap<&Name, Vec<EditInfo>> = BTreeMap::new();
         for entry in sorted {
-            let Record::Group(name, group) = &entry.record else { continue };
-            if self.authorised(&entry.cell, &[Role::Operator]) {
-                let info = GroupInfo {
-                    group: group.clone(),
-                    author: entry.cell.id.author,
-                    hlc: entry.cell.hlc,
-                };
-                self.groups.insert(name.clone(), info);
+            let (author, hlc) = (entry.cell.id.author, entry.cell.hlc);
+            match &entry.record {
+                Record::Group(name, group) if self.authorised(&entry.cell, &[Role::Operator]) => {
+                    let group = group.clone();
+                    definitions.entry(name).or_default().push(Definition { group, author, hlc });
+                }
+                Record::GroupEdit(name, edit)
+                    if self.authorised(&entry.cell, &[Role::Operator]) =>
+                {
+                    let edit = edit.clone();
+                    edits.entry(name).or_default().push(EditInfo { edit, author, hlc });
+                    self.newest_edits.insert(name.clone(), hlc); // sorted by time
+                }
+                _ => {}
             }
+        }
+        for (name, definitions) in definitions {
+            let edits = edits.remove(name).unwrap_or_default();
+            let Some(info) = GroupInfo::fold(definitions, edits) else { continue };
+            let removed = info.group.removed;
+            let groups = if removed { &mut self.removed_groups } else { &mut self.groups };
+            groups.insert(name.clone(), info);
         }
     }
 
@@ -41,29 +100,58 @@ impl Views {
         *name == Name::all() || self.groups.contains_key(name)
     }
 
-    /// Whether a machine is in a group. A pure function of roster and definition.
+    /// Whether a machine is in a group. A pure function of roster and cells.
     #[must_use]
     pub fn is_member(&self, machine: &Machine, group: &Name) -> bool {
-        if *group == Name::all() {
-            return true;
-        }
-        let Some(info) = self.groups.get(group) else { return false };
-        let addresses: Vec<Ipv4Addr> = machine.ipv4().collect();
-        let by_host = info
-            .group
-            .hosts
-            .as_ref()
-            .is_some_and(|hosts| hosts.contains(machine.name.as_str(), &addresses));
-        let by_label = info
-            .group
-            .select
-            .as_ref()
-            .is_some_and(|s| s.matches(&machine.name, &machine.site, &machine.labels));
-        by_host || by_label
+        *group == Name::all() || self.groups.get(group).is_some_and(|info| info.has(machine))
     }
 
     /// The members of a group, in the order of their ids.
     pub fn members<'a>(&'a self, group: &'a Name) -> impl Iterator<Item = &'a Machine> {
         self.machines.values().filter(move |m| self.is_member(m, group))
+    }
+
+    /// What the next definition of a group is to carry, of one that is not known here too.
+    #[must_use]
+    pub fn group_head(&self, name: &Name) -> GroupHead {
+        let newest_edit = self.newest_edits.get(name).copied().unwrap_or_default();
+        if let Some(info) = self.groups.get(name) {
+            let floor = info.group.floor;
+            return GroupHead { after: info.hlc, floor, clean: floor.max(newest_edit) };
+        }
+        let after = self.removed_groups.get(name).map(|info| info.hlc).unwrap_or_default();
+        // a group that is founded anew begins without the edits of old
+        let clean = after.max(newest_edit);
+        GroupHead { after, floor: clean, clean }
+    }
+}
+
+impl GroupInfo {
+    /// From all definitions (one per author) and edits, both in a total order of time.
+    fn fold(mut definitions: Vec<Definition>, mut edits: Vec<EditInfo>) -> Option<Self> {
+        // on a tie the removal wins; the sort is stable, so the order stays total
+        definitions.sort_by_key(|d| (d.hlc, d.group.removed));
+        let Definition { group, author, hlc } = definitions.pop()?;
+        let mut concurrent = definitions;
+        concurrent.retain(|d| d.hlc > group.after && !d.group.says(&group));
+        edits.retain(|e| e.hlc > group.floor);
+        edits.sort_by_key(|e| Reverse((e.hlc, !e.edit.present)));
+        let mut seen = BTreeSet::new();
+        edits.retain(|e| seen.insert(e.edit.hosts.to_string()));
+        Some(Self { group, author, hlc, edits, concurrent })
+    }
+
+    /// Whether a machine is in it.
+    fn has(&self, machine: &Machine) -> bool {
+        let name = &machine.name;
+        let addresses: Vec<Ipv4Addr> = machine.ipv4().collect();
+        let edit = self.edits.iter().find(|e| e.edit.hosts.contains(name.as_str(), &addresses));
+        if let Some(edit) = edit {
+            return edit.edit.present;
+        }
+        let hosts = self.group.hosts.as_ref();
+        let select = self.group.select.as_ref();
+        hosts.is_some_and(|h| h.contains(name.as_str(), &addresses))
+            || select.is_some_and(|s| s.matches(name, &machine.site, &machine.labels))
     }
 }

@@ -15,7 +15,7 @@ use p2pinst_types::record::{Release, Role};
 use p2pinst_types::{Cell, DeploymentId, Hlc, MachineId, Name, PublicKey, ReleaseId};
 
 pub use grants::{GrantInfo, InviteInfo, Revoked};
-pub use groups::GroupInfo;
+pub use groups::{Definition, EditInfo, GroupHead, GroupInfo};
 pub use orders::Order;
 pub use roster::Machine;
 
@@ -49,6 +49,10 @@ pub struct Views {
     by_name: BTreeMap<Name, MachineId>,
     /// Groups by name, without the built-in group `all`.
     pub groups: BTreeMap<Name, GroupInfo>,
+    /// Groups that were taken away: nobody is in them.
+    pub removed_groups: BTreeMap<Name, GroupInfo>,
+    /// The time of the newest edit of each group.
+    newest_edits: BTreeMap<Name, Hlc>,
     /// Releases by id.
     pub releases: BTreeMap<ReleaseId, Release>,
     /// Orders whose release is known, in the order of time.
@@ -77,6 +81,8 @@ impl Views {
             by_node: BTreeMap::new(),
             by_name: BTreeMap::new(),
             groups: BTreeMap::new(),
+            removed_groups: BTreeMap::new(),
+            newest_edits: BTreeMap::new(),
             releases: BTreeMap::new(),
             orders: Vec::new(),
             retired: BTreeSet::new(),

@@ -121,8 +121,9 @@ fn golden_records() {
             select: Some("gpu=true".parse().unwrap()),
             removed: false,
             after: Hlc(3),
+            floor: Hlc(2),
         },
-        "74:d7c86c02c3c3aba6",
+        "81:7d619717316decee",
     );
     check(
         &mut f,

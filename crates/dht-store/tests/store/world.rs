@@ -2,7 +2,7 @@
 
 use dht_store::Store;
 use p2pinst_trust::fixture::{Lab, key};
-use p2pinst_types::record::{Grant, Role};
+use p2pinst_types::record::{Grant, Group, Role};
 use p2pinst_types::{Cell, Kind, Millis};
 use tempfile::TempDir;
 
@@ -67,6 +67,18 @@ pub(crate) fn cells() -> (Lab, Vec<Cell>) {
         cells.push(lab.group(&alice, "gpu", hosts));
     }
     cells.push(lab.group(&dora, "gpu", "n3"));
+    // machines that two people add and take out, and a group that is removed
+    for (by, hosts, present) in [
+        (&alice, "n[1-2]", true),
+        (&dora, "n1", false),
+        (&dora, "n[1-2]", false),
+        (&alice, "n1", true),
+    ] {
+        cells.push(lab.group_edit(by, "gpu", hosts, present));
+    }
+    cells.push(lab.group(&dora, "old", "n1"));
+    let removed = Group { removed: true, ..Group::new(String::new(), None, None) };
+    cells.push(lab.write(&alice, Kind::GROUP, b"old", &removed));
 
     let (one, cell) = lab.release(&bob, "1.0");
     cells.extend([cell, lab.deploy(&alice, one, "gpu")]);
@@ -100,8 +112,8 @@ pub(crate) fn seen(store: &Store) -> String {
     let invites: Vec<_> = v.invites.iter().map(|(k, i)| (k, &i.invite, i.used)).collect();
     let grants: Vec<(_, &Grant)> = v.grants.iter().map(|(k, g)| (k, &g.grant)).collect();
     format!(
-        "{grants:#?}\n{:#?}\n{invites:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{} unknown",
-        v.revoked, v.machines, v.void, v.groups, v.releases, v.orders, v.unknown
+        "{grants:#?}\n{:#?}\n{invites:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{} unknown",
+        v.revoked, v.machines, v.void, v.groups, v.removed_groups, v.releases, v.orders, v.unknown
     )
 }
 

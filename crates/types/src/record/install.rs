@@ -21,20 +21,35 @@ pub struct Group {
     pub hosts: Option<HostExpr>,
     /// Machines by label.
     pub select: Option<Selector>,
-    /// Whether the group is taken away. Edits that are dated before count no more.
+    /// Whether the group is taken away.
     #[serde(default)]
     pub removed: bool,
     /// The time of the newest definition that the writer knew: one of another author dated between
     /// this and the writer's own was written concurrently. Zero when there was none.
     #[serde(default)]
     pub after: Hlc,
+    /// Edits dated at or before this count no more. A definition carries on the floor of the one
+    /// before; one that founds a removed group anew, or is to say all by itself, raises it to the
+    /// newest edit and removal that its writer knew.
+    #[serde(default)]
+    pub floor: Hlc,
 }
 
 impl Group {
     /// The first definition of a group.
     #[must_use]
     pub fn new(description: String, hosts: Option<HostExpr>, select: Option<Selector>) -> Self {
-        Self { description, hosts, select, removed: false, after: Hlc::default() }
+        let (after, floor) = (Hlc::default(), Hlc::default());
+        Self { description, hosts, select, removed: false, after, floor }
+    }
+
+    /// Whether two definitions say the same of the group.
+    #[must_use]
+    pub fn says(&self, other: &Self) -> bool {
+        self.removed == other.removed
+            && self.description == other.description
+            && self.hosts == other.hosts
+            && self.select == other.select
     }
 }
 
