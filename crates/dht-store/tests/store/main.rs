@@ -13,6 +13,7 @@ mod attacks;
 mod crash;
 mod data;
 mod golden;
+mod members;
 mod order;
 mod persistence;
 mod sync;
