@@ -5,15 +5,16 @@
 //! the key wrote (a restored backup, a key that was moved), and a new incarnation begins. What is
 //! signed is remembered durably before it leaves, so that no number is ever used twice.
 
-use p2pinst_api::request::{CellBytes, Head, ReadHead, Submit, Submitted};
+use p2pinst_api::request::{CellBytes, Head, ReadHead, Submit, SubmitRoots, Submitted};
 use p2pinst_api::{Client, ClientError};
 use p2pinst_files::Lock;
 use p2pinst_types::cell::Draft;
+use p2pinst_types::record::SignedRoot;
 use p2pinst_types::{Cell, CellId, ClusterId, Hlc, Kind, Millis, PublicKey, Version, codec};
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::error::CliError;
+use crate::error::{self, CliError};
 use crate::keystore::{Key, Keystore};
 
 /// A key about to sign a batch of cells. Holds the key's lock.
@@ -106,9 +107,21 @@ impl Signer {
         subject: &[u8],
         payload: Vec<u8>,
     ) -> Result<Cell, CliError> {
+        self.add_in(kind, subject, &[], payload)
+    }
+
+    /// Signs an encoded record in a slot. What stands beside earlier ones on the same subject is
+    /// told apart by its time: that is its slot.
+    pub(crate) fn add_in(
+        &mut self,
+        kind: Kind,
+        subject: &[u8],
+        slot: &[u8],
+        payload: Vec<u8>,
+    ) -> Result<Cell, CliError> {
         let (version, hlc) = self.log.next(self.now);
-        // grants stand beside earlier ones to the same key, told apart by their time
-        let slot = if kind == Kind::GRANT { hlc.0.to_be_bytes().to_vec() } else { Vec::new() };
+        let by_time = [Kind::GRANT, Kind::REVOCATION, Kind::MACHINE_NAME].contains(&kind);
+        let slot = if by_time { hlc.0.to_be_bytes().to_vec() } else { slot.to_vec() };
         let id = CellId { kind, subject: subject.to_vec(), slot, author: self.author() };
         let draft = Draft { id, version, hlc, payload };
         let cell = draft.sign(&self.cluster, |message| self.key.secret.sign(message))?;
@@ -119,12 +132,27 @@ impl Signer {
     /// Remembers what was signed, and hands it to the node.
     pub(crate) async fn submit(self, client: &mut Client) -> Result<Submitted, CliError> {
         self.keystore.set_head(&self.key, self.log.last)?;
-        client.call(Submit { cells: self.cells }).await.map_err(|e| {
-            let unknown = matches!(e, ClientError::Broken(_));
-            let look = "the node may have taken it nonetheless: look before you repeat it";
-            CliError::from(e).maybe_hint(unknown.then(|| look.to_owned()))
-        })
+        client.call(Submit { cells: self.cells }).await.map_err(explain)
     }
+
+    /// The same with a new root, whose list of standing grants is all that was signed.
+    pub(crate) async fn submit_roots(
+        self,
+        client: &mut Client,
+        roots: Vec<SignedRoot>,
+    ) -> Result<Submitted, CliError> {
+        self.keystore.set_head(&self.key, self.log.last)?;
+        let Ok([standing]) = <[CellBytes; 1]>::try_from(self.cells) else {
+            return Err(CliError::new(error::Kind::Bug, "a new root has one list of grants"));
+        };
+        client.call(SubmitRoots { roots, standing }).await.map_err(explain)
+    }
+}
+
+fn explain(error: ClientError) -> CliError {
+    let unknown = matches!(error, ClientError::Broken(_));
+    let look = "the node may have taken it nonetheless: look before you repeat it";
+    CliError::from(error).maybe_hint(unknown.then(|| look.to_owned()))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 )]
 
 mod fake;
+mod members;
 mod offline;
 mod online;
 mod run;

@@ -58,8 +58,8 @@ pub struct Revoked {
     pub last_good: Option<Version>,
     /// Why, for people.
     pub reason: String,
-    /// Who revoked it: a root key, an operator, or the key itself.
-    pub by: PublicKey,
+    /// The cell that says so: by a root key, an operator, or the key itself.
+    pub cell: Cell,
 }
 
 impl Revoked {
@@ -170,7 +170,7 @@ impl Views {
             // a node that leaves takes back nothing that it did, whatever it dates its farewell
             last_good: if by == By::Itself { Some(cell.version) } else { revocation.last_good },
             reason: revocation.reason.clone(),
-            by: cell.id.author,
+            cell: cell.clone(),
         };
         // the first counts: a later one cannot give time back
         self.revoked.entry(key).or_insert(revoked);
