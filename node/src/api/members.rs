@@ -10,18 +10,21 @@ use p2pinst_api::request::{
 };
 use p2pinst_api::view::{InviteView, RemovalView};
 use p2pinst_types::record::Revocation;
-use p2pinst_types::{Cell, Kind, Name};
+use p2pinst_types::{Cell, Kind, Name, NodeId};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::{Api, Reply};
 use crate::keeper::is_here;
+use crate::net::Net;
 use crate::rpc;
 
 /// Peers that are told of a farewell one by one; the others hear of it from them.
 const TOLD: usize = 16;
 /// How long they may take.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How long the end of a connection may take to be noticed.
+const NOTICED: Duration = Duration::from_secs(2);
 /// Longest reason, in bytes: as revocations bound it.
 const REASON: usize = 1024;
 
@@ -170,7 +173,7 @@ impl Api {
 
     /// Gives a cell to some peers directly. Those count that confirm it, and those that close the
     /// connection over it.
-    async fn tell(&self, cell: &Cell, peers: Vec<p2pinst_types::NodeId>) -> usize {
+    async fn tell(&self, cell: &Cell, peers: Vec<NodeId>) -> usize {
         let mut asked = JoinSet::new();
         for peer in peers.into_iter().take(TOLD) {
             let (net, cells) = (self.net.clone(), vec![Wire(cell.bytes().to_vec())]);
@@ -179,7 +182,7 @@ impl Api {
                 let answer = rpc::ask(&net, peer, &[], &request).await;
                 match answer {
                     Ok(Response::Outcomes(outcomes)) => outcomes.iter().all(is_here),
-                    _ => !net.peers().is_up(&peer),
+                    _ => has_closed(&net, peer).await,
                 }
             });
         }
@@ -196,4 +199,11 @@ impl Api {
             }
         }
     }
+}
+
+/// Whether a peer has closed its connections, which may be noticed after the stream broke.
+async fn has_closed(net: &Net, peer: NodeId) -> bool {
+    let mut changes = net.peers().changes();
+    let closed = async { while net.peers().is_up(&peer) && changes.changed().await.is_ok() {} };
+    tokio::time::timeout(NOTICED, closed).await.is_ok()
 }
