@@ -159,8 +159,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         submitting: api::submit_lock(),
         left: left.clone(),
     };
-    let membership =
-        Membership::new(dir.clone(), Arc::clone(&own), store.clone(), identity.name.clone());
+    let parts = (store.clone(), control.clone(), net.clone());
+    let membership = Membership::new(dir.clone(), Arc::clone(&own), identity.name.clone(), parts);
     let name = store.views().machine_of(&own.node.0).map(|m| m.name.clone());
     let name = name.unwrap_or_else(|| identity.name.clone());
     let mesh = Mesh::new(own.node, net.clone(), store.clone());

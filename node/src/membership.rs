@@ -1,4 +1,5 @@
-//! This machine's own place in the roster: what it is called, and whether it is a member still.
+//! This machine's own place in the cluster: what it is called, whether it is a member still, under
+//! which root.
 //!
 //! R16: a node that is removed installs nothing more (the agent finds itself in no group), dials
 //! nobody, and says so. It hears of it from its peers, or from the first that refuses it: the
@@ -17,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock;
+use crate::control::Control;
 use crate::identity::Identity;
+use crate::net::Net;
 use crate::store::{Own, StoreHandle};
 
 /// The task: watches the roster, and tells what becomes of this machine.
@@ -26,15 +29,25 @@ pub struct Membership {
     dir: DataDir,
     own: Arc<Own>,
     store: StoreHandle,
+    control: Control,
+    net: Net,
     name: Name,
     removed: bool,
+    /// How many roots there are.
+    roots: usize,
 }
 
 impl Membership {
     /// For the machine that was called `name` when it started.
     #[must_use]
-    pub fn new(dir: DataDir, own: Arc<Own>, store: StoreHandle, name: Name) -> Self {
-        Self { dir, own, store, name, removed: false }
+    pub fn new(
+        dir: DataDir,
+        own: Arc<Own>,
+        name: Name,
+        (store, control, net): (StoreHandle, Control, Net),
+    ) -> Self {
+        let roots = store.views().roots.signed().len();
+        Self { dir, own, store, control, net, name, removed: false, roots }
     }
 
     /// Runs until shutdown.
@@ -44,6 +57,7 @@ impl Membership {
             let views = self.store.views();
             self.follow_name(&views).await;
             self.tell_removal(&views);
+            self.pass_on_roots(&views);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -67,6 +81,17 @@ impl Membership {
         });
         if let Ok(Err(error)) = saved.await {
             warn!(%error, "cannot write down this machine's new name");
+        }
+    }
+
+    /// Roots are no cells, and gossip does not carry them: a sync shows every peer that there is a
+    /// new one.
+    fn pass_on_roots(&mut self, views: &Views) {
+        let roots = views.roots.signed().len();
+        if roots > self.roots {
+            self.roots = roots;
+            info!(version = roots, in_force = views.root_in_force, "the cluster has a new root");
+            self.net.peers().connected().into_iter().for_each(|peer| self.control.wish(peer));
         }
     }
 

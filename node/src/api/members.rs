@@ -15,7 +15,6 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use super::{Api, Reply};
-use crate::keeper::is_here;
 use crate::net::Net;
 use crate::rpc;
 
@@ -120,9 +119,6 @@ impl Api {
         let version = self.store.views().root_in_force;
         info!(version, "the root of the cluster was replaced");
         let peers = self.control.announce(&[cell]).await;
-        for peer in self.net.peers().connected() {
-            self.control.wish(peer);
-        }
         Ok(Submitted { peers })
     }
 
@@ -181,7 +177,7 @@ impl Api {
                 let request = Request::Push { cells, covered: Vec::new() };
                 let answer = rpc::ask(&net, peer, &[], &request).await;
                 match answer {
-                    Ok(Response::Outcomes(outcomes)) => outcomes.iter().all(is_here),
+                    Ok(Response::Outcomes(outcomes)) => outcomes.iter().all(Outcome::is_here),
                     _ => has_closed(&net, peer).await,
                 }
             });
