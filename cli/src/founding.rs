@@ -35,5 +35,6 @@ pub(crate) fn refuse_member(context: &Context) -> Result<(), CliError> {
     let named = identity.roots(&context.dir).map(|r| r.cluster_name()).unwrap_or_default();
     let (name, id) = (&identity.name, identity.cluster.0.short());
     Err(CliError::failed(format!("{dir} belongs to the cluster {named} ({id}) already, as {name}"))
-        .hint("for another node on this machine, name another directory with --data-dir"))
+        .hint("for another node on this machine, name another directory with --data-dir")
+        .hint(format!("to leave that cluster for good: {}", context.command("leave"))))
 }

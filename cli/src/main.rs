@@ -26,6 +26,7 @@ mod founding;
 mod handover;
 mod keystore;
 mod progress;
+mod rootkeys;
 mod signer;
 
 /// Installs packages on a cluster of machines, with no server at all

@@ -5,15 +5,16 @@
 //! the key wrote (a restored backup, a key that was moved), and a new incarnation begins. What is
 //! signed is remembered durably before it leaves, so that no number is ever used twice.
 
-use p2pinst_api::request::{CellBytes, Head, ReadHead, Submit, Submitted};
+use p2pinst_api::request::{CellBytes, Head, ReadHead, Submit, SubmitRoots, Submitted};
 use p2pinst_api::{Client, ClientError};
 use p2pinst_files::Lock;
 use p2pinst_types::cell::Draft;
+use p2pinst_types::record::SignedRoot;
 use p2pinst_types::{Cell, CellId, ClusterId, Hlc, Kind, Millis, PublicKey, Version, codec};
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::error::CliError;
+use crate::error::{self, CliError};
 use crate::keystore::{Key, Keystore};
 
 /// Cells that are handed over at once; the node takes no more.
@@ -121,9 +122,21 @@ impl Signer {
         subject: &[u8],
         payload: Vec<u8>,
     ) -> Result<Cell, CliError> {
+        self.add_in(kind, subject, &[], payload)
+    }
+
+    /// Signs an encoded record in a slot. What stands beside earlier ones on the same subject is
+    /// told apart by its time: that is its slot.
+    pub(crate) fn add_in(
+        &mut self,
+        kind: Kind,
+        subject: &[u8],
+        slot: &[u8],
+        payload: Vec<u8>,
+    ) -> Result<Cell, CliError> {
         let (version, hlc) = self.log.next(self.now);
-        // grants stand beside earlier ones to the same key, told apart by their time
-        let slot = if kind == Kind::GRANT { hlc.0.to_be_bytes().to_vec() } else { Vec::new() };
+        let by_time = [Kind::GRANT, Kind::REVOCATION, Kind::MACHINE_NAME].contains(&kind);
+        let slot = if by_time { hlc.0.to_be_bytes().to_vec() } else { slot.to_vec() };
         self.sign(kind, subject, slot, (version, hlc), payload)
     }
 
@@ -155,18 +168,33 @@ impl Signer {
         let (mut taken, mut peers) = (0, 0);
         for cells in self.cells.chunks(BATCH) {
             let submitted = client.call(Submit { cells: cells.to_vec() }).await.map_err(|e| {
-                let unknown = matches!(e, ClientError::Broken(_));
-                let look = "the node may have taken it nonetheless: look before you repeat it";
                 let part = format!("{taken} of {total} records were taken before");
-                CliError::from(e)
-                    .maybe_hint((taken > 0).then_some(part))
-                    .maybe_hint(unknown.then(|| look.to_owned()))
+                explain(e).maybe_hint((taken > 0).then_some(part))
             })?;
             taken += cells.len();
             peers = submitted.peers;
         }
         Ok(Submitted { peers })
     }
+
+    /// The same with a new root, whose list of standing grants is all that was signed.
+    pub(crate) async fn submit_roots(
+        self,
+        client: &mut Client,
+        roots: Vec<SignedRoot>,
+    ) -> Result<Submitted, CliError> {
+        self.keystore.set_head(&self.key, self.log.last)?;
+        let Ok([standing]) = <[CellBytes; 1]>::try_from(self.cells) else {
+            return Err(CliError::new(error::Kind::Bug, "a new root has one list of grants"));
+        };
+        client.call(SubmitRoots { roots, standing }).await.map_err(explain)
+    }
+}
+
+fn explain(error: ClientError) -> CliError {
+    let unknown = matches!(error, ClientError::Broken(_));
+    let look = "the node may have taken it nonetheless: look before you repeat it";
+    CliError::from(error).maybe_hint(unknown.then(|| look.to_owned()))
 }
 
 #[cfg(test)]

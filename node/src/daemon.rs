@@ -29,6 +29,7 @@ use crate::exchange::Exchange;
 use crate::identity::{Identity, load_key};
 use crate::keeper::Keeper;
 use crate::lost::{find_home, open_store};
+use crate::membership::{self, Membership};
 use crate::mesh::Mesh;
 use crate::net::{self, Net, NetConfig, NetEvent, NetStream, Protocol, Settings};
 use crate::peers::Peers;
@@ -134,6 +135,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     })?;
     reporting.load().await;
     let listener = api::bind(&dir)?;
+    let left = CancellationToken::new();
     let record = NodeRecord {
         addrs: addrs.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -155,7 +157,12 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         replicas: replicas.clone(),
         exchange: exchange.clone(),
         submitting: api::submit_lock(),
+        left: left.clone(),
     };
+    let parts = (store.clone(), control.clone(), net.clone());
+    let membership = Membership::new(dir.clone(), Arc::clone(&own), identity.name.clone(), parts);
+    let name = store.views().machine_of(&own.node.0).map(|m| m.name.clone());
+    let name = name.unwrap_or_else(|| identity.name.clone());
     let mesh = Mesh::new(own.node, net.clone(), store.clone());
     let repair = Repair {
         own: Arc::clone(&own),
@@ -176,18 +183,20 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     tasks.spawn(reporting.run(closing.clone()));
     tasks.spawn(api.run(listener, closing.clone()));
     tasks.spawn(mesh.run(closing.clone()));
+    tasks.spawn(membership.run(closing.clone()));
     tasks.spawn(server.run(events, closing.clone()));
     tasks.spawn(store_ended);
     let bootstrap = identity.bootstrap.clone();
     tasks.spawn(find_home(own.node, bootstrap, net, store, closing.clone()));
     let mut working = JoinSet::new();
     working.spawn(agent.run(shutdown.clone()));
-    info!(name = %identity.name, id = %own.node, root = %root.display(), "the node is running");
+    info!(%name, id = %own.node, root = %root.display(), "the node is running");
 
     // any task that ends before shutdown has failed: better to restart than to limp
     let failed = tokio::select! {
         biased;
         () = shutdown.cancelled() => false,
+        () = left.cancelled() => false,
         _ = working.join_next() => !shutdown.is_cancelled(),
         _ = tasks.join_next() => true,
     };
@@ -199,6 +208,11 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     }
     if failed {
         return Err(anyhow!("a part of the node has ended; the log above says why"));
+    }
+    if left.is_cancelled() {
+        let aside =
+            membership::put_aside(&dir).context("this machine has left, but its data stays")?;
+        info!(aside = %aside.display(), "this machine has left the cluster: its node's data was put aside, and it can join anew");
     }
     p2pinst_files::remove(&dir.socket())?;
     info!("stopped");

@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Weak};
 
-use dht_store::Store;
 use dht_store::store::Write;
+use dht_store::{Store, StoreError};
 use futures::future::BoxFuture;
-use p2pinst_trust::{Hello, Presented, Refusal, policy};
+use p2pinst_trust::{Hello, Presented, Proof, Refusal, policy};
 use p2pinst_types::record::Admission;
 use p2pinst_types::{Cell, Kind, Millis, NodeId};
 use tokio::sync::mpsc;
@@ -169,6 +169,32 @@ impl Gatekeeper for Keeper {
             Ok(())
         })
     }
+
+    fn proof(&self, peer: NodeId) -> Vec<u8> {
+        let views = self.store.views();
+        let Some(revoked) = views.revoked.get(&peer.0) else { return Vec::new() };
+        let author = views.grants.get(&revoked.cell.id.author);
+        let grants: Vec<&Cell> = author.into_iter().flat_map(|g| g.cells()).collect();
+        Proof::new(views.roots.signed(), grants.into_iter(), &revoked.cell).encode()
+    }
+
+    fn refused(&self, proof: Vec<u8>) -> BoxFuture<'static, ()> {
+        let store = self.store.clone();
+        Box::pin(async move {
+            let Some(proof) = Proof::decode(&proof) else { return };
+            let now = store.clock().now();
+            let taken = store.run(move |s: &mut Store| take_proof(s, &proof, now)).await;
+            if let Ok(Err(error)) = taken {
+                warn!(%error, "cannot store why this node is refused");
+            }
+        })
+    }
+}
+
+/// Takes over what proves that this node was removed.
+fn take_proof(store: &mut Store, proof: &Proof, now: Millis) -> Result<(), StoreError> {
+    store.extend_roots(&proof.roots)?;
+    store.apply(proof.cells(), &[], now).map(drop)
 }
 
 impl std::fmt::Debug for Keeper {

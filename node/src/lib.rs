@@ -13,6 +13,7 @@ pub mod identity;
 pub mod join;
 pub mod keeper;
 pub mod lost;
+pub mod membership;
 pub mod mesh;
 pub mod net;
 pub mod peers;

@@ -73,6 +73,9 @@ impl Mesh {
         let now = Instant::now();
         let mut wake = now + PAUSE.1;
         let views = self.store.views();
+        if views.removal(&self.own.0).is_some() {
+            return wake; // nobody would have it
+        }
         let connected = self.net.peers().connected().len();
         for machine in views.machines.values() {
             let node = machine.node;
@@ -120,7 +123,7 @@ impl Mesh {
     /// R16: who is no longer a member loses its connections.
     async fn part_with_strangers(&self) {
         let views = self.store.views();
-        if views.machine_of(&self.own.0).is_none() {
+        if views.machine_of(&self.own.0).is_none() && views.removal(&self.own.0).is_none() {
             return; // this node does not know the roster yet
         }
         for peer in self.net.peers().connected() {

@@ -12,13 +12,13 @@ use serde::Serialize;
 use crate::args;
 use crate::context::Context;
 use crate::error::CliError;
-use crate::keystore::{Key, ROOT};
+use crate::rootkeys::RootKeys;
 use crate::signer::Signer;
 
 /// Give a key power over the cluster
 ///
 /// Signed with the cluster's root key, so it runs where that is (`p2pinst key import` brings it
-/// back). The roles: operator (says who gets what), publisher (says what is good), enroller
+/// back); with as many of its keys as it needs, where it has several. The roles: operator (says who gets what), publisher (says what is good), enroller
 /// (invites only), boot, power. An administrator who publishes needs operator and publisher.
 /// Granting again to the same key replaces what it had.
 #[derive(Debug, clap::Args)]
@@ -48,8 +48,9 @@ struct Document {
 }
 
 pub(super) async fn run(context: &Context, args: GrantArgs) -> Result<(), CliError> {
-    let root = root_key(context)?;
     let (mut client, info) = context.connect_info().await?;
+    let mut roots = RootKeys::find(context, &mut client, info.cluster).await?;
+    let root = roots.take_signer(context)?;
     let grants = client.call(Grants {}).await?;
     let name = name(&args, &grants)?;
 
@@ -61,6 +62,7 @@ pub(super) async fn run(context: &Context, args: GrantArgs) -> Result<(), CliErr
         not_after: args.ttl.map(|ttl| signer.now().after(ttl)),
         cosigned: Vec::new(),
     };
+    let grant = roots.cosign(grant);
     signer.add(Kind::GRANT, grant.key.as_bytes(), &grant)?;
     let peers = signer.submit(&mut client).await?.peers;
 
@@ -72,17 +74,6 @@ pub(super) async fn run(context: &Context, args: GrantArgs) -> Result<(), CliErr
         context.print_json(&Document { key, name, roles, not_after, peers })?;
     }
     Ok(())
-}
-
-fn root_key(context: &Context) -> Result<Key, CliError> {
-    let keystore = context.keystore();
-    let name: Name = ROOT.parse().map_err(CliError::failed)?;
-    if keystore.has(&name) {
-        return keystore.load(&name);
-    }
-    Err(CliError::failed("only the cluster's root key gives power, and it is not on this machine")
-        .hint(format!("bring it back from its export: {}", context.command("key import FILE")))
-        .hint("or run this where the cluster was founded"))
 }
 
 /// The name given, the one the key has already, or one made of the key.

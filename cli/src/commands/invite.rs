@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use p2pinst_api::request::PrepareInvite;
+use p2pinst_api::request::{Invites, PrepareInvite};
+use p2pinst_api::view::InviteView;
 use p2pinst_trust::{RootChain, SecretKey, Token};
 use p2pinst_types::name::parse_label;
 use p2pinst_types::record::{Invite, Role};
@@ -13,6 +14,7 @@ use crate::args;
 use crate::choose::{self, Need};
 use crate::context::Context;
 use crate::error::CliError;
+use crate::format::{self, Table};
 use crate::signer::Signer;
 
 /// Print a token with which other machines join
@@ -24,7 +26,10 @@ use crate::signer::Signer;
 #[command(
     after_long_help = "Example:\n  p2pinst invite --label gpu=true --uses 16 --ttl 2h >token"
 )]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct InviteArgs {
+    #[command(subcommand)]
+    command: Option<InviteCommand>,
     /// The site that joining machines get
     #[arg(long, default_value = "default")]
     site: Name,
@@ -45,6 +50,28 @@ pub(crate) struct InviteArgs {
     key: Option<Name>,
 }
 
+/// What else there is to do with invites.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum InviteCommand {
+    Ls(LsArgs),
+}
+
+/// List the invites with which a machine may still join
+///
+/// `p2pinst revoke` takes one back, by its first digits.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Example:\n  p2pinst invite ls")]
+pub(crate) struct LsArgs {
+    /// Those that have expired, are used up or revoked too
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Serialize)]
+struct List {
+    invites: Vec<InviteView>,
+}
+
 #[derive(Serialize)]
 struct Document<'a> {
     token: &'a str,
@@ -56,7 +83,38 @@ struct Document<'a> {
     bootstrap: Vec<String>,
 }
 
+async fn list(context: &Context, args: LsArgs) -> Result<(), CliError> {
+    let mut invites = context.connect().await?.call(Invites {}).await?;
+    invites.retain(|i| i.open || args.all);
+    if context.json {
+        return context.print_json(&List { invites });
+    }
+    let mut table = Table::new(&["INVITE", "STATE", "USED", "UNTIL", "SITE", "LABELS", "BY"]);
+    for invite in invites {
+        let state = match (invite.open, invite.revoked, invite.used >= invite.uses) {
+            (true, ..) => "open",
+            (_, true, _) => "revoked",
+            (_, _, true) => "used up",
+            _ => "expired",
+        };
+        let labels = format::labels(&invite.labels);
+        table.row([
+            invite.invite.short(),
+            state.to_owned(),
+            format!("{}/{}", invite.used, invite.uses),
+            invite.not_after.to_string(),
+            invite.site.to_string(),
+            if labels.is_empty() { "-".to_owned() } else { labels },
+            invite.by.map_or_else(|| "?".to_owned(), |name| name.to_string()),
+        ]);
+    }
+    context.print(table.text(""))
+}
+
 pub(super) async fn run(context: &Context, args: InviteArgs) -> Result<(), CliError> {
+    if let Some(InviteCommand::Ls(args)) = args.command {
+        return list(context, args).await;
+    }
     let labels = args::labels(&args.labels)?;
     if args.bootstrap.len() > limits::ADDRS {
         let most = limits::ADDRS;

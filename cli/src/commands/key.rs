@@ -1,5 +1,6 @@
 //! `p2pinst key`
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::format::Table;
 use crate::keystore::{Key, Keystore, ROOT};
+use crate::rootkeys::RootKeys;
 
 /// Longest passphrase file, in bytes.
 const PASSPHRASE_MAX: u64 = 4096;
@@ -165,18 +167,15 @@ fn refuse_root(name: &Name) -> Result<(), CliError> {
 
 async fn list(context: &Context) -> Result<(), CliError> {
     let keys = context.keystore().all()?;
-    let grants = match grants(context).await {
-        Ok(grants) => Some(grants),
+    let powers = match powers(context).await {
+        Ok(powers) => Some(powers),
         Err(e) => {
             context.tell(format_args!("The roles are not known: {}.", e.error));
             None
         }
     };
-    let roles = |key: &Key| match &grants {
-        _ if key.name.as_str() == ROOT => Some(vec![ROOT.to_owned()]),
-        Some(grants) => Some(roles(grants, &key.public())),
-        None => None,
-    };
+    let roles =
+        |key: &Key| powers.as_ref().map(|(grants, root)| roles(grants, root, &key.public()));
     let line = |k: &Key| Line { name: k.name.clone(), key: k.public(), roles: roles(k) };
     let keys: Vec<Line> = keys.iter().map(line).collect();
     if context.json {
@@ -194,13 +193,18 @@ async fn list(context: &Context) -> Result<(), CliError> {
     context.print(table.text(""))
 }
 
-async fn grants(context: &Context) -> Result<Vec<GrantView>, CliError> {
-    Ok(context.connect().await?.call(Grants {}).await?)
+/// The grants, and the keys of the present root.
+async fn powers(context: &Context) -> Result<(Vec<GrantView>, BTreeSet<PublicKey>), CliError> {
+    let (mut client, info) = context.connect_info().await?;
+    let grants = client.call(Grants {}).await?;
+    let roots = RootKeys::find(context, &mut client, info.cluster).await?;
+    Ok((grants, roots.doc.keys))
 }
 
-fn roles(grants: &[GrantView], key: &PublicKey) -> Vec<String> {
+fn roles(grants: &[GrantView], root: &BTreeSet<PublicKey>, key: &PublicKey) -> Vec<String> {
     let own = grants.iter().filter(|g| g.key == *key && !g.revoked);
-    own.flat_map(|g| g.roles.iter().map(ToString::to_string)).collect()
+    let granted = own.flat_map(|g| g.roles.iter().map(ToString::to_string));
+    root.contains(key).then(|| ROOT.to_owned()).into_iter().chain(granted).collect()
 }
 
 fn is_stream(file: &Path) -> bool {

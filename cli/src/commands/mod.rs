@@ -10,10 +10,14 @@ mod init;
 mod invite;
 mod join;
 mod key;
+mod leave;
+mod machine;
 mod node;
 mod publish;
 mod retire;
+mod revoke;
 mod root;
+mod rotate;
 mod status;
 mod version;
 
@@ -23,9 +27,11 @@ pub(crate) enum Command {
     Init(init::InitArgs),
     Invite(invite::InviteArgs),
     Join(join::JoinArgs),
+    Leave(leave::LeaveArgs),
     #[command(subcommand)]
     Key(key::KeyCommand),
     Grant(grant::GrantArgs),
+    Revoke(revoke::RevokeArgs),
     #[command(subcommand)]
     Node(node::NodeCommand),
     #[command(subcommand)]
@@ -46,15 +52,17 @@ impl Command {
             Self::Init(args) => init::run(context, args),
             Self::Invite(args) => invite::run(context, args).await,
             Self::Join(args) => join::run(context, args).await,
+            Self::Leave(args) => leave::run(context, args).await,
             Self::Key(command) => key::run(context, command).await,
             Self::Grant(args) => grant::run(context, args).await,
+            Self::Revoke(args) => revoke::run(context, args).await,
             Self::Node(command) => node::run(context, command).await,
             Self::Group(command) => group::run(context, command).await,
             Self::Publish(args) => publish::run(context, args).await,
             Self::Retire(args) => retire::run(context, args).await,
             Self::Status(args) => status::run(context, args).await,
             Self::History(args) => history::run(context, args).await,
-            Self::Root(command) => root::run(context, command),
+            Self::Root(command) => root::run(context, command).await,
             Self::Version(args) => version::run(context, &args),
         }
     }

@@ -1,19 +1,22 @@
 //! `p2pinst node`
 
 use p2pinst_api::request::Nodes;
-use p2pinst_api::view::NodeView;
-use p2pinst_types::Millis;
+use p2pinst_api::view::{NodeInfo, NodeView, RemovalView};
 use serde::Serialize;
 
+use crate::commands::machine;
 use crate::context::{Context, cluster_now};
 use crate::error::CliError;
 use crate::format::{self, Table};
 
-/// Show the machines of the cluster
+/// Show the machines of the cluster, label, rename and remove them
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum NodeCommand {
     Ls(LsArgs),
     Show(ShowArgs),
+    Label(machine::LabelArgs),
+    Rename(machine::RenameArgs),
+    Rm(machine::RmArgs),
 }
 
 /// List the machines: name, id, site, labels, addresses, whether they are up, version
@@ -32,21 +35,40 @@ pub(crate) struct ShowArgs {
 #[derive(Serialize)]
 struct List {
     nodes: Vec<NodeView>,
+    removed: Option<RemovalView>,
 }
 
 pub(super) async fn run(context: &Context, command: NodeCommand) -> Result<(), CliError> {
-    let (mut client, info) = context.connect_info().await?;
-    let nodes = client.call(Nodes {}).await?;
-    let now = cluster_now(&info);
     match command {
-        NodeCommand::Ls(LsArgs {}) => list(context, nodes, now),
-        NodeCommand::Show(args) => show(context, &nodes, &args.name, now),
+        NodeCommand::Ls(LsArgs {}) => list(context).await,
+        NodeCommand::Show(args) => show(context, &args.name).await,
+        NodeCommand::Label(args) => machine::label(context, args).await,
+        NodeCommand::Rename(args) => machine::rename(context, args).await,
+        NodeCommand::Rm(args) => machine::rm(context, args).await,
     }
 }
 
-fn list(context: &Context, nodes: Vec<NodeView>, now: Millis) -> Result<(), CliError> {
+/// Says that this machine is no member any more, if so.
+fn tell_removal(context: &Context, info: &NodeInfo) {
+    let Some(RemovalView { at, by, reason }) = &info.removed else { return };
+    let by = by.as_ref().map(|name| format!(" by {name}")).unwrap_or_default();
+    let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    context.tell(format_args!(
+        "This machine ({}) was removed from the cluster{by} at {at}{reason}\n\
+         It installs nothing any more. To join anew: {}, and then join with a new token.\n",
+        info.name,
+        context.command("leave")
+    ));
+}
+
+async fn list(context: &Context) -> Result<(), CliError> {
+    let (mut client, info) = context.connect_info().await?;
+    let nodes = client.call(Nodes {}).await?;
+    let now = cluster_now(&info);
+    tell_removal(context, &info);
     if context.json {
-        return context.print_json(&List { nodes });
+        let removed = info.removed;
+        return context.print_json(&List { nodes, removed });
     }
     let mut table = Table::new(&["NAME", "ID", "SITE", "STATE", "VERSION", "LABELS", "ADDRESSES"]);
     for node in nodes {
@@ -67,12 +89,11 @@ fn dash(text: String) -> String {
     if text.is_empty() { "-".to_owned() } else { text }
 }
 
-fn show(context: &Context, nodes: &[NodeView], name: &str, now: Millis) -> Result<(), CliError> {
-    let named = |n: &&NodeView| n.name.as_str() == name || n.id.to_string() == name;
-    let node = nodes.iter().find(named).ok_or_else(|| {
-        CliError::failed(format!("no machine of the cluster is called {name:?}"))
-            .hint(format!("see them all: {}", context.command("node ls")))
-    })?;
+async fn show(context: &Context, name: &str) -> Result<(), CliError> {
+    let (mut client, info) = context.connect_info().await?;
+    let nodes = client.call(Nodes {}).await?;
+    let now = cluster_now(&info);
+    let node = machine::find(context, &nodes, name)?;
     if context.json {
         return context.print_json(node);
     }

@@ -6,13 +6,16 @@ use p2pinst_install::minbase;
 use p2pinst_install::root::{self, Prepared};
 use serde::Serialize;
 
+use crate::commands::rotate;
 use crate::context::Context;
 use crate::error::CliError;
 
-/// Prepare directories that packages are installed to
+/// Prepare directories that packages are installed to; show and replace the cluster's root key
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum RootCommand {
     Prepare(PrepareArgs),
+    Show(rotate::ShowArgs),
+    Rotate(rotate::RotateArgs),
 }
 
 /// Make a directory with an empty package database
@@ -39,8 +42,15 @@ struct Document {
     made: bool,
 }
 
-pub(super) fn run(context: &Context, command: RootCommand) -> Result<(), CliError> {
-    let RootCommand::Prepare(args) = command;
+pub(super) async fn run(context: &Context, command: RootCommand) -> Result<(), CliError> {
+    match command {
+        RootCommand::Prepare(args) => prepare_root(context, args),
+        RootCommand::Show(rotate::ShowArgs {}) => rotate::show(context).await,
+        RootCommand::Rotate(args) => rotate::rotate(context, args).await,
+    }
+}
+
+fn prepare_root(context: &Context, args: PrepareArgs) -> Result<(), CliError> {
     if args.minbase {
         context.tell("The first time this takes a minute, and a Debian mirror.");
     }

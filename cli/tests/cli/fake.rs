@@ -8,17 +8,21 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use p2pinst_api::request::{
-    ApiError, CellBytes, ErrorKind, Head, Holders, InviteMaterial, PublishPlan, Request, Submitted,
+    ApiError, CellBytes, ErrorKind, Head, Holders, InviteMaterial, Left, PublishPlan, Request,
+    Roots, SubmitRoots, Submitted,
 };
 use p2pinst_api::view::{
     DeploymentView, GrantView, GroupDefinition, GroupEditView, GroupState, GroupView, HistoryView,
-    MachineStatus, NodeInfo, NodeView, StatusView,
+    InviteView, MachineStatus, NodeInfo, NodeView, RemovalView, StatusView,
 };
 use p2pinst_api::{DataDir, frame};
 use p2pinst_trust::key::verify_cell;
 use p2pinst_trust::{RootChain, SecretKey, keytext};
 use p2pinst_types::cell::Draft;
-use p2pinst_types::record::{Deployment, Grant, Group, GroupEdit, Release, Role, RootDoc};
+use p2pinst_types::record::{
+    Deployment, Grant, Group, GroupEdit, Invite, LabelEdit, MachineName, Release, Role, RootDoc,
+    Standing,
+};
 use p2pinst_types::{
     BlobRef, Cell, CellId, DeploymentId, Hash, Hlc, Kind, MachineId, Millis, Name, NodeId,
     PublicKey, Version, codec,
@@ -49,7 +53,7 @@ pub(crate) fn machine(text: &str, state: &str) -> MachineStatus {
 /// What the fake knows and what it was given.
 pub(crate) struct State {
     pub(crate) root: SecretKey,
-    roots: RootChain,
+    pub(crate) roots: RootChain,
     pub(crate) grants: Vec<(Grant, Vec<u8>)>,
     pub(crate) groups: Vec<GroupView>,
     /// Groups that were removed, and by whom.
@@ -69,6 +73,10 @@ pub(crate) struct State {
     pub(crate) slow: usize,
     pub(crate) lies_about_blobs: bool,
     pub(crate) refuses_cells: bool,
+    pub(crate) removed: Option<RemovalView>,
+    socket: std::path::PathBuf,
+    /// What the machines are called and labelled by now.
+    nodes: Vec<NodeView>,
 }
 
 /// A running fake.
@@ -82,7 +90,14 @@ impl Fake {
         let data = DataDir::new(dir.join("data"));
         let root = SecretKey::generate().unwrap();
         let keys = [root.public()].into();
-        let doc = RootDoc { version: 1, cluster: name("lab"), keys, threshold: 1, nonce: 1 };
+        let doc = RootDoc {
+            version: 1,
+            cluster: name("lab"),
+            keys,
+            threshold: 1,
+            nonce: 1,
+            standing: None,
+        };
         let roots = RootChain::found(&doc, &[&root]).unwrap();
         p2pinst_files::make_private_dir(&data.keys()).unwrap();
         fs::write(data.identity(), "").unwrap();
@@ -117,6 +132,9 @@ impl Fake {
             slow: 0,
             lies_about_blobs: false,
             refuses_cells: false,
+            removed: None,
+            socket: data.socket(),
+            nodes: nodes(),
         }));
         let shared = state.clone();
         let (ready, listening) = std::sync::mpsc::sync_channel(1);
@@ -194,7 +212,7 @@ impl State {
     fn answer(&mut self, request: Request) -> Vec<u8> {
         match request {
             Request::Info(_) => say(Ok(self.info())),
-            Request::Nodes(_) => say(Ok(nodes())),
+            Request::Nodes(_) => say(Ok(self.nodes.clone())),
             Request::Groups(ask) => say(Ok(self.page(ask.after.as_ref()))),
             Request::OneGroup(ask) => say(Ok(self.state(&ask.name))),
             Request::Grants(_) => say(Ok(self.grants())),
@@ -235,8 +253,50 @@ impl State {
                     entries: vec![],
                 }))
             }
+            Request::Invites(_) => say(Ok(self.invites())),
+            Request::ReadRoots(_) => {
+                let grants = self.grants.iter().map(|(_, cell)| CellBytes(cell.clone()));
+                let chain = self.roots.signed().to_vec();
+                say(Ok(Roots { in_force: chain.len() as u64, chain, grants: grants.collect() }))
+            }
+            Request::SubmitRoots(ask) => say(self.replace_root(&ask)),
+            Request::Leave(_) => {
+                fs::remove_file(&self.socket).unwrap();
+                say(Ok(Left { name: name("n1"), told: 2 }))
+            }
             Request::PutBlob(_) => unreachable!(),
         }
+    }
+
+    fn invites(&self) -> Vec<InviteView> {
+        let cells = self.cells.iter().filter(|c| c.id.kind == Kind::INVITE);
+        let invites = cells.map(|c| c.record::<Invite>().unwrap());
+        invites
+            .map(|i| InviteView {
+                invite: i.key,
+                site: i.site,
+                labels: i.labels,
+                uses: i.uses,
+                used: 0,
+                not_after: i.not_after,
+                by: Some(name("alice")),
+                revoked: false,
+                open: i.uses < 9,
+            })
+            .collect()
+    }
+
+    /// Takes a new root as a real node does: it continues the chain and names its list of grants.
+    fn replace_root(&mut self, ask: &SubmitRoots) -> Result<Submitted, ApiError> {
+        let standing = Cell::parse(ask.standing.0.clone()).unwrap();
+        assert!(self.roots.has_key(&standing.id.author), "by a key of the present root");
+        assert!(self.roots.extend(&ask.roots).unwrap());
+        let named = self.roots.current().unwrap().standing.unwrap();
+        assert_eq!(Standing::id(standing.payload()), named);
+        let list: Standing = standing.record().unwrap();
+        let hash = |bytes: &Vec<u8>| Cell::parse(bytes.clone()).unwrap().hash();
+        assert!(self.grants.iter().all(|(_, cell)| list.grants.contains(&hash(cell))));
+        self.submit(std::slice::from_ref(&ask.standing))
     }
 
     fn info(&self) -> NodeInfo {
@@ -252,6 +312,7 @@ impl State {
             unknown_cells: 0,
             clock_ahead_ms: 0,
             root: "/".to_owned(),
+            removed: self.removed.clone(),
         }
     }
 
@@ -306,7 +367,28 @@ impl State {
             Kind::GRANT => {
                 let grant: Grant = cell.record().unwrap();
                 assert_eq!(cell.id.subject, grant.key.as_bytes());
+                p2pinst_trust::policy::check_grant_from(
+                    &self.roots,
+                    self.roots.signed().len() as u64,
+                    cell,
+                    &grant,
+                )
+                .unwrap();
                 self.grants.push((grant, cell.bytes().to_vec()));
+            }
+            Kind::LABEL => {
+                let edit: LabelEdit = cell.record().unwrap();
+                assert_eq!(cell.id.slot, LabelEdit::slot(&edit.key));
+                let labels = &mut self.machine(cell).labels;
+                match edit.value {
+                    Some(value) => drop(labels.insert(edit.key, value)),
+                    None => drop(labels.remove(&edit.key)),
+                }
+            }
+            Kind::MACHINE_NAME => {
+                let record: MachineName = cell.record().unwrap();
+                assert_eq!(cell.id.slot, cell.hlc.0.to_be_bytes());
+                self.machine(cell).name = record.name;
             }
             _ => {}
         }
@@ -383,6 +465,11 @@ impl State {
             select,
             members,
         });
+    }
+
+    fn machine(&mut self, cell: &Cell) -> &mut NodeView {
+        let id = MachineId::from_slice(&cell.id.subject).unwrap();
+        self.nodes.iter_mut().find(|n| n.machine == id).unwrap()
     }
 
     fn plan(&self, group: &Name, author: &PublicKey) -> Result<PublishPlan, ApiError> {

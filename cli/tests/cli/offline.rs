@@ -13,16 +13,22 @@ const COMMANDS: &[&str] = &[
     "",
     "init",
     "invite",
+    "invite ls",
     "join",
+    "leave",
     "key",
     "key new",
     "key ls",
     "key export",
     "key import",
     "grant",
+    "revoke",
     "node",
     "node ls",
     "node show",
+    "node label",
+    "node rename",
+    "node rm",
     "group",
     "group create",
     "group ls",
@@ -38,6 +44,8 @@ const COMMANDS: &[&str] = &[
     "history",
     "root",
     "root prepare",
+    "root show",
+    "root rotate",
     "version",
 ];
 
@@ -78,6 +86,11 @@ fn usage_errors_end_with_2() {
         &["publish", "x.deb", "--group", "gpu", "--durable", "0"],
         &["publish", "x.deb", "--group", "../x"],
         &["group", "create", "gpu"],
+        &["node", "label", "n2"],
+        &["node", "label", "n2", "gpu"],
+        &["node", "label", "n2", "site=roof"],
+        &["node", "rename", "n2", "../x"],
+        &["root", "rotate", "--threshold", "0"],
         &["group", "create", "gpu", "--select", "gpu=true,"],
         &["group", "create", "gpu", "--hosts", "n[9-1]"],
         &["invite", "--ttl", "soon"],
@@ -284,13 +297,6 @@ fn keys_are_made_listed_exported_and_imported() {
     assert_eq!(run(dir.path(), &["key", "ls"]).ok().matches(&public).count(), 2);
     let garbage = ["key", "import", "pass", "--passphrase-file", "pass"];
     assert!(run(dir.path(), &garbage).failed(1).contains("not a key exported"));
-}
-
-#[test]
-fn without_the_root_key_nothing_is_granted() {
-    let dir = temp();
-    let ended = run(dir.path(), &["grant", &"11".repeat(32), "--role", "operator"]);
-    assert!(ended.failed(1).contains("key import FILE"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The requests, each with the type of its answer.
 
-use p2pinst_types::record::{PackageId, Release, Role};
+use p2pinst_types::record::{PackageId, Release, Role, SignedRoot};
 use p2pinst_types::{BlobRef, Hlc, Millis, Name, PublicKey, Version};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -133,6 +133,24 @@ requests! {
         /// Which deployment; all when `None`.
         deployment: Option<String>,
     } => view::StatusView;
+    /// The invites, with what is left of them.
+    Invites {} => Vec<view::InviteView>;
+    /// The root of trust, and the grants that a new root would take over.
+    ReadRoots {} => Roots;
+    /// Replaces the root: a longer chain, and the list of the grants that it takes over.
+    SubmitRoots {
+        /// The whole chain.
+        roots: Vec<SignedRoot>,
+        /// The cell of the list.
+        standing: CellBytes,
+    } => Submitted;
+    /// Takes this machine out of the cluster: its node says farewell to the others, and ends.
+    Leave {
+        /// Why, for people.
+        reason: String,
+        /// Also when nobody can be told.
+        alone: bool,
+    } => Left;
     /// A machine's install history; this machine's when `None`.
     History {
         /// The machine.
@@ -167,7 +185,7 @@ pub struct Submitted {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct InviteMaterial {
     /// The chain of roots.
-    pub roots: Vec<p2pinst_types::record::SignedRoot>,
+    pub roots: Vec<SignedRoot>,
     /// The cell of the operator's grant.
     pub grant: CellBytes,
     /// Addresses of up to five live nodes, this one included.
@@ -197,4 +215,24 @@ pub struct Holders {
     pub complete: Vec<Name>,
     /// Other nodes that were asked and answered.
     pub asked: usize,
+}
+
+/// The answer to [`ReadRoots`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Roots {
+    /// The whole chain.
+    pub chain: Vec<SignedRoot>,
+    /// The version that is in force on this node.
+    pub in_force: u64,
+    /// The cells of all grants that count, or counted until they were replaced or revoked.
+    pub grants: Vec<CellBytes>,
+}
+
+/// The answer to [`Leave`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Left {
+    /// The name of the machine that has left.
+    pub name: Name,
+    /// Peers that know of it for certain.
+    pub told: usize,
 }

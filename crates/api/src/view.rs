@@ -34,6 +34,43 @@ pub struct NodeInfo {
     pub clock_ahead_ms: i64,
     /// Where packages are installed.
     pub root: String,
+    /// How this machine ceased to be a member; `None` while it is one.
+    #[serde(default)]
+    pub removed: Option<RemovalView>,
+}
+
+/// How a machine ceased to be a member.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RemovalView {
+    /// When.
+    pub at: Millis,
+    /// By whom; `None`: by itself, or by a key without a name.
+    pub by: Option<Name>,
+    /// Why, as it was told.
+    pub reason: String,
+}
+
+/// An invite.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InviteView {
+    /// Its public key: what it is revoked by.
+    pub invite: PublicKey,
+    /// The site that machines get.
+    pub site: Name,
+    /// The labels that machines get.
+    pub labels: Labels,
+    /// How many machines may join.
+    pub uses: u32,
+    /// How many have joined.
+    pub used: u32,
+    /// No machine may join after this.
+    pub not_after: Millis,
+    /// Who invites.
+    pub by: Option<Name>,
+    /// Whether it is revoked.
+    pub revoked: bool,
+    /// Whether a machine may still join with it.
+    pub open: bool,
 }
 
 /// A machine of the roster.

@@ -10,12 +10,14 @@ pub mod hello;
 pub mod key;
 pub mod keytext;
 pub mod policy;
+pub mod proof;
 pub mod root;
 pub mod seal;
 pub mod token;
 
 pub use hello::{Hello, Presented, Refusal};
 pub use key::SecretKey;
+pub use proof::Proof;
 pub use root::RootChain;
 pub use token::Token;
 

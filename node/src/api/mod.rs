@@ -4,6 +4,7 @@
 //! it is still checked like anything else: it can submit signed cells, never unsigned ones.
 
 mod groups;
+mod members;
 mod publish;
 mod show;
 
@@ -13,6 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dht_store::record::Record;
 use dht_store::{Outcome, Store};
 use p2pinst_api::request::{
     ApiError, CellBytes, CountHolders, ErrorKind, Head, InviteMaterial, PrepareInvite, Request,
@@ -66,6 +68,8 @@ pub struct Api {
     pub exchange: Exchange,
     /// Keeps two submissions from interleaving.
     pub submitting: Arc<SubmitLock>,
+    /// Cancelled when this machine has left the cluster.
+    pub left: CancellationToken,
 }
 
 /// Binds the control socket. A path longer than a socket address can hold is reached through the
@@ -161,6 +165,16 @@ impl Api {
                     }
                     continue;
                 }
+                Ok(Request::Leave(leave)) => {
+                    let left = self.leave(leave).await;
+                    let (done, answer) = (left.is_ok(), encode(left));
+                    let told = frame::write(&mut stream, &answer).await;
+                    if done {
+                        self.left.cancel(); // what was asked has been answered
+                    }
+                    told?;
+                    continue;
+                }
                 Ok(request) => self.answer(request).await,
                 Err(e) => {
                     let reason = format!("the request cannot be read: {e}");
@@ -188,7 +202,11 @@ impl Api {
             }
             Request::Status(r) => encode(self.status(r.deployment.as_deref()).await),
             Request::History(r) => encode(self.history(r.machine).await),
-            Request::PutBlob(_) => Vec::new(), // answered where the bytes are
+            Request::Invites(_) => encode(Ok(self.invites())),
+            Request::ReadRoots(_) => encode(Ok(self.roots())),
+            Request::SubmitRoots(r) => encode(self.submit_roots(r).await),
+            // answered where the stream is
+            Request::PutBlob(_) | Request::Leave(_) => Vec::new(),
         }
     }
 
@@ -234,6 +252,16 @@ impl Api {
     fn ensure_power(&self, cells: &[Cell]) -> Reply<()> {
         let views = self.store.views();
         for cell in cells {
+            if let Some(Record::Revocation(revocation)) = Record::of(cell)
+                && !views.may_revoke(cell, &revocation.key)
+            {
+                let (key, other) = (cell.id.author.short(), revocation.key.short());
+                let reason =
+                    format!("the revocation of {other} is refused: {key} may not revoke it");
+                return Err(ApiError::new(ErrorKind::Refused, reason)
+                    .hint("operators revoke invites and machines; only a root key revokes keys that were granted power")
+                    .into());
+            }
             let roles = policy::roles_for(cell.id.kind);
             if !roles.is_empty() && !views.authorised(cell, roles) {
                 let (kind, key) = (cell.id.kind, cell.id.author.short());

@@ -26,7 +26,7 @@ impl Api {
         NodeInfo {
             cluster: *views.roots.cluster(),
             cluster_name: views.roots.cluster_name(),
-            name: self.identity.name.clone(),
+            name: self.name(&views),
             id: self.own.node,
             machine: self.own.machine,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -35,6 +35,7 @@ impl Api {
             unknown_cells: views.unknown,
             clock_ahead_ms: self.store.clock().ahead(),
             root: self.root.clone(),
+            removed: self.removal(&views),
         }
     }
 
@@ -189,7 +190,7 @@ impl Api {
 
     pub(super) async fn history(&self, machine: Option<Name>) -> Reply<HistoryView> {
         let views = self.store.views();
-        let name = machine.unwrap_or_else(|| self.identity.name.clone());
+        let name = machine.unwrap_or_else(|| self.name(&views));
         let Some(machine) = views.machine_named(&name) else {
             let reason = format!("there is no machine {name} in the cluster");
             return Err(ApiError::new(ErrorKind::Invalid, reason)

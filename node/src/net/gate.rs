@@ -10,7 +10,7 @@ use libp2p::core::UpgradeInfo;
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade};
 use libp2p::{PeerId, noise};
 use p2pinst_trust::Refusal;
-use p2pinst_types::limits;
+use p2pinst_types::{NodeId, limits};
 use tracing::{debug, warn};
 
 use super::{Gatekeeper, node_id};
@@ -101,21 +101,38 @@ async fn send_byte<S: AsyncWrite + Unpin>(io: &mut S, byte: u8) -> Result<(), Ga
     Ok(())
 }
 
-async fn read_verdict<S: AsyncRead + Unpin>(io: &mut S) -> Result<(), GateError> {
+async fn read_verdict<S: AsyncRead + Unpin>(
+    io: &mut S,
+    keeper: &dyn Gatekeeper,
+) -> Result<(), GateError> {
     let mut byte = [0];
     io.read_exact(&mut byte).await?;
-    match byte {
-        [WELCOME] => Ok(()),
-        [other] => {
-            Err(GateError::RefusedBy(Refusal::from_byte(other).unwrap_or(Refusal::Malformed)))
-        }
+    let refusal = match byte {
+        [WELCOME] => return Ok(()),
+        [other] => Refusal::from_byte(other).unwrap_or(Refusal::Malformed),
+    };
+    // R16: this node may not have heard of its own removal
+    if refusal == Refusal::Revoked
+        && let Ok(proof) = read_hello(io).await
+        && !proof.is_empty()
+    {
+        keeper.refused(proof).await;
     }
+    Err(GateError::RefusedBy(refusal))
 }
 
 /// Tells the other side why not, as far as it still listens, and closes.
-async fn refuse<S: AsyncWrite + Unpin>(io: &mut S, refusal: Refusal) -> GateError {
+async fn refuse<S: AsyncWrite + Unpin>(
+    io: &mut S,
+    refusal: Refusal,
+    keeper: &dyn Gatekeeper,
+    peer: Option<NodeId>,
+) -> GateError {
     let told = async {
         send_byte(io, refusal as u8).await?;
+        if let Some(peer) = peer.filter(|_| refusal == Refusal::Revoked) {
+            send_hello(io, &keeper.proof(peer)).await?;
+        }
         io.close().await.map_err(GateError::Io)
     };
     if let Err(e) = told.await {
@@ -132,12 +149,12 @@ async fn dialled<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), GateError> {
     let hello = keeper.hello().await.map_err(GateError::Refused)?;
     send_hello(io, &hello).await?;
-    read_verdict(io).await?;
+    read_verdict(io, keeper).await?;
     let theirs = read_hello(io).await?;
     let node = node_id(&peer).ok_or(GateError::Refused(Refusal::NotCertified))?;
     match keeper.judge(node, theirs, true).await {
         Ok(()) => send_byte(io, WELCOME).await,
-        Err(refusal) => Err(refuse(io, refusal).await),
+        Err(refusal) => Err(refuse(io, refusal, keeper, Some(node)).await),
     }
 }
 
@@ -148,22 +165,22 @@ async fn accepted<S: AsyncRead + AsyncWrite + Unpin>(
     keeper: &dyn Gatekeeper,
 ) -> Result<(), GateError> {
     let theirs = match read_hello(io).await {
-        Err(GateError::Refused(refusal)) => return Err(refuse(io, refusal).await),
+        Err(GateError::Refused(refusal)) => return Err(refuse(io, refusal, keeper, None).await),
         other => other?,
     };
     let Some(node) = node_id(&peer) else {
-        return Err(refuse(io, Refusal::NotCertified).await);
+        return Err(refuse(io, Refusal::NotCertified, keeper, None).await);
     };
     if let Err(refusal) = keeper.judge(node, theirs, false).await {
-        return Err(refuse(io, refusal).await);
+        return Err(refuse(io, refusal, keeper, Some(node)).await);
     }
     let hello = match keeper.hello().await {
         Ok(hello) => hello,
-        Err(refusal) => return Err(refuse(io, refusal).await),
+        Err(refusal) => return Err(refuse(io, refusal, keeper, None).await),
     };
     send_byte(io, WELCOME).await?;
     send_hello(io, &hello).await?;
-    read_verdict(io).await
+    read_verdict(io, keeper).await
 }
 
 async fn pass<T>(upgrade: noise::Output<T>, peer: PeerId, gate: Gate, dialler: bool) -> Upgraded<T>

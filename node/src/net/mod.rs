@@ -69,6 +69,14 @@ pub trait Gatekeeper: Send + Sync + 'static {
         hello: Vec<u8>,
         dialled: bool,
     ) -> BoxFuture<'static, Result<(), Refusal>>;
+    /// What a peer that is refused as revoked is given to see why; may be empty.
+    fn proof(&self, _peer: NodeId) -> Vec<u8> {
+        Vec::new()
+    }
+    /// The other side has refused this node as revoked, and has shown this.
+    fn refused(&self, _proof: Vec<u8>) -> BoxFuture<'static, ()> {
+        Box::pin(futures::future::ready(()))
+    }
 }
 
 /// What a gossiped message turned out to be worth.

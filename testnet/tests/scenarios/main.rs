@@ -23,6 +23,7 @@ mod harness;
 mod joining;
 mod liar;
 mod main_job;
+mod members;
 mod network;
 mod newer;
 mod second_operator;

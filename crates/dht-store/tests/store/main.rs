@@ -14,6 +14,7 @@ mod crash;
 mod data;
 mod golden;
 mod groups;
+mod members;
 mod order;
 mod persistence;
 mod sync;
