@@ -102,7 +102,11 @@ impl Record {
                 if subject != id.as_bytes() {
                     return None;
                 }
-                Self::Deployment(id, cell.record().ok()?)
+                let order: Deployment = cell.record().ok()?;
+                if !order.has_possible_shards() {
+                    return None;
+                }
+                Self::Deployment(id, order)
             }
             _ => return Some(Self::Opaque),
         };

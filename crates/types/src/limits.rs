@@ -35,3 +35,5 @@ pub const EXPR: usize = 4096;
 pub const EXPR_NAMES: u64 = 65_536;
 /// One blob: 16 TiB would be 4 Mi pieces; the piece layer stays below 128 MiB.
 pub const BLOB: u64 = 16 << 40;
+/// Shards of one deployment's statuses: one for each 64 of as many machines as an expression names.
+pub const SHARDS: u16 = 1024;

@@ -15,5 +15,6 @@ mod data;
 mod golden;
 mod order;
 mod persistence;
+mod summary;
 mod sync;
 mod world;
