@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dht_store::shelf::Subject;
 use dht_store::summary::SUMMARIES;
 use dht_store::wire::{CELL_BYTES, CellBytes, LEASE, Request, Response, StatusSubject};
 use p2pinst_types::{Cell, CellId, Kind, NodeId, limits};
@@ -210,7 +211,7 @@ impl Watch {
         let mut by_peer: BTreeMap<NodeId, Vec<Vec<u8>>> = BTreeMap::new();
         let mut renewed = false;
         for subject in subjects {
-            let mut peers = self.replicas.of(Kind::STATUS, &subject);
+            let mut peers = self.replicas.of(&Subject { kind: Kind::STATUS, id: subject.clone() });
             peers.retain(|p| *p != self.own);
             peers.truncate(REPLICAS);
             let mut leases = self.shared.leases();

@@ -145,7 +145,7 @@ impl Api {
         let more = held.len().saturating_sub(limit);
         let views = self.store.views();
         let view = |(subject, held): (dht_store::shelf::Subject, dht_store::shelf::Held)| {
-            let replicas = self.replicas.of(subject.kind, &subject.id);
+            let replicas = self.replicas.of(&subject);
             KeyView {
                 kind: subject.kind,
                 place: placement::key(views.roots.cluster(), subject.kind, &subject.id),

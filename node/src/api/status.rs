@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use dht_store::shelf::Subject;
 use dht_store::view::{Machine, Order};
-use dht_store::wire::{Request as Ask, Response};
 use dht_store::{Summary, Views};
 use p2pinst_api::request::{ApiError, ErrorKind, Status as StatusRequest, Watch as WatchRequest};
 use p2pinst_api::view::{DeploymentView, FEW, Lines, MachineStatus, StatusView};
@@ -17,9 +17,8 @@ use p2pinst_types::{Cell, Hlc, Kind, MachineId, Name, NodeId, shard};
 use tokio::task::JoinSet;
 
 use super::{Api, Reply};
-use crate::control::from_wire;
 use crate::gather::{self, Look};
-use crate::rpc;
+use crate::replicate::read_from;
 use crate::summaries::{self, AT_ONCE, PATIENCE};
 
 /// Deployments that one answer shows when none is named: the latest.
@@ -68,6 +67,10 @@ enum Source {
     One(NodeId),
     /// What all replicas have, merged.
     All,
+}
+
+fn of_status(subject: &[u8]) -> Subject {
+    Subject { kind: Kind::STATUS, id: subject.to_vec() }
 }
 
 /// The latest status of each machine: of a machine that was given a new key there may be two.
@@ -147,7 +150,7 @@ impl Api {
                 subject: shard.subject.clone(),
                 machines: shard.machines.len(),
                 sum: Summary::sum_of(shard.ids()),
-                replicas: self.replicas.of(Kind::STATUS, &shard.subject),
+                replicas: self.replicas.of(&of_status(&shard.subject)),
             });
         }
         let looks = summaries::gather(&self.net, &self.store, self.own.node, wanted).await;
@@ -206,12 +209,9 @@ impl Api {
         if peer == self.own.node {
             return self.store.run(move |s| s.data(Kind::STATUS, &wanted)).await.ok()?.ok();
         }
-        let request = Ask::Get { kind: Kind::STATUS, subject: wanted };
-        let asked = rpc::ask(&self.net, peer, &[], &request);
-        let answer = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
-        let Response::Data { cells } = answer else { return None };
-        let mut cells = from_wire(cells);
-        cells.retain(|c| c.id.kind == Kind::STATUS && c.id.subject == subject);
+        let subject = of_status(subject);
+        let read = read_from(&self.net, peer, &subject);
+        let cells = tokio::time::timeout(PATIENCE, read).await.ok()??;
         let now = self.store.clock().now();
         self.store.run(move |s| s.vet(cells, now)).await.ok()
     }
