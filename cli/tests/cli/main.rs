@@ -8,6 +8,7 @@
 )]
 
 mod fake;
+mod inspect;
 mod offline;
 mod online;
 mod run;

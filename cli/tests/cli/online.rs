@@ -14,7 +14,7 @@ use crate::run::{Ended, p2pinst, run, temp};
 const BOTH: &[Role] = &[Role::Operator, Role::Publisher];
 
 /// A cluster with one administrator, alice, whose key is on this machine.
-fn cluster(dir: &Path) -> Fake {
+pub(crate) fn cluster(dir: &Path) -> Fake {
     let fake = Fake::start(dir);
     let key = run(dir, &["key", "new", "alice"]).ok().to_owned();
     fake.grant(&key, "alice", BOTH);
@@ -22,7 +22,7 @@ fn cluster(dir: &Path) -> Fake {
 }
 
 /// A real package.
-fn deb(dir: &Path) {
+pub(crate) fn deb(dir: &Path) {
     let tree = dir.join("hello");
     fs::create_dir_all(tree.join("DEBIAN")).unwrap();
     let control = "Package: hello\nVersion: 1.0\nArchitecture: all\nMaintainer: A <a@example.org>\nDescription: greets\n";

@@ -25,4 +25,5 @@ mod main_job;
 mod network;
 mod newer;
 mod second_operator;
+mod status;
 mod strangers;
