@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use p2pinst_api::request::{Call, CountHolders, Holders, Status};
-use p2pinst_api::view::{DeploymentView, StatusView};
+use p2pinst_api::request::{Call, CountHolders, Holders, Status, Watch};
+use p2pinst_api::view::{DeploymentView, FEW, Lines, StatusView};
 use p2pinst_api::{Client, ClientError, ErrorKind};
 use p2pinst_types::{BlobRef, DeploymentId, Name};
 
@@ -21,6 +21,8 @@ const POLL: Duration = Duration::from_millis(150);
 const POLL_LATER: Duration = Duration::from_secs(1);
 /// How long it is asked often.
 const HASTE: Duration = Duration::from_secs(15);
+/// How long one wait for a change lasts: who is down is given up by the clock, too.
+const PATIENT: Duration = Duration::from_secs(1);
 /// How long a node may take until it shows what it has just been given.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long a node that went away is waited for: it may be restarted by its supervisor.
@@ -100,24 +102,76 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Waits until every machine of a deployment is done, or down and not expected back.
+    /// Waits until every machine of a deployment is done, or down and not expected back. Judges
+    /// signed records, and looks again only when something has changed.
     pub(crate) async fn finished(&mut self, id: DeploymentId) -> Result<DeploymentView, CliError> {
         const TEMPLATE: &str = "{msg} [{bar:30}] {pos}/{len}";
         let bar = handover::bar(self.context, 0, TEMPLATE, "waiting");
         let mut last = String::new();
         loop {
-            let Some(view) = self.deployment(id).await? else {
+            // first of all, so that no change after the look is missed
+            let Some(mut known) = self.generation(id).await? else {
                 self.pause().await;
                 continue;
             };
-            let tally = Tally::of(&view, self.waited());
-            if tally.is_finished() {
-                bar.finish_and_clear();
-                return Ok(view);
+            let Some(mut view) = self.deployment(id).await? else {
+                self.pause().await;
+                continue;
+            };
+            let mut looked = Instant::now();
+            loop {
+                let tally = Tally::of(&view, self.waited());
+                if tally.is_finished() {
+                    bar.finish_and_clear();
+                    return Ok(view);
+                }
+                self.show(&bar, &view, &tally, &mut last);
+                let wait_ms = PATIENT.as_millis().try_into().unwrap_or(1000);
+                let deployment = Some(id.to_string());
+                let now = self.call(Watch { deployment, after: Some(known), wait_ms }).await?;
+                if now != std::mem::replace(&mut known, now) {
+                    break;
+                }
+                // nothing is new but that time has passed: who is down is so for longer
+                let passed = u64::try_from(looked.elapsed().as_millis()).unwrap_or(u64::MAX);
+                looked = Instant::now();
+                for machine in &mut view.machines {
+                    machine.since_ms = machine.since_ms.saturating_add(passed);
+                }
             }
-            self.show(&bar, &view, &tally, &mut last);
-            self.pause().await;
+            if view.ordered > FEW {
+                tokio::time::sleep(PATIENT).await; // changes of many machines are looked at together
+            }
         }
+    }
+
+    /// The generation of a deployment's status; `None` when the node does not show it yet.
+    async fn generation(&mut self, id: DeploymentId) -> Result<Option<u64>, CliError> {
+        let ask = Watch { deployment: Some(id.to_string()), after: None, wait_ms: 0 };
+        match self.call(ask).await {
+            Ok(generation) => Ok(Some(generation)),
+            Err(ClientError::Api(e)) if e.kind == ErrorKind::Invalid && self.waited() < GRACE => {
+                Ok(None)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Asks for the status of deployments; of one that is named, every page.
+    pub(crate) async fn status(&mut self, ask: Status) -> Result<StatusView, ClientError> {
+        let mut view = self.call(ask.clone()).await?;
+        let named = ask.deployment.is_some();
+        let Some(first) = view.deployments.first_mut().filter(|_| named) else { return Ok(view) };
+        while let Some(next) = first.next.take() {
+            let page = self.call(Status { from: Some(next), ..ask.clone() }).await?;
+            let Some(page) = page.deployments.into_iter().next() else { break };
+            if page.machines.is_empty() {
+                break;
+            }
+            first.machines.extend(page.machines);
+            first.next = page.next;
+        }
+        Ok(view)
     }
 
     fn show(&self, bar: &ProgressBar, view: &DeploymentView, tally: &Tally<'_>, last: &mut String) {
@@ -125,16 +179,22 @@ impl<'a> Link<'a> {
         if !self.context.watched() && *last != line {
             self.context.tell(&line);
         }
-        bar.set_length(view.machines.len() as u64);
-        bar.set_position((tally.done.len() + tally.failed.len()) as u64);
+        bar.set_length(view.ordered as u64);
+        bar.set_position((tally.done + tally.failed.len()) as u64);
         bar.set_message(line.clone());
         *last = line;
     }
 
     /// How far a deployment is; `None` when the node does not show it yet.
     async fn deployment(&mut self, id: DeploymentId) -> Result<Option<DeploymentView>, CliError> {
-        let error = match self.call(Status { deployment: Some(id.to_string()) }).await {
+        let deployment = Some(id.to_string());
+        let all = Status { deployment, lines: None, signed: true, from: None };
+        let error = match self.status(all.clone()).await {
             Ok(StatusView { deployments }) => match deployments.into_iter().find(|d| d.id == id) {
+                Some(view) if view.ordered > FEW => {
+                    let open = Status { lines: Some(Lines::OPEN), ..all };
+                    return Ok(self.status(open).await?.deployments.into_iter().next());
+                }
                 Some(view) => return Ok(Some(view)),
                 None => CliError::failed(format!("the node does not know of {}", id.short())),
             },
@@ -177,7 +237,7 @@ pub(crate) fn verdict(
     let error = format!(
         "{} failed on {failed} of {}: {}",
         view.name,
-        view.machines.len(),
+        view.ordered,
         format::names(&names, 20)
     );
     let mut error = CliError::failed(error);

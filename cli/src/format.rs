@@ -27,6 +27,18 @@ impl Table {
         self.rows.push(cells.into_iter().map(|c| clean(&c)).collect());
     }
 
+    /// The table as lines, each indented and cut to a width.
+    pub(crate) fn text_within(&self, indent: &str, width: Option<usize>) -> String {
+        let text = self.text(indent);
+        let Some(width) = width else { return text };
+        let mut within = String::new();
+        for line in text.lines() {
+            within.push_str(&cut(line, width));
+            within.push('\n');
+        }
+        within
+    }
+
     /// The table as lines, each indented.
     pub(crate) fn text(&self, indent: &str) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -52,14 +64,29 @@ pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c == '\n' || c == '\t' { ' ' } else { harmless(c) }).collect()
 }
 
-/// The beginning of a text, for a table: a failed script may have said a lot.
+/// The first line of a text, for a table: what the package manager said stands below it.
 pub(crate) fn brief(text: &str) -> String {
-    /// Two lines of a common terminal.
+    /// Two lines of a common terminal, where none is asked for its width.
     const MOST: usize = 160;
-    if text.chars().count() <= MOST {
-        return text.to_owned();
+    cut(text.lines().map(str::trim).find(|l| !l.is_empty()).unwrap_or_default(), MOST)
+}
+
+fn cut(line: &str, most: usize) -> String {
+    if line.chars().count() <= most {
+        return line.to_owned();
     }
-    text.chars().take(MOST - 1).chain(['…']).collect()
+    line.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// The columns of the terminal on stdout; `None`: it is none.
+pub(crate) fn width() -> Option<usize> {
+    use std::io::IsTerminal;
+    let stdout = std::io::stdout();
+    if !stdout.is_terminal() {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(stdout).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns >= 20)
 }
 
 /// Lines without control characters.
@@ -180,6 +207,14 @@ mod tests {
     fn lists_are_cut() {
         assert_eq!(brief(&"é".repeat(160)), "é".repeat(160));
         assert_eq!(brief(&"é".repeat(161)).chars().count(), 160);
+        assert_eq!(
+            brief("\n dpkg failed\nSelecting previously unselected package x.\n"),
+            "dpkg failed"
+        );
+        let mut table = Table::bare();
+        table.row(["n1".to_owned(), "waits for others".to_owned()]);
+        assert_eq!(table.text_within(" ", Some(10)), " n1  wait…\n");
+        assert_eq!(table.text_within(" ", None), table.text(" "));
         assert_eq!(names(&["a", "b", "c"], 2), "a, b, and 1 more");
         assert_eq!(
             (count(1, "machine"), count(0, "machine")),

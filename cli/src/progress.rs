@@ -12,8 +12,8 @@ pub(crate) const GIVE_UP: Duration = Duration::from_secs(10);
 /// The machines of a deployment, by what is to be expected of them.
 #[derive(Debug, Default)]
 pub(crate) struct Tally<'a> {
-    /// Installed, or nothing was to be done.
-    pub(crate) done: Vec<&'a MachineStatus>,
+    /// Machines that have it, or where nothing was to be done.
+    pub(crate) done: usize,
     /// Did not work.
     pub(crate) failed: Vec<&'a MachineStatus>,
     /// Not finished, and down for so long that waiting is idle.
@@ -23,15 +23,18 @@ pub(crate) struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    /// Judges a deployment that has been waited for this long.
+    /// Judges a deployment that has been waited for this long. Of many machines the view shows at
+    /// least those that are not done.
     pub(crate) fn of(view: &'a DeploymentView, waited: Duration) -> Self {
-        let mut tally = Self::default();
+        let done = [State::Installed, State::Skipped];
+        let mut tally =
+            Self { done: done.into_iter().map(|s| count(view, s)).sum(), ..Self::default() };
         for machine in &view.machines {
             let gone = !machine.up && Duration::from_millis(machine.since_ms) >= GIVE_UP;
             let list = if machine.state == State::Failed.as_str() {
                 &mut tally.failed
             } else if machine.is_final() {
-                &mut tally.done
+                continue;
             } else if gone && waited >= GIVE_UP {
                 &mut tally.unreachable
             } else {
@@ -50,7 +53,12 @@ impl<'a> Tally<'a> {
 
 /// Whether nothing more will happen on any machine by itself.
 pub(crate) fn all_final(view: &DeploymentView) -> bool {
-    view.machines.iter().all(MachineStatus::is_final)
+    let last = State::ALL.into_iter().filter(|s| s.is_final());
+    last.map(|s| count(view, s)).sum::<usize>() >= view.ordered
+}
+
+fn count(view: &DeploymentView, state: State) -> usize {
+    view.counts.get(state.as_str()).copied().unwrap_or(0)
 }
 
 /// `4/6 installed, 1 fetching, 1 unknown`
@@ -104,7 +112,13 @@ pub(crate) mod tests {
             mode: Mode::Urgent,
             ordered: machines.len(),
             counts,
+            signed: true,
+            oldest: None,
+            newest: None,
+            shards: 1,
+            silent: 0,
             machines,
+            next: None,
         }
     }
 
@@ -118,7 +132,7 @@ pub(crate) mod tests {
             machine("n5", "unknown", false, 10_000),
         ]);
         let early = Tally::of(&view, Duration::from_secs(9));
-        assert_eq!((early.done.len(), early.failed.len(), early.open.len()), (2, 1, 2));
+        assert_eq!((early.done, early.failed.len(), early.open.len()), (2, 1, 2));
         let late = Tally::of(&view, GIVE_UP);
         assert_eq!((late.unreachable.len(), late.open.len()), (1, 1));
         assert!(!late.is_finished() && !all_final(&view));

@@ -4,13 +4,14 @@
 //! interval. Lost gossip costs time, never truth.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use dht_store::coverage::Ranges;
 use dht_store::sync::{Given, Moved, Part, Session, Want};
 use dht_store::wire::{CELL_BYTES, CellBytes, Response};
 use dht_store::{Outcome, Store};
-use p2pinst_types::{Cell, Kind, NodeId, Plane};
+use p2pinst_types::{Cell, Kind, Millis, NodeId, Plane};
 use rand::seq::IndexedRandom;
 use thiserror::Error;
 use tokio::sync::{Mutex, mpsc};
@@ -52,6 +53,8 @@ pub struct Control {
     net: Net,
     store: StoreHandle,
     wishes: mpsc::Sender<NodeId>,
+    /// The last sync that succeeded: with whom, and when, in cluster time.
+    last: Arc<StdMutex<Option<(NodeId, Millis)>>>,
 }
 
 /// Parses what came over the wire; what is no cell is left out.
@@ -146,7 +149,7 @@ impl Control {
         interval: Duration,
     ) -> (Self, Task) {
         let (wishes, wished) = mpsc::channel(WAITING);
-        let control = Self { net, store, wishes };
+        let control = Self { net, store, wishes, last: Arc::default() };
         let task = Task { control: control.clone(), wished, announcements, interval };
         (control, task)
     }
@@ -156,6 +159,12 @@ impl Control {
         if self.wishes.try_send(peer).is_err() {
             debug!(%peer, "too many syncs wait already");
         }
+    }
+
+    /// The last sync that succeeded in this life of the node: with whom, and when, in cluster time.
+    #[must_use]
+    pub fn last_sync(&self) -> Option<(NodeId, Millis)> {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Syncs with up to `n` connected peers now.
@@ -277,6 +286,10 @@ impl Task {
 /// One sync, told in the log when it moved something or failed. Says whether it succeeded.
 async fn sync_logged(control: Control, peer: NodeId) -> (NodeId, bool) {
     let synced = sync_with(&control.net, &control.store, peer).await;
+    if synced.is_ok() {
+        let now = control.store.clock().now();
+        *control.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((peer, now));
+    }
     match &synced {
         Ok(moved) if *moved != Moved::default() => {
             info!(%peer, pulled = moved.pulled, pushed = moved.pushed, "synced");

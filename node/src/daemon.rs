@@ -37,6 +37,8 @@ use crate::repair::Repair;
 use crate::replicate::{self, Replicas};
 use crate::rpc;
 use crate::store::{self, Own, StoreHandle};
+use crate::summaries;
+use crate::watch::Watch;
 
 /// Inbound streams that are answered at once.
 const STREAMS: usize = 1024;
@@ -136,16 +138,18 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     reporting.load().await;
     let listener = api::bind(&dir)?;
     let left = CancellationToken::new();
+    let started = clock.now();
     let record = NodeRecord {
         addrs: addrs.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        started: clock.now(),
+        started,
         architecture: agent.architecture(),
     };
     let subject = own.machine.as_bytes().to_vec();
     if let Err(error) = replicas.write(Kind::NODE_RECORD, subject, Vec::new(), record).await {
         warn!(%error, "cannot write this node's record: others see an older one");
     }
+    let (watch, watching) = Watch::new(own.node, net.clone(), store.clone(), replicas.clone());
     let api = Api {
         own: Arc::clone(&own),
         identity: Arc::new(identity.clone()),
@@ -155,7 +159,11 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         net: net.clone(),
         control: control.clone(),
         replicas: replicas.clone(),
+        watch: watch.clone(),
         exchange: exchange.clone(),
+        dir: dir.clone(),
+        started,
+        sync: interval,
         submitting: api::submit_lock(),
         left: left.clone(),
     };
@@ -171,7 +179,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         replicas: replicas.clone(),
         interval,
     };
-    let parts = Answering { store: store.clone(), control, replicas, exchange };
+    let parts = Answering { store: store.clone(), control, replicas, exchange, watch };
     let server = Server { net: net.clone(), parts };
 
     let mut tasks = JoinSet::new();
@@ -179,6 +187,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     tasks.spawn(control_task.run(closing.clone()));
     tasks.spawn(outbox.run(closing.clone()));
     tasks.spawn(repair.run(closing.clone()));
+    tasks.spawn(watching.run(closing.clone()));
     tasks.spawn(sampling);
     tasks.spawn(reporting.run(closing.clone()));
     tasks.spawn(api.run(listener, closing.clone()));
@@ -267,6 +276,7 @@ struct Answering {
     control: Control,
     replicas: Replicas,
     exchange: Exchange,
+    watch: Watch,
 }
 
 impl Server {
@@ -297,6 +307,7 @@ impl Server {
                             continue;
                         };
                         let parts = self.parts.clone();
+                        self.net.peers().traffic().answered(peer);
                         streams.spawn(async move {
                             match protocol {
                                 Protocol::Store => answer(parts, peer, stream).await,
@@ -326,7 +337,7 @@ impl Server {
 
 /// One request of the store protocol.
 async fn answer(parts: Answering, peer: NodeId, mut stream: NetStream) {
-    let Answering { store, control, replicas, exchange } = parts;
+    let Answering { store, control, replicas, exchange, watch } = parts;
     let request = match rpc::read_request(&mut stream).await {
         Ok(request) => request,
         Err(error) => return debug!(%peer, %error, "a request cannot be read"),
@@ -338,6 +349,8 @@ async fn answer(parts: Answering, peer: NodeId, mut stream: NetStream) {
     let response = match request {
         Request::Push { cells, covered } => control::take(&store, peer, cells, covered).await,
         Request::Put { cells } => replicate::take(&store, cells).await,
+        Request::Summaries { subjects } => summaries::answer(&store, subjects).await,
+        Request::Watch { .. } | Request::Changed { .. } => watch.answer(peer, request).await,
         Request::Holds { root } => {
             Ok(Response::Holds(exchange.blobs().status(&root).is_some_and(|s| s.complete)))
         }

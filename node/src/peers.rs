@@ -7,6 +7,7 @@ use p2pinst_types::{Millis, NodeId};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
+use crate::traffic::Traffic;
 
 /// What is known of one peer.
 #[derive(Debug, Clone, Default)]
@@ -27,13 +28,25 @@ pub struct Peers {
     table: Mutex<BTreeMap<NodeId, Peer>>,
     changes: watch::Sender<u64>,
     clock: Clock,
+    traffic: Traffic,
 }
 
 impl Peers {
     /// An empty table.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        Self { table: Mutex::default(), changes: watch::Sender::new(0), clock }
+        Self {
+            table: Mutex::default(),
+            changes: watch::Sender::new(0),
+            clock,
+            traffic: Traffic::default(),
+        }
+    }
+
+    /// What was exchanged with each.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {

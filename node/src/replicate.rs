@@ -208,7 +208,7 @@ impl Replicas {
 }
 
 /// All that one replica holds of a subject.
-async fn read_from(net: &Net, peer: NodeId, subject: &Subject) -> Option<Vec<Cell>> {
+pub(crate) async fn read_from(net: &Net, peer: NodeId, subject: &Subject) -> Option<Vec<Cell>> {
     let mut all: Vec<Cell> = Vec::new();
     let mut after: After = None;
     for _ in 0..PAGES {

@@ -23,6 +23,7 @@ pub async fn ask(
     request: &Request,
 ) -> Result<Response, NetError> {
     let mut stream = net.open(peer, Protocol::Store, addrs).await?;
+    net.peers().traffic().asked(peer);
     let exchange = async {
         let invalid = |e: codec::CodecError| io::Error::new(io::ErrorKind::InvalidData, e);
         let bytes = codec::encode(request).map_err(invalid)?;

@@ -13,7 +13,7 @@ use p2pinst_trust::SecretKey;
 use p2pinst_types::{Cell, Kind, MachineId, NodeId};
 use serde::Serialize;
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::clock::Clock;
 
@@ -21,6 +21,9 @@ use crate::clock::Clock;
 const QUEUE: usize = 256;
 /// Requests whose cells may share a transaction.
 const TOGETHER: usize = 64;
+
+/// Statuses that may wait for who watches them.
+const NEWS: usize = 1024;
 
 /// Why the store did not do something.
 #[derive(Debug, Error)]
@@ -67,6 +70,7 @@ pub struct Own {
 pub struct StoreHandle {
     tx: mpsc::Sender<Command>,
     views: watch::Receiver<Arc<Views>>,
+    news: broadcast::WeakSender<Cell>,
     clock: Clock,
 }
 
@@ -91,6 +95,8 @@ pub fn start(
     let (views_tx, views) = watch::channel(store.views());
     let thread_clock = clock.clone();
     let (alive, ended) = oneshot::channel::<()>();
+    let (news_tx, _) = broadcast::channel(NEWS);
+    let news = news_tx.downgrade();
     thread::Builder::new().name("store".to_owned()).spawn(move || {
         let _alive = alive;
         while let Some(command) = rx.blocking_recv() {
@@ -112,11 +118,14 @@ pub fn start(
                     changed
                 });
                 answers.into_iter().for_each(|answer| answer());
+                for cell in store.take_news() {
+                    drop(news_tx.send(cell)); // nobody may be watching
+                }
             }
         }
     })?;
     let ended = async move { drop(ended.await) };
-    Ok((StoreHandle { tx, views, clock }, ended))
+    Ok((StoreHandle { tx, views, news, clock }, ended))
 }
 
 /// What waits already and can share a transaction; and the first command that cannot.
@@ -168,6 +177,13 @@ impl StoreHandle {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<Views>> {
         self.views.clone()
+    }
+
+    /// Statuses that are stored from now on. Who is slow misses some, and is told so.
+    #[must_use]
+    pub fn news(&self) -> broadcast::Receiver<Cell> {
+        let closed = || broadcast::channel(1).1;
+        self.news.upgrade().map_or_else(closed, |news| news.subscribe())
     }
 
     /// Cluster time.

@@ -3,6 +3,8 @@
 use crate::context::Context;
 use crate::error::CliError;
 
+mod debug;
+mod doctor;
 mod grant;
 mod group;
 mod history;
@@ -40,6 +42,9 @@ pub(crate) enum Command {
     Retire(retire::RetireArgs),
     Status(status::StatusArgs),
     History(history::HistoryArgs),
+    Doctor(doctor::DoctorArgs),
+    #[command(subcommand)]
+    Debug(debug::DebugCommand),
     #[command(subcommand)]
     Root(root::RootCommand),
     Version(version::VersionArgs),
@@ -63,6 +68,8 @@ impl Command {
             Self::Status(args) => status::run(context, args).await,
             Self::History(args) => history::run(context, args).await,
             Self::Root(command) => root::run(context, command).await,
+            Self::Doctor(args) => doctor::run(context, args).await,
+            Self::Debug(command) => debug::run(context, command).await,
             Self::Version(args) => version::run(context, &args),
         }
     }

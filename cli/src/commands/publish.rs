@@ -7,7 +7,9 @@ use p2pinst_api::Client;
 use p2pinst_api::request::{CountHolders, PreparePublish, PublishPlan};
 use p2pinst_api::view::{DeploymentView, MachineStatus, NodeInfo};
 use p2pinst_types::record::{Deployment, Mode, PackageId, Release, Role};
-use p2pinst_types::{BlobRef, DeploymentId, Kind, Name, PublicKey, ReleaseId, codec};
+use p2pinst_types::{
+    BlobRef, DeploymentId, Kind, Name, PublicKey, ReleaseId, codec, limits, shard,
+};
 use serde::Serialize;
 
 use crate::choose::{self, Chosen, Need};
@@ -49,6 +51,15 @@ pub(crate) struct PublishArgs {
     /// The key that signs [default: the only one that may]
     #[arg(long, value_name = "NAME")]
     key: Option<Name>,
+    /// Into how many parts the statuses are divided [default: one for each 64 members]
+    #[arg(long, hide = true, value_parser = shards)]
+    shards: Option<u16>,
+}
+
+/// A number of shards: a test asks for more of them than its machines need.
+fn shards(text: &str) -> Result<u16, String> {
+    let number = text.parse().ok().filter(|n: &u16| n.is_power_of_two() && *n <= limits::SHARDS);
+    number.ok_or_else(|| format!("a power of two, at most {}", limits::SHARDS))
 }
 
 /// What is ordered.
@@ -179,7 +190,7 @@ async fn order(
         mode,
         allow_downgrade: args.allow_downgrade,
         holders: vec![plan.node],
-        shards: 1,
+        shards: args.shards.unwrap_or_else(|| shard::shards_for(plan.members.len())),
     };
     let payload = codec::encode(&deployment)?;
     let id = Deployment::id(&signer.author(), &payload);

@@ -1,6 +1,7 @@
 //! `p2pinst retire`
 
 use p2pinst_api::request::Status;
+use p2pinst_api::view::Lines;
 use p2pinst_types::record::{Retirement, Role};
 use p2pinst_types::{DeploymentId, Kind, Name};
 use serde::Serialize;
@@ -42,7 +43,9 @@ pub(super) async fn run(context: &Context, args: RetireArgs) -> Result<(), CliEr
         return Err(CliError::usage(format!("a reason has at most {REASON} bytes")));
     }
     let (mut client, info) = context.connect_info().await?;
-    let status = client.call(Status { deployment: Some(args.deployment.clone()) }).await?;
+    let deployment = Some(args.deployment.clone());
+    let ask = Status { deployment, lines: Some(Lines::default()), signed: false, from: None };
+    let status = client.call(ask).await?;
     let Some(order) = status.deployments.first() else {
         let text = args.deployment;
         return Err(CliError::failed(format!("there is no deployment {text}"))

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use p2pinst_api::inspect::{CellPage, Check, KeyPage, PeerView};
 use p2pinst_api::request::{
     ApiError, CellBytes, ErrorKind, Head, Holders, InviteMaterial, Left, PublishPlan, Request,
     Roots, SubmitRoots, Submitted,
@@ -20,8 +21,8 @@ use p2pinst_trust::key::verify_cell;
 use p2pinst_trust::{RootChain, SecretKey, keytext};
 use p2pinst_types::cell::Draft;
 use p2pinst_types::record::{
-    Deployment, Grant, Group, GroupEdit, Invite, LabelEdit, MachineName, Release, Role, RootDoc,
-    Standing,
+    self, Deployment, Grant, Group, GroupEdit, Invite, LabelEdit, MachineName, Release, Role,
+    RootDoc, Standing,
 };
 use p2pinst_types::{
     BlobRef, Cell, CellId, DeploymentId, Hash, Hlc, Kind, MachineId, Millis, Name, NodeId,
@@ -71,6 +72,8 @@ pub(crate) struct State {
     pub(crate) asked_for_status: bool,
     /// How often it answers that it knows of no deployment, before it shows one.
     pub(crate) slow: usize,
+    pub(crate) generation: u64,
+    pub(crate) checks: Vec<Check>,
     pub(crate) lies_about_blobs: bool,
     pub(crate) refuses_cells: bool,
     pub(crate) removed: Option<RemovalView>,
@@ -130,6 +133,8 @@ impl Fake {
             newer: None,
             asked_for_status: false,
             slow: 0,
+            generation: 0,
+            checks: vec![],
             lies_about_blobs: false,
             refuses_cells: false,
             removed: None,
@@ -238,7 +243,35 @@ impl State {
                 let what = ask.deployment.unwrap();
                 say::<StatusView>(Err(ApiError::new(ErrorKind::Invalid, format!("no {what}"))))
             }
-            Request::Status(_) => say(Ok(self.status())),
+            Request::Status(ask) => {
+                let lines = ask.lines;
+                let mut view = self.status();
+                if let (Some(lines), [one]) = (lines, view.deployments.as_mut_slice()) {
+                    let state =
+                        |name: &str| record::State::ALL.into_iter().find(|s| s.as_str() == name);
+                    one.machines.retain(|m| lines.shows(state(&m.state)));
+                    one.signed = ask.signed;
+                }
+                say(Ok(view))
+            }
+            // every look may show something new
+            Request::Watch(ask) if self.slow > 0 => {
+                self.slow -= 1;
+                let what = ask.deployment.unwrap();
+                say::<u64>(Err(ApiError::new(ErrorKind::Invalid, format!("no {what}"))))
+            }
+            Request::Watch(_) => {
+                self.generation += 1;
+                say(Ok(self.generation))
+            }
+            Request::Doctor(_) => say(Ok(self.checks.clone())),
+            Request::DebugCells(ask) => {
+                let cells = self.cells.iter().take(ask.limit);
+                let cells = cells.map(|c| CellBytes(c.bytes().to_vec())).collect();
+                say(Ok(CellPage { cells, next: Some(vec![0x80, 3]) }))
+            }
+            Request::DebugPeers(_) => say(Ok(Vec::<PeerView>::new())),
+            Request::DebugKeys(_) => say(Ok(KeyPage { keys: vec![], more: 3 })),
             Request::History(ask) => {
                 let machine = ask.machine.unwrap_or_else(|| name("n1"));
                 let checksum = Hash([7; 32]);
@@ -511,7 +544,13 @@ impl State {
             mode: deployment.mode,
             ordered: machines.len(),
             counts,
+            signed: true,
+            oldest: Some(NOW),
+            newest: Some(NOW),
+            shards: 1,
+            silent: 0,
             machines,
+            next: None,
         };
         StatusView { deployments: vec![view] }
     }

@@ -9,6 +9,7 @@
 
 mod fake;
 mod groups;
+mod inspect;
 mod members;
 mod offline;
 mod online;

@@ -22,7 +22,7 @@ pub(crate) fn cluster(dir: &Path) -> Fake {
 }
 
 /// A real package.
-fn deb(dir: &Path) {
+pub(crate) fn deb(dir: &Path) {
     let tree = dir.join("hello");
     fs::create_dir_all(tree.join("DEBIAN")).unwrap();
     let control = "Package: hello\nVersion: 1.0\nArchitecture: all\nMaintainer: A <a@example.org>\nDescription: greets\n";

@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod frame;
+pub mod inspect;
 pub mod paths;
 pub mod request;
 pub mod view;

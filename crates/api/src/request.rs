@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::view;
+use crate::{inspect, view};
 
 /// What kind of failure an error is; decides the exit code of the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,8 +130,14 @@ requests! {
     } => Holders;
     /// How far deployments are. Names one by name (`alice-42`) or by a prefix of its id, or all.
     Status {
-        /// Which deployment; all when `None`.
+        /// Which deployment; the latest when `None`.
         deployment: Option<String>,
+        /// Which machines to show; `None`: all of them where they are few.
+        lines: Option<view::Lines>,
+        /// Count signed records, read from all replicas: for what depends on the answer.
+        signed: bool,
+        /// Show machines whose names come after this one.
+        from: Option<Name>,
     } => view::StatusView;
     /// The invites, with what is left of them.
     Invites {} => Vec<view::InviteView>;
@@ -151,6 +157,38 @@ requests! {
         /// Also when nobody can be told.
         alone: bool,
     } => Left;
+    /// Waits until a status may have changed; answers with the generation of now.
+    Watch {
+        /// Which deployment; the latest when `None`.
+        deployment: Option<String>,
+        /// The generation that is known; `None`: watches, and answers at once.
+        after: Option<u64>,
+        /// How long to wait, in milliseconds, at most half a minute.
+        wait_ms: u64,
+    } => u64;
+    /// How well this node is.
+    Doctor {} => Vec<inspect::Check>;
+    /// Cells that are held here.
+    DebugCells {
+        /// Of this kind only, by name (`status`) or number.
+        kind: Option<String>,
+        /// Of this subject only: its beginning in hexadecimal, or the name of a machine, a
+        /// deployment or a group.
+        subject: Option<String>,
+        /// Of this author only: a public key, or the name of a key or a machine.
+        author: Option<String>,
+        /// At most so many.
+        limit: usize,
+        /// The place where an earlier page ended.
+        from: Option<Vec<u8>>,
+    } => inspect::CellPage;
+    /// The nodes that are known here, and what was exchanged with them.
+    DebugPeers {} => Vec<inspect::PeerView>;
+    /// The subjects of the data plane that are held here.
+    DebugKeys {
+        /// At most so many.
+        limit: usize,
+    } => inspect::KeyPage;
     /// A machine's install history; this machine's when `None`.
     History {
         /// The machine.

@@ -218,8 +218,62 @@ pub struct DeploymentView {
     pub ordered: usize,
     /// Machines by state; `unknown` when no status of a machine could be read.
     pub counts: BTreeMap<String, usize>,
-    /// Every machine that should have it.
+    /// Whether the counts come from signed records of all replicas that answer; else from what one
+    /// replica of each shard says.
+    #[serde(default)]
+    pub signed: bool,
+    /// When the oldest of the latest reports of the machines was written; `None`: there is none.
+    #[serde(default)]
+    pub oldest: Option<Millis>,
+    /// When the newest was written.
+    #[serde(default)]
+    pub newest: Option<Millis>,
+    /// Parts into which the statuses are divided and that have machines of the group.
+    #[serde(default)]
+    pub shards: usize,
+    /// Those of them of which no replica has answered: their machines are unknown.
+    #[serde(default)]
+    pub silent: usize,
+    /// The machines that were asked for, by name; when nothing was asked for, every machine that
+    /// should have it, if they are at most [`FEW`].
     pub machines: Vec<MachineStatus>,
+    /// More machines that were asked for have names after this one: ask from there.
+    #[serde(default)]
+    pub next: Option<Name>,
+}
+
+/// Machines of a deployment that are shown without being asked for.
+pub const FEW: usize = 64;
+
+/// Which machines of a deployment to show.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lines {
+    /// Where it failed.
+    pub failed: bool,
+    /// Where it has been heard of and is not done.
+    pub pending: bool,
+    /// Of which there is no status.
+    pub missing: bool,
+    /// Where it is done.
+    pub done: bool,
+}
+
+impl Lines {
+    /// Every machine.
+    pub const ALL: Self = Self { failed: true, pending: true, missing: true, done: true };
+    /// Those where it is not done.
+    pub const OPEN: Self = Self { done: false, ..Self::ALL };
+
+    /// Whether machines in a state are shown; `None`: without any status.
+    #[must_use]
+    pub fn shows(&self, state: Option<State>) -> bool {
+        match state {
+            None => self.missing,
+            Some(State::Failed) => self.failed,
+            Some(state) if state.is_final() => self.done,
+            Some(_) => self.pending,
+        }
+    }
 }
 
 /// One machine in one deployment.

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use p2pinst_trust::key::verify_cell;
 use p2pinst_trust::policy;
-use p2pinst_types::{Cell, Kind, Millis, Plane, PublicKey, limits};
+use p2pinst_types::{Cell, Kind, MachineId, Millis, Plane, PublicKey, limits, shard};
 use serde::{Deserialize, Serialize};
 
 use crate::record::Record;
@@ -188,12 +188,22 @@ fn data_authority(views: &Views, cell: &Cell) -> Option<Verdict> {
         kind if !kind.is_known() && !own(&cell.id.subject) && !own(slot) => {
             Some(reject("its author writes of another machine"))
         }
-        Kind::STATUS if views.is_retired(&cell.id.subject) => {
-            Some(reject("its deployment is retired"))
-        }
-        Kind::STATUS if views.order(&cell.id.subject).is_none() => {
-            Some(hold("its deployment is not known here"))
-        }
+        Kind::STATUS => status_authority(views, cell, machine),
         _ => None,
     }
+}
+
+/// A status belongs to a known order, and lies in its machine's own shard of it.
+fn status_authority(views: &Views, cell: &Cell, machine: MachineId) -> Option<Verdict> {
+    let Some((id, shard)) = shard::parse_status_subject(&cell.id.subject) else {
+        return Some(reject("its subject is no shard of a deployment"));
+    };
+    if views.is_retired(id.as_bytes()) {
+        return Some(reject("its deployment is retired"));
+    }
+    let Some(order) = views.order(id.as_bytes()) else {
+        return Some(hold("its deployment is not known here"));
+    };
+    let own = shard::shard_of(&id, &machine, order.deployment.shards);
+    (shard != own).then(|| reject("it is not in its author's shard"))
 }

@@ -15,6 +15,7 @@ pub mod record;
 pub mod repair;
 pub mod shelf;
 pub mod store;
+pub mod summary;
 pub mod sync;
 mod tables;
 pub mod view;
@@ -22,4 +23,5 @@ pub mod wire;
 
 pub use admission::Outcome;
 pub use store::{Store, StoreError};
+pub use summary::Summary;
 pub use view::Views;

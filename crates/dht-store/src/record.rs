@@ -112,7 +112,11 @@ impl Record {
                 if subject != id.as_bytes() {
                     return None;
                 }
-                Self::Deployment(id, cell.record().ok()?)
+                let order: Deployment = cell.record().ok()?;
+                if !order.has_possible_shards() {
+                    return None;
+                }
+                Self::Deployment(id, order)
             }
             Kind::STANDING => {
                 let (id, list) = (Standing::id(cell.payload()), cell.record::<Standing>().ok()?);

@@ -1,13 +1,15 @@
 //! The store on disk: one redb file. Values are bytes that other modules make; table names end in
 //! the number of their format.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use p2pinst_types::{Cell, CellId, Hash, Kind, PublicKey};
+use p2pinst_types::{Cell, CellId, Hash, Kind, PublicKey, codec};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::store::StoreError;
+use crate::summary::Summary;
 
 /// Cells of both planes by [`cell_key`]: verbatim, and [`SUM`] bytes of their hash. Signatures would
 /// show damage too, at fifty times the price.
@@ -18,6 +20,8 @@ const COVERED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("covered
 const SETTLED: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("settled-1");
 /// Proofs that a key has signed two cells of one version: author → CBOR of the two.
 const TWINS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("twins-1");
+/// Summaries of statuses: subject → CBOR.
+const SUMMARIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("summaries-1");
 /// Single values by name.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta-1");
 
@@ -75,6 +79,8 @@ pub(crate) struct Batch {
     pub(crate) settled: Vec<(Vec<u8>, Hash)>,
     pub(crate) twins: Vec<Row>,
     pub(crate) meta: Vec<(&'static str, Vec<u8>)>,
+    /// Summaries by subject; `None`: nothing is held of it any more.
+    pub(crate) summaries: BTreeMap<Vec<u8>, Option<Summary>>,
 }
 
 impl Batch {
@@ -85,6 +91,7 @@ impl Batch {
             && self.settled.is_empty()
             && self.twins.is_empty()
             && self.meta.is_empty()
+            && self.summaries.is_empty()
     }
 }
 
@@ -103,6 +110,7 @@ fn open(path: &Path) -> Result<Database, redb::Error> {
         let tx = db.begin_write()?;
         drop((tx.open_table(CELLS)?, tx.open_table(COVERED)?));
         drop((tx.open_table(SETTLED)?, tx.open_table(TWINS)?, tx.open_table(META)?));
+        drop(tx.open_table(SUMMARIES)?);
         tx.commit()?;
     }
     Ok(db)
@@ -163,9 +171,49 @@ impl Tables {
                     meta.insert(*name, value.as_slice())?;
                 }
             }
+            {
+                let mut summaries = tx.open_table(SUMMARIES)?;
+                for (subject, summary) in &batch.summaries {
+                    // it has no shape that could not be encoded; without a row it is counted anew
+                    match summary.as_ref().and_then(|s| codec::encode(s).ok()) {
+                        Some(bytes) => {
+                            drop(summaries.insert(subject.as_slice(), bytes.as_slice())?)
+                        }
+                        None => drop(summaries.remove(subject.as_slice())?),
+                    }
+                }
+            }
             tx.commit()?;
             Ok(())
         })
+    }
+
+    /// The encoded summary of a subject.
+    pub(crate) fn summary(&self, subject: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.with(|db| {
+            let table = db.begin_read()?.open_table(SUMMARIES)?;
+            Ok(table.get(subject)?.map(|v| v.value().to_vec()))
+        })
+    }
+
+    /// Cells whose key is at least `from`, in the order of their keys, until `see` says false.
+    pub(crate) fn walk(
+        &self,
+        from: &[u8],
+        mut see: impl FnMut(&[u8], Cell) -> bool,
+    ) -> Result<(), StoreError> {
+        let whole = self.with(|db| {
+            let table = db.begin_read()?.open_table(CELLS)?;
+            for row in table.range(from..)? {
+                let (key, value) = row?;
+                let Some(cell) = unsummed(value.value().to_vec()) else { return Ok(false) };
+                if !see(key.value(), cell) {
+                    break;
+                }
+            }
+            Ok(true)
+        })?;
+        if whole { Ok(()) } else { Err(StoreError::Damaged("a cell")) }
     }
 
     /// All cells whose key begins with `prefix`, in the order of their keys.

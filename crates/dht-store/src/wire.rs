@@ -1,6 +1,8 @@
 //! The store protocol, `/p2pinst/store/1`: one request and one response per stream, each a frame
 //! of CBOR of at most [`p2pinst_types::limits::FRAME`] bytes.
 
+use std::time::Duration;
+
 use p2pinst_types::record::SignedRoot;
 use p2pinst_types::{Cell, Hash, Kind, Millis};
 use serde::{Deserialize, Serialize};
@@ -8,12 +10,21 @@ use serde::{Deserialize, Serialize};
 use crate::admission::Outcome;
 use crate::repair::Holding;
 use crate::store::After;
+use crate::summary::Summary;
 use crate::sync::{LogState, Part};
 
 /// The name under which libp2p negotiates the protocol.
 pub const PROTOCOL: &str = "/p2pinst/store/1";
 /// Cells in one message, in bytes: leaves room in a frame for the rest.
 pub const CELL_BYTES: usize = 512 * 1024;
+
+/// How long a subject is watched after it was asked for.
+pub const LEASE: Duration = Duration::from_secs(60);
+
+/// The subject of a shard of statuses.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StatusSubject(#[serde(with = "serde_bytes")] pub Vec<u8>);
 
 /// Cells as they are stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +94,23 @@ pub enum Request {
     List {
         /// Which: by the first byte of their places.
         buckets: Vec<u8>,
+    },
+    /// Data plane: how are these subjects of statuses summed up where you are? At most
+    /// [`crate::summary::SUMMARIES`].
+    Summaries {
+        /// The subjects.
+        subjects: Vec<StatusSubject>,
+    },
+    /// Data plane: tell me of every new status of these subjects, for [`LEASE`]. At most
+    /// [`crate::summary::SUMMARIES`].
+    Watch {
+        /// The subjects.
+        subjects: Vec<StatusSubject>,
+    },
+    /// Data plane: these statuses, of subjects that you watch, are new here.
+    Changed {
+        /// The cells.
+        cells: Vec<CellBytes>,
     },
     /// Do you hold all pieces of a blob?
     Holds {
@@ -154,6 +182,12 @@ pub enum Response {
     },
     /// To `List`.
     Holdings(Vec<Holding>),
+    /// To `Summaries`: one for each subject, in order; `None`: nothing is held of it.
+    Summaries(Vec<Option<Summary>>),
+    /// To `Watch`: how many of the subjects, from the first on, are watched now.
+    Watching(usize),
+    /// To `Changed`: taken note of.
+    Noted,
     /// To `Holds`.
     Holds(bool),
     /// The node cannot answer.

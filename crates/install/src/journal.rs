@@ -159,10 +159,24 @@ impl Journal {
             rewrite(&path, &state)?
         };
         let journal = Self { path, file, damaged: false, appended: old, state };
-        let mut unfinished: Vec<_> =
-            journal.state.last.values().filter(|r| !r.step.is_final()).cloned().collect();
-        unfinished.sort_by_key(|r| (r.at, r.deployment));
+        let unfinished = journal.state.unfinished();
         Ok((journal, unfinished))
+    }
+
+    /// What the journal in a directory says is unfinished, without touching it: for a look while
+    /// the node runs, or when it does not.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is no journal.
+    pub fn unfinished(dir: &Path) -> Result<Vec<Unfinished>, JournalError> {
+        let path = dir.join(FILE);
+        let bytes = match p2pinst_files::read(&path, FILE_MAX) {
+            Ok(bytes) => bytes,
+            Err(e) if e.source.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e.into()),
+        };
+        let (lines, _) = read(&bytes).map_err(|found| JournalError::Foreign { path, found })?;
+        Ok(Memory::replay(lines).unfinished())
     }
 
     /// Writes a record down; when this returns, it survives a crash.
@@ -244,6 +258,13 @@ impl Memory {
             }
         }
         memory
+    }
+
+    /// What has not ended, in the order of time.
+    fn unfinished(&self) -> Vec<Unfinished> {
+        let mut open: Vec<_> = self.last.values().filter(|r| !r.step.is_final()).cloned().collect();
+        open.sort_by_key(|r| (r.at, r.deployment));
+        open
     }
 
     fn remember(&mut self, entry: HistoryEntry) {

@@ -360,6 +360,17 @@ impl Lab {
 
     /// An order of a release to a group.
     pub fn deploy(&mut self, by: &SecretKey, release: ReleaseId, group: &str) -> Cell {
+        self.deploy_in(by, release, group, 1)
+    }
+
+    /// An order whose statuses are divided into shards.
+    pub fn deploy_in(
+        &mut self,
+        by: &SecretKey,
+        release: ReleaseId,
+        group: &str,
+        shards: u16,
+    ) -> Cell {
         let number = self.heads.get(&by.public()).copied().unwrap_or_default() + 1;
         let order = Deployment {
             number,
@@ -368,7 +379,7 @@ impl Lab {
             mode: Mode::Urgent,
             allow_downgrade: false,
             holders: Vec::new(),
-            shards: 1,
+            shards,
         };
         let payload = codec::encode(&order).unwrap();
         let id = Deployment::id(&by.public(), &payload);

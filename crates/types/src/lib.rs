@@ -14,6 +14,7 @@ pub mod name;
 pub mod piece;
 pub mod record;
 pub mod selector;
+pub mod shard;
 pub mod time;
 pub mod version;
 

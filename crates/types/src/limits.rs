@@ -43,3 +43,5 @@ pub const GROUP_FILE: usize = 1024 * 1024;
 pub const GROUPS: usize = 10_000;
 /// One blob: 16 TiB would be 4 Mi pieces; the piece layer stays below 128 MiB.
 pub const BLOB: u64 = 16 << 40;
+/// Shards of one deployment's statuses: one for each 64 of as many machines as an expression names.
+pub const SHARDS: u16 = 1024;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dht_store::Store;
 use p2pinst_types::record::{HistoryEntry, HistorySegment, State, Status};
-use p2pinst_types::{Cell, DeploymentId, Hash, Kind, codec, limits};
+use p2pinst_types::{Cell, DeploymentId, Hash, Kind, codec, limits, shard};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -149,7 +149,7 @@ impl Task {
             Ok(Ok(cells)) => {
                 let mut table = self.shared.table();
                 for cell in cells {
-                    let id = DeploymentId::from_slice(&cell.id.subject);
+                    let id = shard::parse_status_subject(&cell.id.subject).map(|(id, _)| id);
                     if let (Some(id), Ok(status)) = (id, cell.record::<Status>()) {
                         table.status.insert(id, status);
                     }
@@ -193,7 +193,9 @@ impl Task {
                 continue;
             }
             let Some((id, status)) = self.shared.table().dirty.pop_first() else { return Ok(()) };
-            let (subject, slot) = (id.as_bytes().to_vec(), self.own.machine.as_bytes().to_vec());
+            // of an order that counts no more there is nothing to say
+            let Some(subject) = self.status_subject(&id) else { continue };
+            let slot = self.own.machine.as_bytes().to_vec();
             let written = self.replicas.write(Kind::STATUS, subject, slot, status.clone()).await;
             if written.is_err() {
                 // unless there is something newer to say by now
@@ -201,6 +203,13 @@ impl Task {
             }
             written?;
         }
+    }
+
+    /// Where this machine's status in a deployment is filed; `None`: there is no such order.
+    fn status_subject(&self, id: &DeploymentId) -> Option<Vec<u8>> {
+        let views = self.store.views();
+        let order = views.order(id.as_bytes())?;
+        Some(order.deployment.status_subject(id, &self.own.machine))
     }
 
     /// Appends to the last segment, or begins a new one when it is full.

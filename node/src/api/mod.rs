@@ -3,10 +3,13 @@
 //! Only the user that runs the node can open it (mode 0600 in a 0700 directory). What comes over
 //! it is still checked like anything else: it can submit signed cells, never unsigned ones.
 
+mod debug;
+mod doctor;
 mod groups;
 mod members;
 mod publish;
 mod show;
+mod status;
 
 use std::fs;
 use std::io;
@@ -23,7 +26,7 @@ use p2pinst_api::request::{
 use p2pinst_api::{DataDir, frame};
 use p2pinst_files::{Context as _, FileError};
 use p2pinst_trust::policy;
-use p2pinst_types::{Cell, codec};
+use p2pinst_types::{Cell, Millis, codec};
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
@@ -37,6 +40,7 @@ use crate::identity::Identity;
 use crate::net::Net;
 use crate::replicate::Replicas;
 use crate::store::{Own, StoreFailure, StoreHandle};
+use crate::watch::Watch;
 
 /// Connections at once.
 const CONNECTIONS: usize = 64;
@@ -64,8 +68,16 @@ pub struct Api {
     pub control: Control,
     /// The data plane.
     pub replicas: Replicas,
+    /// Who is told of changes.
+    pub watch: Watch,
     /// Its blobs.
     pub exchange: Exchange,
+    /// Its data directory.
+    pub dir: DataDir,
+    /// When it was started.
+    pub started: Millis,
+    /// How often it syncs.
+    pub sync: Duration,
     /// Keeps two submissions from interleaving.
     pub submitting: Arc<SubmitLock>,
     /// Cancelled when this machine has left the cluster.
@@ -200,7 +212,12 @@ impl Api {
             Request::CountHolders(CountHolders { blob }) => {
                 encode(Ok(self.count_holders(blob).await))
             }
-            Request::Status(r) => encode(self.status(r.deployment.as_deref()).await),
+            Request::Status(r) => encode(self.status(&r).await),
+            Request::Watch(r) => encode(self.watch_status(&r).await),
+            Request::Doctor(_) => encode(Ok(self.doctor().await)),
+            Request::DebugCells(r) => encode(self.debug_cells(r).await),
+            Request::DebugPeers(_) => encode(Ok(self.debug_peers())),
+            Request::DebugKeys(r) => encode(self.debug_keys(r.limit).await),
             Request::History(r) => encode(self.history(r.machine).await),
             Request::Invites(_) => encode(Ok(self.invites())),
             Request::ReadRoots(_) => encode(Ok(self.roots())),

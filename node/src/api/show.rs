@@ -1,22 +1,18 @@
-//! What the node shows: roster, groups, grants, status, history.
+//! What the node shows: roster, groups, grants, history.
 
 use std::collections::BTreeMap;
 
 use dht_store::Views;
-use dht_store::view::{Machine, Order};
+use dht_store::view::Machine;
 use p2pinst_api::request::{ApiError, ErrorKind};
-use p2pinst_api::view::{
-    DeploymentView, GrantView, HistoryView, MachineStatus, NodeInfo, NodeView, StatusView,
-};
-use p2pinst_types::record::{NodeRecord, Status};
+use p2pinst_api::view::{GrantView, HistoryView, NodeInfo, NodeView};
+use p2pinst_types::record::NodeRecord;
 use p2pinst_types::{Cell, Hash, Kind, MachineId, Name, NodeId, codec};
 use tokio::task::JoinSet;
 
 use super::{Api, Reply};
 use crate::agent::history_entries;
 
-/// Deployments that one answer shows when none is named: the latest.
-const LATEST: usize = 50;
 /// Reads of the data plane under way at once.
 const AT_ONCE: usize = 16;
 
@@ -114,80 +110,6 @@ impl Api {
         grants
     }
 
-    pub(super) async fn status(&self, which: Option<&str>) -> Reply<StatusView> {
-        let views = self.store.views();
-        let orders: Vec<Order> = match which {
-            Some(text) => vec![find(&views, text)?],
-            None => {
-                let from = views.orders.len().saturating_sub(LATEST);
-                views.orders.iter().skip(from).cloned().collect()
-            }
-        };
-        let subjects = orders.iter().map(|o| o.id.as_bytes().to_vec()).collect();
-        let mut cells: BTreeMap<(Vec<u8>, Vec<u8>), Cell> = BTreeMap::new();
-        for cell in self.read_all(Kind::STATUS, subjects).await {
-            cells.insert((cell.id.subject.clone(), cell.id.slot.clone()), cell);
-        }
-        let deployments =
-            orders.iter().map(|order| self.deployment(&views, order, &cells)).collect();
-        Ok(StatusView { deployments })
-    }
-
-    fn deployment(
-        &self,
-        views: &Views,
-        order: &Order,
-        cells: &BTreeMap<(Vec<u8>, Vec<u8>), Cell>,
-    ) -> DeploymentView {
-        let mut machines: Vec<MachineStatus> = views
-            .members(&order.deployment.group)
-            .map(|machine| {
-                let key = (order.id.as_bytes().to_vec(), machine.id.as_bytes().to_vec());
-                let status = cells.get(&key).and_then(|c| c.record::<Status>().ok());
-                self.machine_status(machine, status)
-            })
-            .collect();
-        machines.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        for machine in &machines {
-            *counts.entry(machine.state.clone()).or_default() += 1;
-        }
-        let author = views.key_name(&order.author).cloned();
-        DeploymentView {
-            id: order.id,
-            name: views.order_name(order),
-            author: author.unwrap_or_else(Name::all),
-            at: order.hlc.millis(),
-            release: order.deployment.release,
-            package: order.release.package.clone(),
-            size: order.release.blob.len(),
-            group: order.deployment.group.clone(),
-            mode: order.deployment.mode,
-            ordered: machines.len(),
-            counts,
-            machines,
-        }
-    }
-
-    fn machine_status(&self, machine: &Machine, status: Option<Status>) -> MachineStatus {
-        let peer = self.net.peers().get(&machine.node);
-        let now = self.store.clock().now();
-        let since = peer.since.unwrap_or(machine.admitted.millis());
-        let (state, detail, attempt, reached) = match status {
-            Some(s) => (s.state.as_str(), s.detail, s.attempt, s.reached),
-            None => ("unknown", String::new(), 0, Vec::new()),
-        };
-        MachineStatus {
-            name: machine.name.clone(),
-            state: state.to_owned(),
-            detail,
-            attempt,
-            reached,
-            up: machine.node == self.own.node || peer.up,
-            since_ms: u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX),
-        }
-    }
-
     pub(super) async fn history(&self, machine: Option<Name>) -> Reply<HistoryView> {
         let views = self.store.views();
         let name = machine.unwrap_or_else(|| self.name(&views));
@@ -216,24 +138,4 @@ impl Api {
 /// The names of nodes' machines.
 fn names(views: &Views, nodes: &[NodeId]) -> Vec<Name> {
     nodes.iter().filter_map(|n| views.machine_of(&n.0)).map(|m| m.name.clone()).collect()
-}
-
-/// An order by its name (`alice-42`) or the beginning of its id.
-fn find(views: &Views, text: &str) -> Result<Order, ApiError> {
-    let by_name: Vec<&Order> =
-        views.orders.iter().filter(|o| views.order_name(o) == text).collect();
-    let by_id = || -> Vec<&Order> {
-        views.orders.iter().filter(|o| o.id.to_string().starts_with(text)).collect()
-    };
-    let found = if by_name.is_empty() && text.len() >= 4 { by_id() } else { by_name };
-    match found.as_slice() {
-        [one] => Ok((*one).clone()),
-        [] => Err(ApiError::new(ErrorKind::Invalid, format!("there is no deployment {text}"))
-            .hint("p2pinst status shows the deployments")),
-        [_, ..] => {
-            let ids: Vec<String> = found.iter().map(|o| o.id.short()).collect();
-            let reason = format!("{text} names several deployments: {}", ids.join(", "));
-            Err(ApiError::new(ErrorKind::Invalid, reason).hint("name one by its id"))
-        }
-    }
 }

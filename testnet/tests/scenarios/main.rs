@@ -27,4 +27,5 @@ mod members;
 mod network;
 mod newer;
 mod second_operator;
+mod status;
 mod strangers;

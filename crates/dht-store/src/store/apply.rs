@@ -10,6 +10,7 @@ use super::{Store, StoreError};
 use crate::admission::{Known, Outcome, Verdict, judge};
 use crate::coverage::{MAX_RANGES, Ranges};
 use crate::record::Record;
+use crate::summary;
 use crate::sync::Part;
 use crate::tables::{Batch, cell_key, log_key};
 use crate::view::Entry;
@@ -96,6 +97,7 @@ impl Store {
         match done {
             Ok(held) => {
                 self.set_aside(held);
+                self.news.extend(&turn.batch.cells);
                 let told = turn.outcomes.into_iter();
                 Ok(told.map(|o| o.unwrap_or(Outcome::Known)).collect())
             }
@@ -210,6 +212,7 @@ impl Store {
             if !self.shelf.has_room(old.as_ref(), &cell) {
                 return Ok(Outcome::Rejected("its author has used up its share".to_owned()));
             }
+            summary::note(&self.tables, &mut turn.batch, old.as_ref(), &cell)?;
             self.shelf.put(old.as_ref(), &cell);
             turn.undo.data.push((cell.clone(), old));
         }

@@ -5,6 +5,7 @@ use p2pinst_types::{Cell, CellId, Hash, Kind, Plane, PublicKey};
 use super::apply::Turn;
 use super::{Store, StoreError};
 use crate::shelf::{Held, Subject};
+use crate::summary;
 use crate::tables::{Batch, cell_key, subject_prefix};
 
 /// Where the next page of a subject begins: behind the cell of this slot and author.
@@ -126,10 +127,11 @@ impl Store {
         if self.shelf.get(subject).is_none_or(|held| held.digest != *digest) {
             return Ok(false);
         }
-        let mut gone = self.data(subject.kind, &subject.id)?;
-        gone.retain(|c| c.id.author != *keep);
+        let all = self.data(subject.kind, &subject.id)?;
+        let (kept, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|c| c.id.author == *keep);
         let dropped = gone.iter().map(|c| cell_key(&c.id)).collect();
-        self.tables.commit(&Batch { dropped, ..Batch::default() })?;
+        let summaries = summary::left(subject, &kept);
+        self.tables.commit(&Batch { dropped, summaries, ..Batch::default() })?;
         gone.iter().for_each(|c| self.shelf.take(c));
         Ok(true)
     }
@@ -146,6 +148,7 @@ impl Store {
                 self.shelf.take(&cell);
                 turn.undo.dropped.push(cell);
             }
+            turn.batch.summaries.insert(subject.id, None);
         }
         Ok(())
     }

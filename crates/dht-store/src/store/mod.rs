@@ -8,9 +8,13 @@
 
 mod apply;
 mod data;
+mod look;
+mod news;
 mod read;
 
 pub use data::After;
+pub use look::{Page, Wanted};
+use news::News;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -99,6 +103,8 @@ pub struct Store {
     /// Oldest first.
     quarantine: Vec<Cell>,
     views: Arc<Views>,
+    /// Statuses that were stored since they were last asked for.
+    news: News,
     /// The greatest clock reading seen: what is written next is dated later.
     clock: Hlc,
 }
@@ -134,6 +140,7 @@ impl Store {
             twins: BTreeMap::new(),
             quarantine: Vec::new(),
             views,
+            news: News::default(),
             clock: Hlc::default(),
         };
         store.load()?;

@@ -238,7 +238,7 @@ fn r14_a_node_writes_only_of_itself() {
     // a status: of a known order, under its own name
     let (id, release) = lab.release(&bob, "1.0");
     let order = lab.deploy(&alice, id, "all");
-    let subject = order.id.subject.clone();
+    let subject = [order.id.subject.as_slice(), &[0, 0]].concat();
     let write = |store: &mut Store, subject: &[u8], slot: &[u8]| {
         let write = Write { kind: Kind::STATUS, subject, slot, incarnation: LIFE };
         store.write(&node.key, write, &status(), LATER).is_ok()

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use dht_store::Outcome;
 use dht_store::coverage::Ranges;
 use dht_store::repair::Holding;
 use dht_store::shelf::Subject;
 use dht_store::sync::{LogState, Part};
-use dht_store::wire::{CellBytes, Request, Response};
+use dht_store::wire::{CellBytes, Request, Response, StatusSubject};
+use dht_store::{Outcome, Summary};
 use p2pinst_trust::fixture::name;
 use p2pinst_types::record::{
     Action, Admission, Deployment, Grant, Group, GroupEdit, HistoryEntry, HistorySegment, Invite,
@@ -251,11 +251,26 @@ fn golden_messages() {
             Request::Get { kind: Kind::STATUS, subject: vec![7], after: Some((vec![8], KEY)) },
             "67:0b2b7115aeeb4edb",
         ),
+        (
+            "summaries",
+            Request::Summaries { subjects: vec![StatusSubject(vec![7])] },
+            "24:cc2d66c7fd10a1d2",
+        ),
+        ("watch", Request::Watch { subjects: vec![StatusSubject(vec![7])] }, "20:67f19ff6f1406e23"),
+        ("changed", Request::Changed { cells: cells.clone() }, "20:f15b9d1191ab8c12"),
         ("holds", Request::Holds { root }, "47:2db0013546329136"),
     ] {
         check(&mut f, what, &request, golden);
     }
     let holding = Holding { subject: Subject { kind: Kind::STATUS, id: vec![7] }, digest: root };
+    let summary = Summary {
+        counts: [1, 2, 3, 4, 5, 6, 7, 64],
+        unread: 1,
+        machines: [2; 16],
+        oldest: Hlc::at(Millis(1_800_000_000_000)),
+        newest: Hlc::at(Millis(1_800_000_000_001)),
+        digest: Hash([3; 32]),
+    };
     let outcomes = vec![
         Outcome::Accepted,
         Outcome::Known,
@@ -279,6 +294,9 @@ fn golden_messages() {
         ("cells", Response::Cells { cells: cells.clone(), covered: parts }, "93:f3692fe314a34622"),
         ("outcomes", Response::Outcomes(outcomes), "52:1c81fa40f82cf8f5"),
         ("data", Response::Data { cells, more: true }, "23:de3aa6069b023270"),
+        ("summaries", Response::Summaries(vec![Some(summary), None]), "138:ac4229f3ab003894"),
+        ("watching", Response::Watching(3), "11:078669bbe9c38dd6"),
+        ("noted", Response::Noted, "6:8a25193744e3e157"),
         ("holds", Response::Holds(true), "8:9003fa9d5381db0c"),
         ("refused", Response::Refused("no".to_owned()), "12:3124a57fafe45ece"),
     ] {

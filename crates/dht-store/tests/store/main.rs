@@ -17,5 +17,6 @@ mod groups;
 mod members;
 mod order;
 mod persistence;
+mod summary;
 mod sync;
 mod world;

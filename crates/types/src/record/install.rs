@@ -5,12 +5,12 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::hostexpr::HostExpr;
-use crate::id::{DeploymentId, NodeId, PublicKey, ReleaseId};
+use crate::id::{DeploymentId, MachineId, NodeId, PublicKey, ReleaseId};
 use crate::name::Name;
 use crate::piece::BlobRef;
 use crate::selector::Selector;
 use crate::time::{Hlc, Millis};
-use crate::{Hash, version};
+use crate::{Hash, limits, shard, version};
 
 /// A named set of machines: those that the hosts name or the selector selects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,6 +182,23 @@ fn one_shard() -> u16 {
 }
 
 impl Deployment {
+    /// Whether the number of shards is one that can be: a power of two, not too many.
+    #[must_use]
+    pub fn has_possible_shards(&self) -> bool {
+        self.shards.is_power_of_two() && self.shards <= limits::SHARDS
+    }
+
+    /// The subject under which a machine's status in the deployment `id` is filed.
+    #[must_use]
+    pub fn status_subject(&self, id: &DeploymentId, machine: &MachineId) -> Vec<u8> {
+        shard::status_subject(id, shard::shard_of(id, machine, self.shards))
+    }
+
+    /// The subjects of all shards of the statuses of the deployment `id`.
+    pub fn status_subjects(&self, id: DeploymentId) -> impl Iterator<Item = Vec<u8>> + use<> {
+        (0..self.shards).map(move |shard| shard::status_subject(&id, shard))
+    }
+
     /// The deployment's id, from its author and its encoded order.
     #[must_use]
     pub fn id(author: &PublicKey, order: &[u8]) -> DeploymentId {
