@@ -13,6 +13,7 @@ pub mod identity;
 pub mod join;
 pub mod keeper;
 pub mod lost;
+pub mod liveness;
 pub mod mesh;
 pub mod net;
 pub mod peers;

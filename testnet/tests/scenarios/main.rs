@@ -21,6 +21,7 @@ mod durable;
 mod harness;
 mod joining;
 mod liar;
+mod liveness;
 mod main_job;
 mod network;
 mod newer;
