@@ -160,7 +160,13 @@ mod tests {
         assert_eq!(Config::load(&dir).unwrap(), Config::default());
         Config::default().save(&dir).unwrap();
         assert_eq!(Config::load(&dir).unwrap(), Config::default());
-        for bad in ["lisen = []", "listen = [\"10.0.0.1:4001\"]", "sync_secs = 0", "probe_secs = 0", "connections = 3"] {
+        for bad in [
+            "lisen = []",
+            "listen = [\"10.0.0.1:4001\"]",
+            "sync_secs = 0",
+            "probe_secs = 0",
+            "connections = 3",
+        ] {
             std::fs::write(dir.config(), bad).unwrap();
             let error = Config::load(&dir).unwrap_err().to_string();
             assert!(error.contains("config.toml"), "{error}");

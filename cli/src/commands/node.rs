@@ -54,7 +54,8 @@ fn list(context: &Context, nodes: Vec<NodeView>, now: Millis) -> Result<(), CliE
     if context.json {
         return context.print_json(&List { nodes });
     }
-    let mut table = Table::new(&["NAME", "ID", "SITE", "STATE", "SEEN BY", "VERSION", "LABELS", "ADDRESSES"]);
+    let mut table =
+        Table::new(&["NAME", "ID", "SITE", "STATE", "SEEN BY", "VERSION", "LABELS", "ADDRESSES"]);
     for node in nodes {
         table.row([
             node.name.to_string(),

@@ -35,7 +35,8 @@ pub(super) struct Member {
 impl Member {
     /// What is told to others.
     pub(super) fn update(&self, node: &NodeId) -> Update {
-        let state = if self.said_down && self.state == State::Suspect { State::Down } else { self.state };
+        let state =
+            if self.said_down && self.state == State::Suspect { State::Down } else { self.state };
         Update { who: Short::of(node), version: self.version, life: self.life, state }
     }
 }

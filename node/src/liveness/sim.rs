@@ -91,14 +91,14 @@ impl Sim {
 
     /// Gives all what they would have learned of each other by and by.
     fn introduce(&mut self) {
-        let update = |id| Update { who: Short::of(id), version: START, life: 1, state: State::Alive };
+        let update =
+            |id| Update { who: Short::of(id), version: START, life: 1, state: State::Alive };
         let updates: Vec<Update> = self.ids.iter().map(update).collect();
         for n in 0..self.ids.len() {
             let from = self.ids[(n + 1) % self.ids.len()];
             for page in updates.chunks(super::wire::PAGE) {
                 let (tag, updates) = (Tag::Better, page.to_vec());
-                let page =
-                    Message { tag, number: 0, version: START, life: 1, digest: 0, updates };
+                let page = Message { tag, number: 0, version: START, life: 1, digest: 0, updates };
                 self.step(n, Input::Message { from, bytes: page.encode() });
             }
         }
@@ -187,7 +187,8 @@ impl Sim {
             self.step(n, Input::Watch(wanted));
         }
         if self.rng.random_bool(0.1) {
-            let some = (0..50).map(|_| self.rng.random_range(0..self.ids.len())).collect::<Vec<_>>();
+            let some =
+                (0..50).map(|_| self.rng.random_range(0..self.ids.len())).collect::<Vec<_>>();
             dials.extend(some.into_iter().find(|m| *m != n && !self.sees(n, *m).is_up()));
         }
         for m in dials {
@@ -403,7 +404,8 @@ fn a_liar_takes_nobody_out() {
                 };
                 let updates = (1..count.min(200)).map(lie).collect();
                 let version = wall;
-                let lie = Message { tag: Tag::Gossip, number: 0, version, life: 1, digest: 0, updates };
+                let lie =
+                    Message { tag: Tag::Gossip, number: 0, version, life: 1, digest: 0, updates };
                 sim.send(0, to, lie.encode());
             }
             sim.run(PERIOD);

@@ -28,9 +28,8 @@ fn all_see(nodes: &[&Node], name: &str, up: bool, within: Duration) -> Result<Du
 fn anytime_a_killed_a_stopped_and_a_cut_off_node_are_known_within_seconds() {
     cluster(5, |lab| {
         let all: Vec<&Node> = lab.nodes().iter().collect();
-        let others = |but: &str| -> Vec<&Node> {
-            all.iter().copied().filter(|n| n.name() != but).collect()
-        };
+        let others =
+            |but: &str| -> Vec<&Node> { all.iter().copied().filter(|n| n.name() != but).collect() };
         // The goal is 5 s on a machine of one's own; here it is shared with who knows whom.
         lab.node(2)?.kill()?;
         all_see(&others("n2"), "n2", false, Duration::from_secs(10))?;
