@@ -187,8 +187,10 @@ mod tests {
         peers.up(node);
         let since = peers.get(&node).since;
         assert!(peers.is_up(&node) && since.is_some());
-        peers.found(node, State::Alive, None, 7);
+        peers.found(node, State::Alive, None, 6);
+        assert_eq!(peers.get(&node).incarnation, 0, "the handshake knows better");
         peers.down(node);
+        peers.found(node, State::Alive, None, 7);
         assert!(peers.is_up(&node), "it was not heard to be down");
         assert_eq!((peers.get(&node).since, peers.get(&node).incarnation), (since, 7));
         peers.found(node, State::Suspect, None, 0);
