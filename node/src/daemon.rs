@@ -330,7 +330,7 @@ impl Server {
 
 /// One request of the store protocol.
 async fn answer(parts: Answering, peer: NodeId, mut stream: NetStream) {
-    let Answering { store, control, replicas, exchange } = parts;
+    let Answering { store, control, replicas, exchange, .. } = parts;
     let request = match rpc::read_request(&mut stream).await {
         Ok(request) => request,
         Err(error) => return debug!(%peer, %error, "a request cannot be read"),
