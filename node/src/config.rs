@@ -21,10 +21,19 @@ pub struct Config {
     /// Seconds between two syncs with a random peer (Clumpt's periodic sync).
     #[serde(default = "sync_secs")]
     pub sync_secs: u32,
-    /// Seconds between two probes of a silent connection; a peer that does not answer one within
-    /// as long again counts as down.
+    /// Seconds between two probes of a silent connection by the transport; one that does not answer
+    /// within as long again is closed. Dead peers are found by `probe_secs`, long before.
     #[serde(default = "ping_secs")]
     pub ping_secs: u32,
+    /// Seconds between two questions of the failure detector, each to another peer. A member that
+    /// was killed is known to all within 2 to 4 times as long, one that was cut off within 4 to 9
+    /// times. Raise it on slow or busy links (WAN: 5); it should be the same on all machines.
+    #[serde(default = "probe_secs")]
+    pub probe_secs: u32,
+    /// Connections that a node keeps. With more members each keeps about three eighths of this
+    /// number, with neighbours, and makes others when they are needed. At least 4.
+    #[serde(default = "connections")]
+    pub connections: u32,
     /// Seconds that an install waits for another package manager to finish.
     #[serde(default = "lock_secs")]
     pub lock_secs: u32,
@@ -45,7 +54,15 @@ fn sync_secs() -> u32 {
 }
 
 fn ping_secs() -> u32 {
-    10
+    30
+}
+
+fn probe_secs() -> u32 {
+    1
+}
+
+fn connections() -> u32 {
+    64
 }
 
 fn lock_secs() -> u32 {
@@ -62,6 +79,8 @@ impl Default for Config {
             listen: listen(),
             sync_secs: sync_secs(),
             ping_secs: ping_secs(),
+            probe_secs: probe_secs(),
+            connections: connections(),
             lock_secs: lock_secs(),
             script_secs: script_secs(),
             idle: IdleConfig::default(),
@@ -106,6 +125,12 @@ impl Config {
         if config.sync_secs == 0 || config.ping_secs == 0 {
             return Err(invalid("sync_secs and ping_secs must be at least 1".to_owned()));
         }
+        if !(1..=60).contains(&config.probe_secs) {
+            return Err(invalid("probe_secs must be from 1 to 60".to_owned()));
+        }
+        if !(4..=512).contains(&config.connections) {
+            return Err(invalid("connections must be from 4 to 512".to_owned()));
+        }
         Ok(config)
     }
 
@@ -135,7 +160,13 @@ mod tests {
         assert_eq!(Config::load(&dir).unwrap(), Config::default());
         Config::default().save(&dir).unwrap();
         assert_eq!(Config::load(&dir).unwrap(), Config::default());
-        for bad in ["lisen = []", "listen = [\"10.0.0.1:4001\"]", "sync_secs = 0"] {
+        for bad in [
+            "lisen = []",
+            "listen = [\"10.0.0.1:4001\"]",
+            "sync_secs = 0",
+            "probe_secs = 0",
+            "connections = 3",
+        ] {
             std::fs::write(dir.config(), bad).unwrap();
             let error = Config::load(&dir).unwrap_err().to_string();
             assert!(error.contains("config.toml"), "{error}");

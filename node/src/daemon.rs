@@ -13,7 +13,7 @@ use p2pinst_api::DataDir;
 use p2pinst_chunks::BlobStore;
 use p2pinst_files::Lock;
 use p2pinst_types::record::NodeRecord;
-use p2pinst_types::{Cell, Kind, Millis, NodeId};
+use p2pinst_types::{Cell, Kind, NodeId};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,7 @@ use crate::control::{self, Control};
 use crate::exchange::Exchange;
 use crate::identity::{Identity, load_key};
 use crate::keeper::Keeper;
+use crate::liveness::{self, Liveness};
 use crate::lost::{find_home, open_store};
 use crate::membership::{self, Membership};
 use crate::mesh::Mesh;
@@ -171,7 +172,17 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let membership = Membership::new(dir.clone(), Arc::clone(&own), identity.name.clone(), parts);
     let name = store.views().machine_of(&own.node.0).map(|m| m.name.clone());
     let name = name.unwrap_or_else(|| identity.name.clone());
-    let mesh = Mesh::new(own.node, net.clone(), store.clone());
+    let (liveness, detector) = liveness::Task::new(
+        own.node,
+        own.incarnation,
+        net.clone(),
+        store.clone(),
+        liveness::Settings {
+            period: Duration::from_secs(config.probe_secs.into()),
+            limit: usize::try_from(config.connections).unwrap_or(usize::MAX),
+        },
+    );
+    let mesh = Mesh::new(own.node, net.clone(), store.clone(), replicas.clone(), liveness.clone());
     let repair = Repair {
         own: Arc::clone(&own),
         net: net.clone(),
@@ -179,7 +190,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         replicas: replicas.clone(),
         interval,
     };
-    let parts = Answering { store: store.clone(), control, replicas, exchange, watch };
+    let parts = Answering { store: store.clone(), control, replicas, exchange, watch, liveness };
     let server = Server { net: net.clone(), parts };
 
     let mut tasks = JoinSet::new();
@@ -197,6 +208,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     tasks.spawn(store_ended);
     let bootstrap = identity.bootstrap.clone();
     tasks.spawn(find_home(own.node, bootstrap, net, store, closing.clone()));
+    let leaving = CancellationToken::new();
+    let mut detecting = JoinSet::new();
+    detecting.spawn(detector.run(leaving.clone()));
     let mut working = JoinSet::new();
     working.spawn(agent.run(shutdown.clone()));
     info!(%name, id = %own.node, root = %root.display(), "the node is running");
@@ -208,9 +222,12 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         () = left.cancelled() => false,
         _ = working.join_next() => !shutdown.is_cancelled(),
         _ = tasks.join_next() => true,
+        _ = detecting.join_next() => true,
     };
     shutdown.cancel();
     drop(working.join_all().await); // a package manager that is at work ends first
+    leaving.cancel();
+    drop(detecting.join_all().await); // the others are told while there is a network
     closing.cancel();
     if tokio::time::timeout(GOODBYE, tasks.join_all()).await.is_err() {
         warn!("some tasks did not end in time");
@@ -230,17 +247,17 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
 
 /// Inbound streams by peer and protocol: one peer cannot take all of them.
 #[derive(Debug, Clone, Default)]
-struct Slots(Arc<Mutex<BTreeMap<(NodeId, bool), usize>>>);
+struct Slots(Arc<Mutex<BTreeMap<(NodeId, Protocol), usize>>>);
 
 /// One stream's place; given back when dropped.
 struct Slot {
     slots: Slots,
-    of: (NodeId, bool),
+    of: (NodeId, Protocol),
 }
 
 impl Slots {
     fn take(&self, peer: NodeId, protocol: Protocol) -> Option<Slot> {
-        let of = (peer, protocol == Protocol::Store);
+        let of = (peer, protocol);
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(of).or_default();
         if *count >= STREAMS_OF_ONE {
@@ -277,6 +294,7 @@ struct Answering {
     replicas: Replicas,
     exchange: Exchange,
     watch: Watch,
+    liveness: Liveness,
 }
 
 impl Server {
@@ -312,6 +330,7 @@ impl Server {
                             match protocol {
                                 Protocol::Store => answer(parts, peer, stream).await,
                                 Protocol::Exchange => parts.exchange.serve(peer, stream).await,
+                                Protocol::Swim => parts.liveness.serve(peer, stream).await,
                             }
                             drop(slot);
                         });
@@ -324,10 +343,8 @@ impl Server {
     }
 
     /// A new connection: sync with the peer.
-    fn greet(&self, known: &mut BTreeSet<(NodeId, Option<Millis>)>) {
-        let peers = self.net.peers();
-        let connected: BTreeSet<_> =
-            peers.connected().into_iter().map(|p| (p, peers.get(&p).since)).collect();
+    fn greet(&self, known: &mut BTreeSet<(NodeId, u64)>) {
+        let connected: BTreeSet<_> = self.net.peers().connections().into_iter().collect();
         for (peer, _) in connected.difference(known) {
             self.parts.control.wish(*peer);
         }
@@ -337,7 +354,7 @@ impl Server {
 
 /// One request of the store protocol.
 async fn answer(parts: Answering, peer: NodeId, mut stream: NetStream) {
-    let Answering { store, control, replicas, exchange, watch } = parts;
+    let Answering { store, control, replicas, exchange, watch, .. } = parts;
     let request = match rpc::read_request(&mut stream).await {
         Ok(request) => request,
         Err(error) => return debug!(%peer, %error, "a request cannot be read"),

@@ -149,7 +149,7 @@ impl Gatekeeper for Keeper {
             let peers = peers.upgrade().ok_or(Refusal::Unavailable)?;
             // a cloned disk: the same key, alive twice
             let known = peers.get(&peer);
-            let other_life = known.up && known.incarnation != presented.incarnation;
+            let other_life = known.connected && known.incarnation != presented.incarnation;
             if other_life || peer == own.node {
                 warn!(%peer, name = %presented.cert.name, "two machines use one key");
                 return Err(Refusal::Cloned);

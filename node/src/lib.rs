@@ -14,6 +14,7 @@ mod gather;
 pub mod identity;
 pub mod join;
 pub mod keeper;
+pub mod liveness;
 pub mod lost;
 pub mod membership;
 pub mod mesh;

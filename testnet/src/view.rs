@@ -162,6 +162,12 @@ pub struct NodeLine {
     pub addrs: Vec<String>,
     /// Whether it is up.
     pub up: bool,
+    /// What the failure detector says.
+    #[serde(default)]
+    pub state: String,
+    /// Who told so; nobody: the node that was asked saw it.
+    #[serde(default)]
+    pub seen_by: Option<String>,
 }
 
 /// `p2pinst group ls --json`

@@ -2,6 +2,7 @@
 
 use p2pinst_api::request::Nodes;
 use p2pinst_api::view::{NodeInfo, NodeView, RemovalView};
+use p2pinst_types::{Millis, Name};
 use serde::Serialize;
 
 use crate::commands::machine;
@@ -66,23 +67,38 @@ async fn list(context: &Context) -> Result<(), CliError> {
     let nodes = client.call(Nodes {}).await?;
     let now = cluster_now(&info);
     tell_removal(context, &info);
+    if let Some(since) = info.isolated_since {
+        let age = format::age(now.since(since));
+        context.tell(format_args!("warning: this node reaches no other for {age}"));
+    }
     if context.json {
         let removed = info.removed;
         return context.print_json(&List { nodes, removed });
     }
-    let mut table = Table::new(&["NAME", "ID", "SITE", "STATE", "VERSION", "LABELS", "ADDRESSES"]);
+    let mut table =
+        Table::new(&["NAME", "ID", "SITE", "STATE", "SEEN BY", "VERSION", "LABELS", "ADDRESSES"]);
     for node in nodes {
         table.row([
             node.name.to_string(),
             node.id.short(),
             node.site.to_string(),
-            format::liveness(node.up, node.since, now),
+            state(&node, now),
+            node.seen_by.map_or_else(|| "-".to_owned(), |n| n.to_string()),
             node.version.unwrap_or_else(|| "?".to_owned()),
             dash(format::labels(&node.labels)),
             dash(format::names(&node.addrs, 2)),
         ]);
     }
     context.print(table.text(""))
+}
+
+/// `up 3m`, `suspect 2s`, `down 1h`, `never seen`.
+fn state(node: &NodeView, now: Millis) -> String {
+    let words = format::liveness(node.up, node.since, now);
+    match node.state.as_str() {
+        "suspect" => words.replacen("up", "suspect", 1),
+        _ => words,
+    }
 }
 
 fn dash(text: String) -> String {
@@ -105,7 +121,9 @@ async fn show(context: &Context, name: &str) -> Result<(), CliError> {
     row("site", node.site.to_string());
     row("labels", dash(format::labels(&node.labels)));
     row("addresses", dash(format::names(&node.addrs, usize::MAX)));
-    row("state", format::liveness(node.up, node.since, now));
+    row("state", state(node, now));
+    row("seen by", node.seen_by.as_ref().map_or_else(|| "this node".to_owned(), Name::to_string));
+    row("life", node.incarnation.map_or_else(|| "?".to_owned(), |i| i.to_string()));
     row("version", node.version.clone().unwrap_or_else(|| "?".to_owned()));
     row("started", node.started.map_or_else(|| "?".to_owned(), |t| t.to_string()));
     row("admitted", node.admitted.to_string());

@@ -346,6 +346,7 @@ impl State {
             clock_ahead_ms: 0,
             root: "/".to_owned(),
             removed: self.removed.clone(),
+            isolated_since: None,
         }
     }
 
@@ -574,6 +575,9 @@ fn nodes() -> Vec<NodeView> {
         addrs: vec![format!("/ip4/10.77.0.{byte}/tcp/4001")],
         up: byte == 1,
         since: (byte == 1).then_some(NOW),
+        state: if byte == 1 { "up" } else { "unknown" }.to_owned(),
+        seen_by: None,
+        incarnation: None,
         version: (byte == 1).then(|| "0.1.0".to_owned()),
         started: None,
         admitted: NOW,

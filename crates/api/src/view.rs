@@ -34,6 +34,9 @@ pub struct NodeInfo {
     pub clock_ahead_ms: i64,
     /// Where packages are installed.
     pub root: String,
+    /// Since when this node, which is not the only one, reaches no other; `None`: it does.
+    #[serde(default)]
+    pub isolated_since: Option<Millis>,
     /// How this machine ceased to be a member; `None` while it is one.
     #[serde(default)]
     pub removed: Option<RemovalView>,
@@ -92,6 +95,16 @@ pub struct NodeView {
     pub up: bool,
     /// Since when it is up or down, as this node sees it; `None`: it was never seen.
     pub since: Option<Millis>,
+    /// What the failure detector says: `up`, `suspect` (somebody gets no answer; counts as up until
+    /// it had its time to object), `down`, `unknown` (never heard of, or this node is isolated).
+    #[serde(default)]
+    pub state: String,
+    /// The machine that told so; `None`: this node saw it itself.
+    #[serde(default)]
+    pub seen_by: Option<Name>,
+    /// Which life of the node it is, if known.
+    #[serde(default)]
+    pub incarnation: Option<u64>,
     /// Its version of p2pinst, if known.
     pub version: Option<String>,
     /// When its daemon started, if known.

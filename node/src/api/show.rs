@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::{Api, Reply};
 use crate::agent::history_entries;
+use crate::liveness::State;
 
 /// Reads of the data plane under way at once.
 const AT_ONCE: usize = 16;
@@ -32,11 +33,13 @@ impl Api {
             clock_ahead_ms: self.store.clock().ahead(),
             root: self.root.clone(),
             removed: self.removal(&views),
+            isolated_since: self.net.peers().isolated_since(),
         }
     }
 
     pub(super) async fn nodes(&self) -> Reply<Vec<NodeView>> {
         let views = self.store.views();
+        let name = |node: &NodeId| views.machine_of(&node.0).map(|m| m.name.clone());
         let subjects = views.machines.keys().map(|m| m.as_bytes().to_vec()).collect();
         let mut records: BTreeMap<MachineId, NodeRecord> = BTreeMap::new();
         for cell in self.read_all(Kind::NODE_RECORD, subjects).await {
@@ -46,12 +49,17 @@ impl Api {
             }
         }
         let mut nodes: Vec<NodeView> =
-            views.machines.values().map(|m| self.node(m, records.get(&m.id))).collect();
+            views.machines.values().map(|m| self.node(m, records.get(&m.id), name)).collect();
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(nodes)
     }
 
-    fn node(&self, machine: &Machine, record: Option<&NodeRecord>) -> NodeView {
+    fn node(
+        &self,
+        machine: &Machine,
+        record: Option<&NodeRecord>,
+        name: impl Fn(&NodeId) -> Option<Name>,
+    ) -> NodeView {
         let peer = self.net.peers().get(&machine.node);
         let own = machine.node == self.own.node;
         let mut addrs = record.map_or_else(|| peer.addrs.clone(), |r| r.addrs.clone());
@@ -67,6 +75,21 @@ impl Api {
             addrs,
             up: own || peer.up,
             since: if own { record.map(|r| r.started) } else { peer.since },
+            state: match peer.state {
+                _ if own => "up",
+                State::Alive => "up",
+                State::Suspect => "suspect",
+                State::Unknown if peer.connected => "up",
+                State::Down => "down",
+                State::Unknown => "unknown",
+            }
+            .to_owned(),
+            seen_by: peer.by.as_ref().and_then(name),
+            incarnation: match peer.incarnation {
+                _ if own => Some(self.own.incarnation),
+                0 => None,
+                known => Some(known),
+            },
             version: record.map(|r| r.version.clone()),
             started: record.map(|r| r.started),
             admitted: machine.admitted.millis(),

@@ -19,6 +19,8 @@ use super::{Gatekeeper, NetError};
 const PENDING_IN: u32 = 256;
 /// Connections in all.
 const CONNECTIONS: u32 = 1024;
+/// A connection on which no stream is open is closed after so long.
+const IDLE: Duration = Duration::from_secs(60);
 /// A gossiped message: one cell (8 KiB payload) and its envelope.
 const MESSAGE: usize = 16 * 1024;
 /// A message is not taken twice within this time.
@@ -107,5 +109,6 @@ pub(super) fn swarm(
     };
     let transport = transport::build(keypair, keeper)?;
     let peer = keypair.public().to_peer_id();
-    Ok(Swarm::new(transport, behaviour, peer, swarm::Config::with_tokio_executor()))
+    let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE);
+    Ok(Swarm::new(transport, behaviour, peer, config))
 }

@@ -181,6 +181,11 @@ impl Driver {
         if self.swarm.is_connected(&peer) {
             return self.swarm.behaviour_mut().streams.open(peer, protocol, reply);
         }
+        let full = self.waiting.len() >= QUERIES && !self.waiting.contains_key(&peer);
+        if full {
+            drop(reply.send(Err("too many connections are being set up".to_owned())));
+            return;
+        }
         let waiting = self.waiting.entry(peer).or_default();
         if waiting.len() >= WAITING || addrs.is_empty() {
             if waiting.is_empty() {

@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::compat::Compat;
 use tokio_util::sync::CancellationToken;
 
+use crate::liveness::State;
 use crate::peers::Peers;
 
 pub use behaviour::Settings;
@@ -39,21 +40,24 @@ const COMMANDS: usize = 256;
 const EVENTS: usize = 512;
 
 /// The protocols that are served over raw streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
     /// `/p2pinst/store/1`
     Store,
     /// `/p2pinst/exchange/1`
     Exchange,
+    /// `/p2pinst/swim/1`
+    Swim,
 }
 
 impl Protocol {
-    const ALL: [Self; 2] = [Self::Store, Self::Exchange];
+    const ALL: [Self; 3] = [Self::Store, Self::Exchange, Self::Swim];
 
     fn name(self) -> &'static str {
         match self {
             Self::Store => dht_store::wire::PROTOCOL,
             Self::Exchange => "/p2pinst/exchange/1",
+            Self::Swim => "/p2pinst/swim/1",
         }
     }
 }
@@ -340,7 +344,8 @@ impl Net {
         node_id(&peer).ok_or(NetError::Closed)
     }
 
-    /// Opens a stream to a node, dialling one of `addrs` when it is not connected.
+    /// Opens a stream to a node, dialling one of `addrs` when it is not connected; with none given,
+    /// those that are known of it, unless it is down.
     ///
     /// # Errors
     /// When the node cannot be reached within ten seconds.
@@ -352,6 +357,11 @@ impl Net {
     ) -> Result<NetStream, NetError> {
         let failed = |reason: String| NetError::Open { peer: node, reason };
         let peer = peer_id(node).ok_or_else(|| failed("its key is not one".to_owned()))?;
+        let known = || match self.peers.get(&node).state {
+            State::Down => Vec::new(),
+            _ => self.peers.addrs_of(&node),
+        };
+        let addrs = if addrs.is_empty() { known() } else { addrs.to_vec() };
         let addrs = addrs.iter().filter_map(|a| parse(a).ok()).collect();
         let (reply, answer) = oneshot::channel();
         self.send(Command::Open { peer, protocol, addrs, reply }).await?;
@@ -393,6 +403,13 @@ impl Net {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Providers { root, reply }).await?;
         answer.await.map_err(|_| NetError::Closed)
+    }
+
+    /// Closes all connections with a node, unless the network is too busy to be told.
+    pub fn close_soon(&self, node: NodeId) {
+        if let Some(peer) = peer_id(node) {
+            drop(self.tx.try_send(Command::Close { peer }));
+        }
     }
 
     /// Closes all connections with a node.

@@ -100,9 +100,9 @@ impl ConnectionHandler for Handler {
         SubstreamProtocol::new(Upgrade(Protocol::ALL.to_vec()), ())
     }
 
-    /// Members stay connected: who is up is seen from it.
+    /// A connection stays while a stream is open on it: who wants it to stay holds one open.
     fn connection_keep_alive(&self) -> bool {
-        true
+        false
     }
 
     fn poll(

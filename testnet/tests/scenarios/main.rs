@@ -22,6 +22,7 @@ mod groups;
 mod harness;
 mod joining;
 mod liar;
+mod liveness;
 mod main_job;
 mod members;
 mod network;
