@@ -11,6 +11,7 @@ use dht_store::wire::{Request, Response};
 use p2pinst_api::DataDir;
 use p2pinst_chunks::BlobStore;
 use p2pinst_files::Lock;
+use p2pinst_trust::SecretKey;
 use p2pinst_types::record::NodeRecord;
 use p2pinst_types::{Cell, Kind, Millis, NodeId};
 use tokio::sync::mpsc;
@@ -22,11 +23,13 @@ use crate::addrs::reachable;
 use crate::agent::{Agent, Parts, watch_idleness};
 use crate::api::{self, Api};
 use crate::clock::Clock;
+use crate::clones::Clones;
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::exchange::Exchange;
 use crate::identity::{Identity, load_key};
 use crate::keeper::Keeper;
+use crate::life::Life;
 use crate::mesh::Mesh;
 use crate::net::{self, Net, NetConfig, NetEvent, NetStream, Protocol, Settings};
 use crate::peers::Peers;
@@ -69,6 +72,20 @@ fn take(dir: &DataDir) -> anyhow::Result<(Identity, Lock)> {
     Ok((identity, lock))
 }
 
+/// Begins a life that is newer than all that the data directory knows of.
+fn begin_life(
+    dir: &DataDir,
+    store: &Store,
+    key: &SecretKey,
+    clock: &Clock,
+) -> anyhow::Result<Life> {
+    let author = key.public();
+    // the node's record is written anew in every life
+    let records = store.written_by(Kind::NODE_RECORD, &author)?;
+    let newest = records.iter().map(|c| c.version.incarnation).max().unwrap_or(0);
+    Ok(Life::begin(dir, clock.now(), newest.max(store.head(&author).incarnation)))
+}
+
 /// Runs a node until `shutdown`.
 ///
 /// # Errors
@@ -81,17 +98,19 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let key = load_key(&dir)?;
     let clock = Clock::default();
     let store = Store::open(&dir.store(), identity.roots(&dir)?)?;
+    let life = begin_life(&dir, &store, &key, &clock)?;
     let (store, store_ended) =
         store::start(store, clock.clone()).context("cannot start the store's thread")?;
     let own = Arc::new(Own {
         node: NodeId(key.public()),
         key: key.clone(),
         machine: identity.machine,
-        incarnation: identity.incarnation,
+        life,
     });
     let addrs = reachable(&config.listen, identity.bootstrap.first().map(String::as_str));
     let peers = Arc::new(Peers::new(clock.clone()));
     let (announce, announcements) = mpsc::channel::<Cell>(ANNOUNCEMENTS);
+    let clones = Arc::new(Clones::new(clock.clone()));
     let keeper = Keeper {
         own: Arc::clone(&own),
         identity: identity.clone(),
@@ -99,6 +118,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         store: store.clone(),
         peers: Arc::downgrade(&peers),
         announce,
+        clones: Arc::clone(&clones),
         joining: false,
     };
     let settings =
@@ -108,6 +128,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     // the agent stops first; what it still has to tell needs the rest of the node
     let closing = CancellationToken::new();
     let (net, events, driver) = net::start(net_config, closing.clone()).await?;
+    clones.connect(net.clone());
 
     let blobs = {
         let blobs_dir = dir.blobs();
@@ -151,6 +172,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         control: control.clone(),
         replicas,
         exchange: exchange.clone(),
+        clones,
         submitting: api::submit_lock(),
     };
     let mesh = Mesh::new(own.node, net.clone(), store.clone());

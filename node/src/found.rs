@@ -231,7 +231,6 @@ pub fn init(options: InitOptions<'_>) -> Result<Founded, FoundError> {
         admission: admission_cell.bytes().to_vec(),
         name: options.node_name.clone(),
         machine: admission.machine,
-        incarnation: now.0,
         bootstrap: Vec::new(),
     };
     let mut store = Store::open(&dir.store(), roots)?;

@@ -36,8 +36,6 @@ pub struct Identity {
     pub name: Name,
     /// The machine.
     pub machine: MachineId,
-    /// Which life of the node this is.
-    pub incarnation: u64,
     /// Where to find the cluster when nobody of the roster answers.
     pub bootstrap: Vec<String>,
 }

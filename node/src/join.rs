@@ -22,11 +22,13 @@ use tracing::{debug, info};
 
 use crate::addrs::reachable;
 use crate::clock::{self, Clock};
+use crate::clones::Clones;
 use crate::config::{Config, ConfigError};
 use crate::control::{SyncError, sync_with};
 use crate::found::ensure_free;
 use crate::identity::{Identity, IdentityError, JoiningKeyError, joining_key, save_key};
 use crate::keeper::Keeper;
+use crate::life::Life;
 use crate::net::{self, Net, NetConfig, NetError, Settings, check_addr};
 use crate::peers::Peers;
 use crate::store::{self, Own, StoreFailure, StoreHandle};
@@ -261,7 +263,6 @@ impl<'a> Joining<'a> {
             cert: signed,
             admission: Vec::new(),
             name,
-            incarnation: clock::local().0,
             bootstrap: token.bootstrap.clone(),
         };
         Ok(Self { dir, token, key, identity, listen, addrs, site, labels })
@@ -276,9 +277,9 @@ impl<'a> Joining<'a> {
             key: self.key.clone(),
             node: NodeId(self.key.public()),
             machine: self.identity.machine,
-            incarnation: self.identity.incarnation,
+            life: Life::begin(self.dir, clock::local(), 0),
         });
-        let peers = Arc::new(Peers::new(clock));
+        let peers = Arc::new(Peers::new(clock.clone()));
         let (announce, _nobody) = mpsc::channel(1);
         let keeper = Keeper {
             own: Arc::clone(&own),
@@ -287,6 +288,7 @@ impl<'a> Joining<'a> {
             store: store.clone(),
             peers: Arc::downgrade(&peers),
             announce,
+            clones: Arc::new(Clones::new(clock)),
             joining: true,
         };
         let config = NetConfig {

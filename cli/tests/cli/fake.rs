@@ -239,6 +239,7 @@ impl State {
             unknown_cells: 0,
             clock_ahead_ms: 0,
             root: "/".to_owned(),
+            refused: None,
         }
     }
 
@@ -356,6 +357,7 @@ fn nodes() -> Vec<NodeView> {
         version: (byte == 1).then(|| "0.1.0".to_owned()),
         started: None,
         admitted: NOW,
+        cloned: None,
     };
     vec![node("n1", 1), node("n2", 2)]
 }

@@ -33,6 +33,33 @@ pub struct NodeInfo {
     pub clock_ahead_ms: i64,
     /// Where packages are installed.
     pub root: String,
+    /// Why the cluster refuses this node, when it does.
+    #[serde(default)]
+    pub refused: Option<RefusedView>,
+}
+
+/// A node that the others do not let in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedView {
+    /// Who refused it last.
+    pub by: NodeId,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: Millis,
+    /// What to do.
+    pub advice: String,
+}
+
+/// Two machines that use one key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClonedView {
+    /// Where the one listens that goes on.
+    pub first: Vec<String>,
+    /// Where the one listens that is refused.
+    pub second: Vec<String>,
+    /// Since when it is seen.
+    pub since: Millis,
 }
 
 /// A machine of the roster.
@@ -60,6 +87,9 @@ pub struct NodeView {
     pub started: Option<Millis>,
     /// When it was admitted.
     pub admitted: Millis,
+    /// Two machines that use its key now, as this node has seen.
+    #[serde(default)]
+    pub cloned: Option<ClonedView>,
 }
 
 /// A group.

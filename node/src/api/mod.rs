@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::clones::Clones;
 use crate::control::{Control, SubmitLock, is_submittable};
 use crate::exchange::Exchange;
 use crate::identity::Identity;
@@ -64,6 +65,8 @@ pub struct Api {
     pub replicas: Replicas,
     /// Its blobs.
     pub exchange: Exchange,
+    /// Machines that use one key.
+    pub clones: Arc<Clones>,
     /// Keeps two submissions from interleaving.
     pub submitting: Arc<SubmitLock>,
 }

@@ -36,6 +36,7 @@ impl Api {
             unknown_cells: views.unknown,
             clock_ahead_ms: self.store.clock().ahead(),
             root: self.root.clone(),
+            refused: self.clones.refused(),
         }
     }
 
@@ -74,6 +75,7 @@ impl Api {
             version: record.map(|r| r.version.clone()),
             started: record.map(|r| r.started),
             admitted: machine.admitted.millis(),
+            cloned: self.clones.of(&machine.node),
         }
     }
 

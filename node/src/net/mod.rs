@@ -69,6 +69,8 @@ pub trait Gatekeeper: Send + Sync + 'static {
         hello: Vec<u8>,
         dialled: bool,
     ) -> BoxFuture<'static, Result<(), Refusal>>;
+    /// Hears that the other side has refused this node.
+    fn refused(&self, _by: NodeId, _refusal: Refusal) {}
 }
 
 /// What a gossiped message turned out to be worth.

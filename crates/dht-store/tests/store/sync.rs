@@ -45,7 +45,7 @@ fn sync(a: &mut Store, b: &mut Store, budget: usize, lost: &mut impl FnMut() -> 
     a.digest() == b.digest()
 }
 
-fn converge(a: &mut Store, b: &mut Store, budget: usize, mut lost: impl FnMut() -> bool) {
+pub(crate) fn converge(a: &mut Store, b: &mut Store, budget: usize, mut lost: impl FnMut() -> bool) {
     for _ in 0..400 {
         if sync(a, b, budget, &mut lost) {
             return;
@@ -54,7 +54,7 @@ fn converge(a: &mut Store, b: &mut Store, budget: usize, mut lost: impl FnMut() 
     panic!("they do not converge: {:#?}", compare(&a.heads(), &b.heads()));
 }
 
-fn never() -> bool {
+pub(crate) fn never() -> bool {
     false
 }
 
