@@ -97,9 +97,7 @@ impl Clones {
         info!(%peer, "a node has started anew: its old connection is closed");
         let mut changes = net.peers().changes();
         drop(net.close(peer).await);
-        let closed = async {
-            while net.peers().is_up(&peer) && changes.changed().await.is_ok() {}
-        };
+        let closed = async { while net.peers().is_up(&peer) && changes.changed().await.is_ok() {} };
         if tokio::time::timeout(CLOSING, closed).await.is_err() {
             debug!(%peer, "the old connection is still being closed");
         }
@@ -131,8 +129,7 @@ impl Clones {
         let Some(advice) = advice(refusal) else { return };
         let now = self.clock.now();
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let known =
-            refused.filter(|r| r.refusal == refusal && now.since(r.last) < REFUSED);
+        let known = refused.filter(|r| r.refusal == refusal && now.since(r.last) < REFUSED);
         if known.is_none() {
             error!(%by, reason = %refusal, advice, "the cluster refuses this node");
         }

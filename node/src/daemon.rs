@@ -143,6 +143,14 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         own: Arc::clone(&own),
         store: store.clone(),
         replicas: replicas.clone(),
+        control: control.clone(),
+        record: NodeRecord {
+            addrs: addrs.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: clock.now(),
+            architecture: String::new(),
+            needs: None,
+        },
         exchange: exchange.clone(),
         root: root.clone(),
         dpkg_log: dir.dpkg_log(),
@@ -152,16 +160,6 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     })?;
     reporting.load().await;
     let listener = api::bind(&dir)?;
-    let record = NodeRecord {
-        addrs: addrs.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started: clock.now(),
-        architecture: agent.architecture(),
-    };
-    let subject = own.machine.as_bytes().to_vec();
-    if let Err(error) = replicas.write(Kind::NODE_RECORD, subject, Vec::new(), record).await {
-        warn!(%error, "cannot write this node's record: others see an older one");
-    }
     let api = Api {
         own: Arc::clone(&own),
         identity: Arc::new(identity.clone()),

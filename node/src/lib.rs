@@ -16,6 +16,7 @@ pub mod keeper;
 pub mod life;
 pub mod mesh;
 pub mod net;
+pub mod outdated;
 pub mod peers;
 pub mod replicate;
 pub mod rpc;

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dht_store::Outcome;
 use dht_store::placement::{closest, key, majority};
 use dht_store::wire::{CellBytes, Request, Response};
 use p2pinst_types::{Cell, CellId, Kind, NodeId, Plane, PublicKey, limits};
@@ -20,6 +21,7 @@ use tracing::{debug, warn};
 use crate::control::from_wire;
 use crate::keeper::is_here;
 use crate::net::Net;
+use crate::outdated::Outdated;
 use crate::rpc;
 use crate::store::{Own, StoreFailure, StoreHandle};
 
@@ -39,6 +41,7 @@ pub struct Replicas {
     net: Net,
     store: StoreHandle,
     outbox: mpsc::Sender<Cell>,
+    outdated: Outdated,
 }
 
 /// What a read found.
@@ -57,7 +60,7 @@ impl Replicas {
     #[must_use]
     pub fn new(own: Arc<Own>, net: Net, store: StoreHandle) -> (Self, Task) {
         let (outbox, written) = mpsc::channel(WRITTEN);
-        let replicas = Self { own, net, store, outbox };
+        let replicas = Self { own, net, store, outbox, outdated: Outdated::default() };
         let task = Task {
             replicas: replicas.clone(),
             written,
@@ -67,6 +70,16 @@ impl Replicas {
             later: BTreeMap::new(),
         };
         (replicas, task)
+    }
+
+    /// The network.
+    pub(crate) fn net(&self) -> &Net {
+        &self.net
+    }
+
+    /// Records of this node of which replicas have newer versions.
+    pub(crate) fn outdated(&self) -> &Outdated {
+        &self.outdated
     }
 
     /// The live replicas of a subject, closest first: roster ∩ live, this node included.
@@ -284,7 +297,8 @@ impl Task {
                 }
             }
             self.busy.insert(peer);
-            self.offers.spawn(offer(self.replicas.net.clone(), peer, cells));
+            let (net, outdated) = (self.replicas.net.clone(), self.replicas.outdated.clone());
+            self.offers.spawn(offer(net, outdated, peer, cells));
         }
     }
 
@@ -323,13 +337,16 @@ impl Task {
     }
 }
 
-async fn offer(net: Net, peer: NodeId, cells: Vec<Cell>) -> Acks {
+async fn offer(net: Net, outdated: Outdated, peer: NodeId, cells: Vec<Cell>) -> Acks {
     let wire = cells.iter().map(|c| CellBytes(c.bytes().to_vec())).collect();
     match rpc::ask(&net, peer, &[], &Request::Put { cells: wire }).await {
         Ok(Response::Outcomes(outcomes)) if outcomes.len() == cells.len() => {
             let acks = cells.into_iter().zip(&outcomes).map(|(cell, outcome)| {
                 if !is_here(outcome) {
                     debug!(%peer, ?outcome, "a replica does not take a cell yet");
+                }
+                if *outcome == Outcome::Newer {
+                    outdated.tell(&cell);
                 }
                 (cell, is_here(outcome))
             });

@@ -1,7 +1,7 @@
 //! `p2pinst node`
 
 use p2pinst_api::request::Nodes;
-use p2pinst_api::view::NodeView;
+use p2pinst_api::view::{NodeInfo, NodeView};
 use p2pinst_types::Millis;
 use serde::Serialize;
 
@@ -39,7 +39,13 @@ pub(super) async fn run(context: &Context, command: NodeCommand) -> Result<(), C
     let nodes = client.call(Nodes {}).await?;
     let now = cluster_now(&info);
     match command {
-        NodeCommand::Ls(LsArgs {}) => list(context, nodes, now),
+        NodeCommand::Ls(LsArgs {}) => {
+            let cloned: Vec<String> = nodes.iter().filter_map(clone_words).collect();
+            list(context, nodes, now)?;
+            cloned.iter().for_each(|words| context.tell(words));
+            tell_refused(context, &info);
+            Ok(())
+        }
         NodeCommand::Show(args) => show(context, &nodes, &args.name, now),
     }
 }
@@ -54,13 +60,48 @@ fn list(context: &Context, nodes: Vec<NodeView>, now: Millis) -> Result<(), CliE
             node.name.to_string(),
             node.id.short(),
             node.site.to_string(),
-            format::liveness(node.up, node.since, now),
+            state(&node, now),
             node.version.unwrap_or_else(|| "?".to_owned()),
             dash(format::labels(&node.labels)),
             dash(format::names(&node.addrs, 2)),
         ]);
     }
     context.print(table.text(""))
+}
+
+/// The state, and what is odd about the machine.
+fn state(node: &NodeView, now: Millis) -> String {
+    let mut text = format::liveness(node.up, node.since, now);
+    if node.cloned.is_some() {
+        text.push_str(", cloned");
+    }
+    if let Some(needs) = &node.needs {
+        text.push_str(&format!(", needs version {needs}"));
+    }
+    text
+}
+
+/// Which two machines use one key.
+fn clone_words(node: &NodeView) -> Option<String> {
+    let cloned = node.cloned.as_ref()?;
+    let (name, since) = (&node.name, cloned.since);
+    let at = |addrs: &[String]| {
+        if addrs.is_empty() { "?".to_owned() } else { format::names(addrs, 2) }
+    };
+    let (first, second) = (at(&cloned.first), at(&cloned.second));
+    Some(format!(
+        "\nTwo machines are {name}, since {since}: the one at {first} goes on, the one at {second} is refused (a cloned disk?).\nhint: join the copy as a machine of its own: remove its data directory, then p2pinst join"
+    ))
+}
+
+/// Says why the others do not let this node in.
+fn tell_refused(context: &Context, info: &NodeInfo) {
+    if let Some(refused) = &info.refused {
+        let (reason, since, advice) = (&refused.reason, refused.since, &refused.advice);
+        context.tell(format_args!(
+            "\nThe cluster refuses this node since {since}: {reason}.\nhint: {advice}"
+        ));
+    }
 }
 
 fn dash(text: String) -> String {
@@ -84,7 +125,7 @@ fn show(context: &Context, nodes: &[NodeView], name: &str, now: Millis) -> Resul
     row("site", node.site.to_string());
     row("labels", dash(format::labels(&node.labels)));
     row("addresses", dash(format::names(&node.addrs, usize::MAX)));
-    row("state", format::liveness(node.up, node.since, now));
+    row("state", state(node, now));
     row("version", node.version.clone().unwrap_or_else(|| "?".to_owned()));
     row("started", node.started.map_or_else(|| "?".to_owned(), |t| t.to_string()));
     row("admitted", node.admitted.to_string());

@@ -188,7 +188,7 @@ impl State {
             Request::Grants(_) => say(Ok(self.grants())),
             Request::ReadHead(ask) => {
                 let version = self.heads.get(&ask.author).copied().unwrap_or_default();
-                say(Ok(Head { version, hlc: Hlc::at(NOW), now: NOW }))
+                say(Ok(Head { version, hlc: Hlc::at(NOW), now: NOW, fresh: true }))
             }
             Request::Submit(ask) => say(self.submit(&ask.cells)),
             Request::PrepareInvite(ask) => {
@@ -357,6 +357,7 @@ fn nodes() -> Vec<NodeView> {
         version: (byte == 1).then(|| "0.1.0".to_owned()),
         started: None,
         admitted: NOW,
+        needs: None,
         cloned: None,
     };
     vec![node("n1", 1), node("n2", 2)]

@@ -87,6 +87,9 @@ pub struct NodeView {
     pub started: Option<Millis>,
     /// When it was admitted.
     pub admitted: Millis,
+    /// The version of p2pinst that it needs in order to do all that is wanted of it, as it says.
+    #[serde(default)]
+    pub needs: Option<String>,
     /// Two machines that use its key now, as this node has seen.
     #[serde(default)]
     pub cloned: Option<ClonedView>,

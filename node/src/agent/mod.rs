@@ -6,6 +6,7 @@
 
 mod idle;
 mod job;
+mod recall;
 mod reporter;
 mod startup;
 
@@ -19,7 +20,7 @@ use p2pinst_install::journal::{Journal, JournalError, Step, Unfinished};
 use p2pinst_install::plan::{Decision, Line, LinePlan, Order, plan};
 use p2pinst_install::{Dpkg, Patience, RootError};
 use p2pinst_types::DeploymentId;
-use p2pinst_types::record::{Mode, State};
+use p2pinst_types::record::{Mode, NodeRecord, State};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
+use crate::control::Control;
 use crate::exchange::Exchange;
 use crate::replicate::Replicas;
 use crate::store::{Own, StoreHandle};
@@ -87,6 +89,10 @@ pub struct Parts {
     pub store: StoreHandle,
     /// Where its records go.
     pub replicas: Replicas,
+    /// The control plane.
+    pub control: Control,
+    /// What the node says of itself; the architecture is the root's.
+    pub record: NodeRecord,
     /// Where pieces come from.
     pub exchange: Exchange,
     /// Where packages are installed.
@@ -144,8 +150,9 @@ impl Agent {
             locks: Duration::from_secs(parts.config.lock_secs.into()),
             run: (run > 0).then(|| Duration::from_secs(run)),
         };
-        let (reporter, task) =
-            Reporter::new(Arc::clone(&parts.own), parts.store.clone(), parts.replicas);
+        let record = NodeRecord { architecture: dpkg.native().to_owned(), ..parts.record };
+        let (own, store) = (Arc::clone(&parts.own), parts.store.clone());
+        let (reporter, task) = Reporter::new(own, store, parts.replicas, parts.control, record);
         let context = Context {
             own: parts.own,
             store: parts.store,
@@ -169,12 +176,6 @@ impl Agent {
             unknown: 0,
         };
         Ok((agent, task))
-    }
-
-    /// The architecture of the root.
-    #[must_use]
-    pub fn architecture(&self) -> String {
-        self.context.dpkg.native().to_owned()
     }
 
     /// Runs until shutdown; then waits for a package manager that is at work, and for nothing else.
@@ -350,7 +351,9 @@ impl Agent {
     fn next_attempt(&self, id: &DeploymentId) -> Option<u32> {
         let journal = self.context.journal();
         let last = journal.outcome(id);
-        let attempt = last.map_or(0, |r| r.attempt) + 1;
+        // the journal of a machine that lost its disk knows of none
+        let told = self.context.reporter.finished(id);
+        let attempt = last.map_or(told, |r| r.attempt) + 1;
         match (self.failed.get(id), last) {
             (Some(retry), _) => retry.is_due().then_some(attempt),
             // failed in an earlier life, after the package manager had run: an operator's turn

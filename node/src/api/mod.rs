@@ -196,12 +196,13 @@ impl Api {
 
     /// The newest version of an author's log, after asking some peers.
     async fn read_head(&self, author: p2pinst_types::PublicKey) -> Reply<Head> {
-        self.control.freshen(READ_BACK).await;
+        let fresh = self.control.freshen(READ_BACK).await;
         let now = self.store.clock().now();
         let head = self.store.run(move |s: &mut Store| Head {
             version: s.head(&author),
             hlc: s.next_hlc(now),
             now,
+            fresh,
         });
         Ok(head.await?)
     }

@@ -44,7 +44,10 @@ impl Api {
         let views = self.store.views();
         let subjects = views.machines.keys().map(|m| m.as_bytes().to_vec()).collect();
         let mut records: BTreeMap<MachineId, NodeRecord> = BTreeMap::new();
-        for cell in self.read_all(Kind::NODE_RECORD, subjects).await {
+        let mut cells = self.read_all(Kind::NODE_RECORD, subjects).await;
+        // a machine that was replaced has written with several keys: the newest stays
+        cells.sort_by_key(|c| c.hlc);
+        for cell in cells {
             if let (Some(id), Ok(record)) = (MachineId::from_slice(&cell.id.subject), cell.record())
             {
                 records.insert(id, record);
@@ -72,9 +75,13 @@ impl Api {
             addrs,
             up: own || peer.up,
             since: if own { record.map(|r| r.started) } else { peer.since },
-            version: record.map(|r| r.version.clone()),
+            version: match own {
+                true => Some(env!("CARGO_PKG_VERSION").to_owned()),
+                false => record.map(|r| r.version.clone()),
+            },
             started: record.map(|r| r.started),
             admitted: machine.admitted.millis(),
+            needs: record.and_then(|r| r.needs.clone()),
             cloned: self.clones.of(&machine.node),
         }
     }
@@ -154,7 +161,9 @@ impl Api {
         };
         let subjects = orders.iter().map(|o| o.id.as_bytes().to_vec()).collect();
         let mut cells: BTreeMap<(Vec<u8>, Vec<u8>), Cell> = BTreeMap::new();
-        for cell in self.read_all(Kind::STATUS, subjects).await {
+        let mut found = self.read_all(Kind::STATUS, subjects).await;
+        found.sort_by_key(|c| c.hlc); // as above
+        for cell in found {
             cells.insert((cell.id.subject.clone(), cell.id.slot.clone()), cell);
         }
         let deployments =

@@ -20,6 +20,7 @@ mod downgrade;
 mod harness;
 mod joining;
 mod liar;
+mod lives;
 mod main_job;
 mod network;
 mod newer;

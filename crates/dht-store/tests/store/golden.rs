@@ -166,8 +166,9 @@ fn golden_records() {
             version: "0.1.0".to_owned(),
             started: Millis(7),
             architecture: "amd64".to_owned(),
+            needs: Some("0.9".to_owned()),
         },
-        "73:a38c381486466027",
+        "83:753ddb8f95dbfa9e",
     );
     let reached = State::ALL.iter().map(|s| (*s, Millis(8))).collect();
     check(

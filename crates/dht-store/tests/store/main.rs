@@ -13,6 +13,7 @@ mod attacks;
 mod crash;
 mod data;
 mod golden;
+mod lives;
 mod order;
 mod persistence;
 mod sync;
