@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use p2pinst_types::record::LabelEdit;
 use p2pinst_types::{LabelValue, Labels, Name};
 
 use crate::error::CliError;
@@ -45,7 +46,7 @@ pub(crate) fn address(text: &str) -> Result<String, String> {
 pub(crate) fn labels(pairs: &[(Name, LabelValue)]) -> Result<Labels, CliError> {
     let mut labels = Labels::new();
     for (key, value) in pairs {
-        if ["name", "site"].contains(&key.as_str()) {
+        if LabelEdit::is_reserved(key) {
             return Err(CliError::usage(format!(
                 "{key} cannot be a label: every machine has a {key}"
             ))

@@ -181,6 +181,7 @@ pub fn init(options: InitOptions<'_>) -> Result<Founded, FoundError> {
         keys: [root_key.public()].into(),
         threshold: 1,
         nonce: random_u64()?,
+        standing: None,
     };
     let roots = RootChain::found(&doc, &[root_key])?;
     let cluster = *roots.cluster();

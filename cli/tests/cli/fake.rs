@@ -77,7 +77,14 @@ impl Fake {
         let data = DataDir::new(dir.join("data"));
         let root = SecretKey::generate().unwrap();
         let keys = [root.public()].into();
-        let doc = RootDoc { version: 1, cluster: name("lab"), keys, threshold: 1, nonce: 1 };
+        let doc = RootDoc {
+            version: 1,
+            cluster: name("lab"),
+            keys,
+            threshold: 1,
+            nonce: 1,
+            standing: None,
+        };
         let roots = RootChain::found(&doc, &[&root]).unwrap();
         p2pinst_files::make_private_dir(&data.keys()).unwrap();
         fs::write(data.identity(), "").unwrap();

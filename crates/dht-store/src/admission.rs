@@ -150,7 +150,9 @@ fn control_authority(
         | Record::Retirement(_)
         | Record::Release(..)
         | Record::Deployment(..) => is_granted,
-        Record::Revocation(_) => is_root || is_granted,
+        // a node may revoke itself: it leaves
+        Record::Revocation(r) => is_root || is_granted || (is_node && r.key == *author),
+        Record::Standing(..) => is_root,
         Record::Opaque => is_root || is_granted || is_node,
     };
     (!may).then(|| hold(format!("its author {} is not known here", author.short())))
@@ -163,12 +165,16 @@ fn segment(slot: &[u8]) -> Option<u64> {
     slot.try_into().ok().map(u64::from_be_bytes)
 }
 
-/// `None`: the author may. R14: a node writes of itself only.
+/// `None`: the author may. R14: a node writes of itself only. R16: and nothing any more once it is
+/// revoked; what it wrote before stands.
 fn data_authority(views: &Views, cell: &Cell) -> Option<Verdict> {
-    let Some(machine) = views.machine_of(&cell.id.author) else {
+    let Some(machine) = views.writes_of(cell) else {
+        if views.revoked.contains_key(&cell.id.author) {
+            return Some(reject("its author was removed from the cluster before it wrote this"));
+        }
         return Some(hold("its author is not in the roster here"));
     };
-    let own = |part: &[u8]| part == machine.id.as_bytes();
+    let own = |part: &[u8]| part == machine.as_bytes();
     let slot = cell.id.slot.as_slice();
     match cell.id.kind {
         Kind::NODE_RECORD | Kind::HISTORY if !own(&cell.id.subject) => {

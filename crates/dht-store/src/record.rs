@@ -2,9 +2,11 @@
 
 use p2pinst_types::record::{
     Admission, Deployment, Grant, Group, GroupEdit, Invite, LabelEdit, MachineName, NodeCert,
-    Release, Retirement, Revocation,
+    Release, Retirement, Revocation, Standing,
 };
-use p2pinst_types::{Cell, DeploymentId, Kind, MachineId, Name, PublicKey, ReleaseId, codec};
+use p2pinst_types::{
+    Cell, DeploymentId, Hash, Kind, MachineId, Name, PublicKey, ReleaseId, codec, limits,
+};
 
 /// A decoded payload whose subject is the one that the payload calls for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub enum Record {
     MachineName(MachineId, MachineName),
     /// A deployment that is over.
     Retirement(Retirement),
+    /// The grants that go on under a new root, and the id that its document names.
+    Standing(Hash, Standing),
     /// A signed manifest, by id.
     Release(ReleaseId, Release),
     /// An order, by id.
@@ -79,7 +83,13 @@ impl Record {
                 Self::Group(group_name(subject)?, group)
             }
             Kind::GROUP_EDIT => Self::GroupEdit(group_name(subject)?, cell.record().ok()?),
-            Kind::LABEL => Self::Label(MachineId::from_slice(subject)?, cell.record().ok()?),
+            Kind::LABEL => {
+                let label: LabelEdit = cell.record().ok()?;
+                if LabelEdit::is_reserved(&label.key) {
+                    return None;
+                }
+                Self::Label(MachineId::from_slice(subject)?, label)
+            }
             Kind::MACHINE_NAME => {
                 Self::MachineName(MachineId::from_slice(subject)?, cell.record().ok()?)
             }
@@ -104,13 +114,23 @@ impl Record {
                 }
                 Self::Deployment(id, cell.record().ok()?)
             }
+            Kind::STANDING => {
+                let (id, list) = (Standing::id(cell.payload()), cell.record::<Standing>().ok()?);
+                if subject != id.0 || list.grants.len() > limits::STANDING {
+                    return None;
+                }
+                Self::Standing(id, list)
+            }
             _ => return Some(Self::Opaque),
         };
         // grants to one key stand beside each other, told apart by their time: a later one must not
-        // undo what was done under an earlier one. Few other things have aspects
+        // undo what was done under an earlier one. So do revocations, which cannot give time back,
+        // and names: who may have a name depends on who had it when. Few other things have aspects
         let slot = cell.id.slot.as_slice();
+        let is_time = slot == cell.hlc.0.to_be_bytes();
         let fits = match &record {
-            Self::Grant(_) => slot.is_empty() || slot == cell.hlc.0.to_be_bytes(),
+            Self::Grant(_) | Self::Revocation(_) => slot.is_empty() || is_time,
+            Self::MachineName(..) => is_time,
             Self::GroupEdit(_, edit) => slot == GroupEdit::slot(&edit.hosts),
             Self::Label(_, label) => slot == LabelEdit::slot(&label.key),
             _ => slot.is_empty(),

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use p2pinst_types::cell::Draft;
 use p2pinst_types::record::{
-    Admission, Deployment, Grant, Group, Invite, Manager, Mode, NodeCert, PackageId, Release,
-    Revocation, Role, RootDoc, SignedCert,
+    Admission, Deployment, Grant, Group, Invite, LabelEdit, MachineName, Manager, Mode, NodeCert,
+    PackageId, Release, Revocation, Role, RootDoc, SignedCert, Standing,
 };
 use p2pinst_types::{
-    BlobRef, Cell, CellId, ClusterId, Hash, Hlc, Kind, Millis, Name, PublicKey, ReleaseId, Version,
-    codec,
+    BlobRef, Cell, CellId, ClusterId, Hash, Hlc, Kind, MachineId, Millis, Name, PublicKey,
+    ReleaseId, Version, codec,
 };
 use serde::Serialize;
 
@@ -92,6 +92,12 @@ impl Node {
     pub fn id(&self) -> PublicKey {
         self.key.public()
     }
+
+    /// Its machine.
+    #[must_use]
+    pub fn machine(&self) -> MachineId {
+        policy::machine_id(&self.signed)
+    }
 }
 
 impl Default for Lab {
@@ -111,6 +117,7 @@ impl Lab {
             keys: [root.public()].into(),
             threshold: 1,
             nonce: u64::from(n),
+            standing: None,
         };
         let roots = RootChain::found(&doc, &[&root]).unwrap();
         let mut lab = Self {
@@ -219,16 +226,58 @@ impl Lab {
         let roles = roles.iter().copied().collect();
         let grant = Grant { key, name: name(named), roles, not_after: None, cosigned: Vec::new() };
         let root = self.root.clone();
-        let version = self.next(&root.public());
-        let hlc = self.tick();
-        let id = CellId {
-            kind: Kind::GRANT,
-            subject: key.as_bytes().to_vec(),
-            slot: hlc.0.to_be_bytes().to_vec(),
-            author: root.public(),
+        self.write_in(&root, (Kind::GRANT, key.as_bytes(), None), &grant)
+    }
+
+    /// Signs a record as the author's next cell in a slot: `None`: that of its time.
+    pub fn write_in<T: Serialize>(
+        &mut self,
+        by: &SecretKey,
+        (kind, subject, slot): (Kind, &[u8], Option<Vec<u8>>),
+        record: &T,
+    ) -> Cell {
+        let (version, hlc) = (self.next(&by.public()), self.tick());
+        let slot = slot.unwrap_or_else(|| hlc.0.to_be_bytes().to_vec());
+        let id = CellId { kind, subject: subject.to_vec(), slot, author: by.public() };
+        let payload = codec::encode(record).unwrap();
+        Draft { id, version, hlc, payload }.sign(self.cluster(), |m| by.sign(m)).unwrap()
+    }
+
+    /// A label of a machine; without a value it is taken away.
+    pub fn label(
+        &mut self,
+        by: &SecretKey,
+        machine: &MachineId,
+        label: &str,
+        value: Option<&str>,
+    ) -> Cell {
+        let value = value.map(|v| v.to_owned().try_into().unwrap());
+        let edit = LabelEdit { key: name(label), value };
+        let slot = LabelEdit::slot(&edit.key);
+        self.write_in(by, (Kind::LABEL, machine.as_bytes(), Some(slot)), &edit)
+    }
+
+    /// Another name for a machine.
+    pub fn rename(&mut self, by: &SecretKey, machine: &MachineId, named: &str) -> Cell {
+        let record = MachineName { name: name(named) };
+        self.write_in(by, (Kind::MACHINE_NAME, machine.as_bytes(), None), &record)
+    }
+
+    /// A new root with the key of a number, which takes over these grants. Returns the list.
+    pub fn rotate(&mut self, n: u16, standing: &[&Cell]) -> Cell {
+        let (old, new) = (self.root.clone(), key(n));
+        let list = Standing { grants: standing.iter().map(|c| c.hash()).collect() };
+        let id = Standing::id(&codec::encode(&list).unwrap());
+        let last = self.roots.current().unwrap();
+        let doc = RootDoc {
+            version: last.version + 1,
+            keys: [new.public()].into(),
+            standing: Some(id),
+            ..last.clone()
         };
-        let payload = codec::encode(&grant).unwrap();
-        Draft { id, version, hlc, payload }.sign(self.cluster(), |m| root.sign(m)).unwrap()
+        self.roots = self.roots.rotate(&doc, &[&old, &new]).unwrap();
+        self.root = new.clone();
+        self.write(&new, Kind::STANDING, id.0.as_slice(), &list)
     }
 
     /// An invite of the operator: a day, the site `lab`, no labels.

@@ -47,11 +47,25 @@ pub fn allows(grant: &Grant, roles: &[Role], at: Hlc) -> bool {
 }
 
 /// Checks that a grant cell carries the signatures of a threshold of root keys: its author's, and
-/// the co-signatures. Any version of the root will do; a grant ends by expiry or revocation.
+/// the co-signatures. Any version of the root will do: whether a grant of a former root still
+/// counts is for the views to say, which know what the newer root takes over.
 ///
 /// # Errors
 /// When no version of the root has enough of the keys.
 pub fn check_grant(roots: &RootChain, cell: &Cell, grant: &Grant) -> Result<(), ChainError> {
+    check_grant_from(roots, 1, cell, grant)
+}
+
+/// The same, by a version of the root from `first` on.
+///
+/// # Errors
+/// When no such version has enough of the keys.
+pub fn check_grant_from(
+    roots: &RootChain,
+    first: u64,
+    cell: &Cell,
+    grant: &Grant,
+) -> Result<(), ChainError> {
     if cell.id.subject != grant.key.as_bytes()
         || grant.cosigned.len() > p2pinst_types::limits::ROOT_KEYS
     {
@@ -69,7 +83,11 @@ pub fn check_grant(roots: &RootChain, cell: &Cell, grant: &Grant) -> Result<(), 
         d.keys.contains(&cell.id.author)
             && d.keys.intersection(&signers).count() >= usize::from(d.threshold)
     };
-    if roots.docs().iter().any(enough) { Ok(()) } else { Err(ChainError::Grant) }
+    if roots.docs().iter().filter(|d| d.version >= first).any(enough) {
+        Ok(())
+    } else {
+        Err(ChainError::Grant)
+    }
 }
 
 /// What further root keys sign: the grant without co-signatures.

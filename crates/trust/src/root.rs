@@ -80,6 +80,23 @@ impl RootChain {
         Self::verify(cluster, vec![SignedRoot { doc: bytes, signatures }])
     }
 
+    /// The chain with one more root, signed by the keys given: enough of the current root's and
+    /// enough of the new one's.
+    ///
+    /// # Errors
+    /// When the document does not continue the chain, cannot be encoded, or the keys are too few.
+    pub fn rotate(&self, doc: &RootDoc, keys: &[&SecretKey]) -> Result<Self, RootError> {
+        let bytes = codec::encode(doc).map_err(|_| RootError::Malformed(self.docs.len() + 1))?;
+        let signatures =
+            keys.iter().map(|k| (k.public(), k.sign_in(Domain::Root, None, &bytes))).collect();
+        if self.signed.len() >= limits::ROOTS {
+            return Err(RootError::Malformed(self.docs.len() + 1));
+        }
+        let mut longer = self.clone();
+        longer.push(SignedRoot { doc: bytes, signatures })?;
+        Ok(longer)
+    }
+
     fn push(&mut self, root: SignedRoot) -> Result<(), RootError> {
         let expected = self.docs.len() as u64 + 1;
         let malformed = || RootError::Malformed(self.docs.len() + 1);
@@ -146,6 +163,12 @@ impl RootChain {
         &self.docs
     }
 
+    /// The newest version.
+    #[must_use]
+    pub fn current(&self) -> Option<&RootDoc> {
+        self.docs.last()
+    }
+
     /// Whether some version of the root has this key.
     #[must_use]
     pub fn has_key(&self, key: &PublicKey) -> bool {
@@ -181,7 +204,14 @@ mod tests {
 
     fn doc(version: u64, keys: &[u8], threshold: u8) -> RootDoc {
         let keys = keys.iter().map(|n| key(*n).public()).collect();
-        RootDoc { version, cluster: "lab".parse().unwrap(), keys, threshold, nonce: 7 }
+        RootDoc {
+            version,
+            cluster: "lab".parse().unwrap(),
+            keys,
+            threshold,
+            nonce: 7,
+            standing: None,
+        }
     }
 
     fn sign(doc: &RootDoc, keys: &[u8]) -> SignedRoot {
@@ -207,6 +237,28 @@ mod tests {
         let mut longer = chain.signed().to_vec();
         longer.push(sign(&doc(3, &[4], 1), &[4, 1, 2]));
         assert_eq!(chain.clone().extend(&longer), Err(RootError::Version { expected: 2 }));
+    }
+
+    /// Two of three, then two of two others, then one: each step needs enough keys of both.
+    #[test]
+    fn thresholds_may_change() {
+        let chain = RootChain::found(&doc(1, &[1, 2, 3], 2), &[&key(1), &key(2)]).unwrap();
+        let second = doc(2, &[4, 5], 2);
+        let too_few = Err(RootError::Signatures { version: 2, whose: "old" });
+        assert_eq!(chain.rotate(&second, &[&key(3), &key(4), &key(5)]), too_few);
+        let too_few = Err(RootError::Signatures { version: 2, whose: "new" });
+        assert_eq!(chain.rotate(&second, &[&key(2), &key(3), &key(4)]), too_few);
+        let longer = chain.rotate(&second, &[&key(3), &key(1), &key(4), &key(5)]).unwrap();
+        assert_eq!(longer.current(), Some(&second));
+        let third = longer.rotate(&doc(3, &[6], 1), &[&key(4), &key(5), &key(6)]).unwrap();
+        // who slept through both takes both over at once
+        let mut sleeper = chain.clone();
+        assert_eq!(sleeper.extend(third.signed()), Ok(true));
+        assert_eq!(sleeper, third);
+        assert_eq!(
+            chain.rotate(&doc(1, &[4], 1), &[&key(1)]),
+            Err(RootError::Version { expected: 2 })
+        );
     }
 
     #[test]

@@ -78,6 +78,8 @@ impl Kind {
     pub const MACHINE_NAME: Self = Self(10);
     /// A deployment that is over: its records are dropped, and refused for ever.
     pub const RETIREMENT: Self = Self(11);
+    /// The grants of former roots that go on under a new one.
+    pub const STANDING: Self = Self(12);
     /// What a node says of itself: addresses, version.
     pub const NODE_RECORD: Self = Self(0x8001);
     /// A segment of a machine's install history.
@@ -94,7 +96,7 @@ impl Kind {
     /// Whether this version understands the kind.
     #[must_use]
     pub fn is_known(self) -> bool {
-        matches!(self.0, 1..=11 | 0x8001..=0x8003)
+        matches!(self.0, 1..=12 | 0x8001..=0x8003)
     }
 }
 
@@ -112,6 +114,7 @@ impl fmt::Display for Kind {
             Self::LABEL => "label",
             Self::MACHINE_NAME => "machine name",
             Self::RETIREMENT => "retirement",
+            Self::STANDING => "list of standing grants",
             Self::NODE_RECORD => "node record",
             Self::HISTORY => "history",
             Self::STATUS => "status",

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use p2pinst_trust::policy;
 use p2pinst_types::record::{Grant, Invite, Role};
-use p2pinst_types::{Cell, Hlc, Kind, Name, Version};
+use p2pinst_types::{Cell, Hash, Hlc, Kind, Name, PublicKey, Version};
 
 use super::{Entry, Views};
 use crate::record::Record;
@@ -18,18 +18,23 @@ pub struct GrantInfo {
     pub cell: Cell,
     /// The grants to the key that this one has replaced, oldest first: what was written under them
     /// stands.
-    pub earlier: Vec<(Hlc, Grant)>,
+    pub earlier: Vec<(Cell, Grant)>,
 }
 
 impl GrantInfo {
     /// The grant that was in force at a time; before the first, the first.
     #[must_use]
     pub fn at(&self, at: Hlc) -> &Grant {
-        let earlier = self.earlier.iter().rev().find(|(from, _)| *from <= at);
+        let earlier = self.earlier.iter().rev().find(|(cell, _)| cell.hlc <= at);
         match earlier.or(self.earlier.first()) {
             Some((_, grant)) if self.cell.hlc > at => grant,
             _ => &self.grant,
         }
+    }
+
+    /// The cells of all grants to the key, oldest first.
+    pub fn cells(&self) -> impl Iterator<Item = &Cell> {
+        self.earlier.iter().map(|(cell, _)| cell).chain([&self.cell])
     }
 }
 
@@ -53,6 +58,8 @@ pub struct Revoked {
     pub last_good: Option<Version>,
     /// Why, for people.
     pub reason: String,
+    /// Who revoked it: a root key, an operator, or the key itself.
+    pub by: PublicKey,
 }
 
 impl Revoked {
@@ -66,10 +73,11 @@ impl Revoked {
 impl Views {
     /// Grants first: they say who may revoke; then revocations; then invites.
     pub(super) fn fold_grants(&mut self, sorted: &[&Entry]) {
+        let standing = self.put_in_force(sorted);
         let mut names: BTreeSet<&Name> = BTreeSet::new();
         for entry in sorted {
             let Record::Grant(grant) = &entry.record else { continue };
-            if policy::check_grant(&self.roots, &entry.cell, grant).is_err() {
+            if !self.is_good(&entry.cell, grant, &standing) {
                 continue;
             }
             // a name belongs to the first key that got it; later grants to that key replace
@@ -80,15 +88,16 @@ impl Views {
             let mut earlier = Vec::new();
             if let Some(before) = self.grants.remove(&grant.key) {
                 earlier = before.earlier;
-                earlier.push((before.cell.hlc, before.grant));
+                earlier.push((before.cell, before.grant));
             }
             let info = GrantInfo { grant: grant.clone(), cell: entry.cell.clone(), earlier };
             self.grants.insert(grant.key, info);
         }
-        // R12: the root's first: one that reaches back makes an operator's revocations void
-        for by_root in [true, false] {
+        // R12: the root's first: one that reaches back makes an operator's revocations void. The
+        // keys' own last: who is removed cannot say that it left before
+        for by in [By::Root, By::Operator, By::Itself] {
             for entry in sorted {
-                self.fold_revocation(entry, by_root);
+                self.fold_revocation(entry, by);
             }
         }
         for entry in sorted {
@@ -100,24 +109,78 @@ impl Views {
         }
     }
 
-    fn fold_revocation(&mut self, entry: &Entry, by_root: bool) {
+    /// Finds the root that is in force: the newest whose list of standing grants is here. Until
+    /// the list has come, what counted before counts: a node that hears of a new root first must
+    /// not take its own cluster for strangers. Returns the list.
+    fn put_in_force(&mut self, sorted: &[&Entry]) -> BTreeSet<Hash> {
+        let list = |id: &Hash| {
+            sorted.iter().find_map(|e| match &e.record {
+                Record::Standing(of, list) if of == id => Some(list.grants.clone()),
+                _ => None,
+            })
+        };
+        for doc in self.roots.docs().iter().skip(1).rev() {
+            let found = match &doc.standing {
+                None => Some(BTreeSet::new()),
+                Some(id) => list(id),
+            };
+            if let Some(grants) = found {
+                self.root_in_force = doc.version;
+                return grants;
+            }
+        }
+        BTreeSet::new()
+    }
+
+    /// R12: a grant counts when it is signed by the root in force, or a newer one, or is one that
+    /// it took over. The keys of former roots give no power any more.
+    fn is_good(&self, cell: &Cell, grant: &Grant, standing: &BTreeSet<Hash>) -> bool {
+        let stands = || standing.contains(&cell.hash());
+        policy::check_grant_from(&self.roots, self.root_in_force, cell, grant).is_ok()
+            || (stands() && policy::check_grant(&self.roots, cell, grant).is_ok())
+    }
+
+    /// R16: whether the author of a revocation may revoke this key: the root any key, operators
+    /// invites and nodes, a node itself.
+    #[must_use]
+    pub fn may_revoke(&self, cell: &Cell, key: &PublicKey) -> bool {
+        let by = [By::Root, By::Operator, By::Itself];
+        by.into_iter().any(|by| self.may_revoke_as(cell, key, by))
+    }
+
+    fn may_revoke_as(&self, cell: &Cell, key: &PublicKey, by: By) -> bool {
+        // any version of the root: a rotation undoes no revocation
+        let is_root = self.roots.has_key(&cell.id.author);
+        let of_grant = self.grants.contains_key(key) || self.roots.has_key(key);
+        match by {
+            By::Root => is_root,
+            By::Operator => !is_root && !of_grant && self.authorised(cell, &[Role::Operator]),
+            By::Itself => !is_root && !of_grant && cell.id.author == *key,
+        }
+    }
+
+    fn fold_revocation(&mut self, entry: &Entry, by: By) {
         let Record::Revocation(revocation) = &entry.record else { return };
         let (cell, key) = (&entry.cell, revocation.key);
-        // any version of the root, as for grants: a rotation undoes neither
-        if self.roots.has_key(&cell.id.author) != by_root {
-            return;
-        }
-        // R16: only the root revokes keys with a grant; operators revoke invites and nodes
-        let of_grant = self.grants.contains_key(&key) || self.roots.has_key(&key);
-        if !by_root && (of_grant || !self.authorised(cell, &[Role::Operator])) {
+        if !self.may_revoke_as(cell, &key, by) {
             return;
         }
         let revoked = Revoked {
             at: cell.hlc,
-            last_good: revocation.last_good,
+            // a node that leaves takes back nothing that it did, whatever it dates its farewell
+            last_good: if by == By::Itself { Some(cell.version) } else { revocation.last_good },
             reason: revocation.reason.clone(),
+            by: cell.id.author,
         };
         // the first counts: a later one cannot give time back
         self.revoked.entry(key).or_insert(revoked);
     }
+}
+
+/// As what somebody revokes a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Root,
+    Operator,
+    Itself,
 }

@@ -5,6 +5,7 @@
 
 mod grants;
 mod groups;
+mod naming;
 mod orders;
 mod roster;
 
@@ -45,6 +46,11 @@ pub struct Views {
     pub machines: BTreeMap<MachineId, Machine>,
     /// Admissions that do not count, by node key, and why.
     pub void: BTreeMap<PublicKey, Refusal>,
+    /// Node keys that were members until they were revoked, and of which machine.
+    pub former: BTreeMap<PublicKey, MachineId>,
+    /// The version of the root that is in force here; newer ones wait for the list of the grants
+    /// that go on.
+    pub root_in_force: u64,
     by_node: BTreeMap<PublicKey, MachineId>,
     by_name: BTreeMap<Name, MachineId>,
     /// Groups by name, without the built-in group `all`.
@@ -74,6 +80,8 @@ impl Views {
             invites: BTreeMap::new(),
             machines: BTreeMap::new(),
             void: BTreeMap::new(),
+            former: BTreeMap::new(),
+            root_in_force: 1,
             by_node: BTreeMap::new(),
             by_name: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -85,6 +93,7 @@ impl Views {
         };
         views.fold_grants(&sorted);
         views.fold_roster(&sorted);
+        views.fold_labels(&sorted);
         views.fold_groups(&sorted);
         views.fold_orders(&sorted);
         views
@@ -110,6 +119,25 @@ impl Views {
     #[must_use]
     pub fn machine_of(&self, node: &PublicKey) -> Option<&Machine> {
         self.by_node.get(node).and_then(|id| self.machines.get(id))
+    }
+
+    /// The machine of which a data-plane cell's author may write, if any: the one whose node it is,
+    /// or was when it wrote.
+    #[must_use]
+    pub fn writes_of(&self, cell: &Cell) -> Option<MachineId> {
+        let author = &cell.id.author;
+        if let Some(machine) = self.by_node.get(author) {
+            return Some(*machine);
+        }
+        // by the clock: what a revocation calls the last good cell is one of the control plane
+        let before = self.revoked.get(author).is_some_and(|r| cell.hlc <= r.at);
+        self.former.get(author).filter(|_| before).copied()
+    }
+
+    /// Why a node is a member no more; `None` for members, and for those that never were.
+    #[must_use]
+    pub fn removal(&self, node: &PublicKey) -> Option<&Revoked> {
+        self.revoked.get(node).filter(|_| self.former.contains_key(node))
     }
 
     /// The machine of a name.

@@ -47,7 +47,14 @@ impl Machine {
 impl Views {
     pub(super) fn fold_roster(&mut self, sorted: &[&Entry]) {
         for entry in sorted {
-            let Record::Admission(admission, cert) = &entry.record else { continue };
+            let (admission, cert) = match &entry.record {
+                Record::Admission(admission, cert) => (admission, cert),
+                Record::MachineName(machine, named) => {
+                    self.fold_name(&entry.cell, *machine, &named.name);
+                    continue;
+                }
+                _ => continue,
+            };
             if !self.may_admit(&entry.cell) {
                 continue;
             }
@@ -64,7 +71,9 @@ impl Views {
         let gone: Vec<_> =
             self.by_node.keys().filter(|n| self.revoked.contains_key(*n)).copied().collect();
         for node in gone {
-            if let Some(machine) = self.by_node.remove(&node).and_then(|m| self.machines.remove(&m))
+            let Some(id) = self.by_node.remove(&node) else { continue };
+            self.former.insert(node, id);
+            if let Some(machine) = self.machines.remove(&id)
                 && self.by_name.get(&machine.name) == Some(&machine.id)
             {
                 self.by_name.remove(&machine.name);

@@ -10,7 +10,7 @@ use p2pinst_trust::fixture::name;
 use p2pinst_types::record::{
     Action, Admission, Deployment, Grant, Group, GroupEdit, HistoryEntry, HistorySegment, Invite,
     LabelEdit, MachineName, Manager, Mode, NodeCert, NodeRecord, PackageId, Release, Retirement,
-    Revocation, Role, RootDoc, SignedCert, SignedRoot, State, Status,
+    Revocation, Role, RootDoc, SignedCert, SignedRoot, Standing, State, Status,
 };
 use p2pinst_types::{
     BlobRef, DeploymentId, Hash, Hlc, Kind, MachineId, Millis, NodeId, PublicKey, ReleaseId,
@@ -50,9 +50,30 @@ fn golden_records() {
     check(
         &mut f,
         "root",
-        &RootDoc { version: 1, cluster: name("lab"), keys: [KEY].into(), threshold: 1, nonce: 9 },
+        &RootDoc {
+            version: 1,
+            cluster: name("lab"),
+            keys: [KEY].into(),
+            threshold: 1,
+            nonce: 9,
+            standing: None,
+        },
         "80:35ff5b253a6771cb",
     );
+    check(
+        &mut f,
+        "root 2",
+        &RootDoc {
+            version: 2,
+            cluster: name("lab"),
+            keys: [KEY].into(),
+            threshold: 1,
+            nonce: 9,
+            standing: Some(Hash([4; 32])),
+        },
+        "123:00bffea2b9b76aad",
+    );
+    check(&mut f, "standing", &Standing { grants: [Hash([4; 32])].into() }, "43:5839904e4bcca55b");
     check(
         &mut f,
         "signed root",

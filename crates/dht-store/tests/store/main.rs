@@ -14,6 +14,7 @@ mod crash;
 mod data;
 mod golden;
 mod lives;
+mod members;
 mod order;
 mod persistence;
 mod sync;

@@ -25,10 +25,19 @@ fn the_set_is_understood() {
     let views = store.views();
     let names: Vec<_> = views.machines.values().map(|m| m.name.to_string()).collect();
     let sorted: std::collections::BTreeSet<_> = names.iter().map(String::as_str).collect();
-    assert_eq!(sorted, ["n1", "n2", "n3"].into(), "n4 and n5 are surplus, the first n2 revoked");
+    assert_eq!(
+        sorted,
+        ["m0", "n1", "n2", "n3"].into(),
+        "n4 and n5 are surplus, the first n2 is revoked, n7 has left"
+    );
+    let labels: Vec<_> = views.machines.values().filter(|m| !m.labels.is_empty()).collect();
+    assert_eq!(labels.len(), 1);
+    assert_eq!(labels[0].labels.values().map(|v| v.as_str()).collect::<Vec<_>>(), ["h100"]);
     assert_eq!(views.unknown, 3);
-    assert_eq!(views.groups.len(), 2, "{:?}", views.groups.keys());
-    assert_eq!(views.revoked.len(), 2);
+    let groups: Vec<_> = views.groups.keys().map(|g| g.as_str()).collect();
+    assert_eq!(groups, ["early", "gpu", "new"]);
+    assert_eq!((views.revoked.len(), views.former.len()), (3, 2));
+    assert_eq!(views.root_in_force, 2);
     let orders: Vec<_> = views.orders.iter().map(|o| views.order_name(o)).collect();
     assert_eq!(orders.len(), 3, "{orders:?}");
     assert!(views.equivocators.is_empty());

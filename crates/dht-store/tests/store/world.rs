@@ -18,7 +18,8 @@ pub(crate) fn store(lab: &Lab) -> (TempDir, Store) {
 
 /// Cells of every kind, by root, administrators and members, with every conflict that honest
 /// people run into: replaced records, a name asked for twice, an invite used too often, a machine
-/// admitted by two members, powers that ended, keys that were revoked.
+/// admitted by two members, powers that ended, keys that were revoked, machines that were renamed,
+/// labelled and that left, a root that was replaced.
 pub(crate) fn cells() -> (Lab, Vec<Cell>) {
     let mut lab = Lab::default();
     let (alice, bob) = (lab.operator.clone(), lab.publisher.clone());
@@ -87,10 +88,47 @@ pub(crate) fn cells() -> (Lab, Vec<Cell>) {
     cells.push(lab.revoke(&root, dora.public(), None));
     cells.push(lab.deploy(&dora, one, "all"));
 
+    // names: the first to get m1 keeps it; n3 keeps its own; n1 is free for one that joins
+    let [one_id, three_id] = [nodes[0].machine(), nodes[2].machine()];
+    cells.push(lab.rename(&alice, &one_id, "m1"));
+    cells.push(lab.rename(&alice, &three_id, "m1"));
+    cells.push(lab.rename(&carol, &three_id, "void"));
+    let third = lab.invite(120, 2);
+    cells.push(third.cell.clone());
+    let late = lab.node(&third, 121, "n1");
+    cells.push(lab.admit(&nodes[2].key, &late));
+    cells.push(lab.rename(&alice, &one_id, "m0"));
+    // labels: the newest edit of each
+    cells.push(lab.label(&alice, &one_id, "gpu", Some("a100")));
+    cells.push(lab.label(&alice, &one_id, "gpu", Some("h100")));
+    cells.push(lab.label(&carol, &one_id, "void", Some("x")));
+    // one leaves, and goes on writing
+    let leaver = lab.node(&third, 122, "n7");
+    cells.push(lab.admit(&nodes[0].key, &leaver));
+    cells.push(lab.admit(&leaver.key, &nodes[2]));
+    cells.push(lab.revoke(&leaver.key, leaver.id(), None));
+    let fourth = lab.invite(130, 1);
+    let beyond = lab.node(&fourth, 131, "n8");
+    cells.extend([fourth.cell.clone(), lab.admit(&leaver.key, &beyond)]);
+
     // what a newer version writes
     cells.push(lab.write(&alice, Kind(0x0777), b"of tomorrow", &"?"));
     let odd = lab.group(&alice, "odd", "n1");
     cells.push(lab.in_format(&alice, &odd, 9));
+
+    // the root is replaced; the old key goes on granting
+    let old = lab.root.clone();
+    let is_grant =
+        |c: &&Cell| c.id.kind == Kind::GRANT && c.id.subject != carol.public().as_bytes();
+    let standing: Vec<Cell> = cells.iter().filter(is_grant).cloned().collect();
+    cells.push(lab.rotate(90, &standing.iter().collect::<Vec<_>>()));
+    let new = std::mem::replace(&mut lab.root, old);
+    let (frank, mallory) = (key(53), key(54));
+    cells.push(lab.grant(mallory.public(), "mallory", &[Role::Operator, Role::Publisher]));
+    lab.root = new;
+    cells.push(lab.grant(frank.public(), "frank", &[Role::Operator]));
+    cells.push(lab.group(&frank, "new", "n1"));
+    cells.push(lab.group(&mallory, "stolen", "n1"));
     (lab, cells)
 }
 
@@ -100,8 +138,16 @@ pub(crate) fn seen(store: &Store) -> String {
     let invites: Vec<_> = v.invites.iter().map(|(k, i)| (k, &i.invite, i.used)).collect();
     let grants: Vec<(_, &Grant)> = v.grants.iter().map(|(k, g)| (k, &g.grant)).collect();
     format!(
-        "{grants:#?}\n{:#?}\n{invites:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{} unknown",
-        v.revoked, v.machines, v.void, v.groups, v.releases, v.orders, v.unknown
+        "{} {grants:#?}\n{:#?}\n{:#?}\n{invites:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{} unknown",
+        v.root_in_force,
+        v.revoked,
+        v.former,
+        v.machines,
+        v.void,
+        v.groups,
+        v.releases,
+        v.orders,
+        v.unknown
     )
 }
 

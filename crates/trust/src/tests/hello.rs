@@ -233,6 +233,7 @@ fn rotated(lab: &Lab, version: u64, new: u16, signers: &[u16]) -> SignedRoot {
         keys: [key(new).public()].into(),
         threshold: 1,
         nonce: 0,
+        standing: None,
     };
     let doc = codec::encode(&doc).unwrap();
     let mut signatures: Vec<_> = signers
@@ -266,6 +267,17 @@ fn roots_are_extended_by_the_handshake() {
     fork.push(rotated(&case.lab, 2, 81, &[81]));
     let hello = Hello { roots: fork, ..case.hello.clone() };
     assert_eq!(judge(&known, &hello, &case.node.id()).unwrap_err(), Refusal::NotCertified);
+}
+
+/// Whoever was admitted before the root was replaced shows the grant of that time for ever.
+#[test]
+fn a_chain_of_before_a_rotation_is_presented() {
+    let mut case = case();
+    let grant = case.lab.operator_grant.clone();
+    case.lab.rotate(80, &[&grant]);
+    case.lab.rotate(81, &[&grant]);
+    let presented = judge(&case.lab.roots, &case.hello, &case.node.id()).unwrap();
+    assert_eq!(presented.roots.docs().len(), 3);
 }
 
 #[test]

@@ -4,7 +4,9 @@ use p2pinst_types::record::{Grant, Role, RootDoc};
 use p2pinst_types::{Cell, Hlc, Kind};
 
 use crate::fixture::{Lab, START, key, name};
-use crate::policy::{ChainError, allows, check_cert, check_grant, cosign, invite_open, roles_for};
+use crate::policy::{
+    ChainError, allows, check_cert, check_grant, check_grant_from, cosign, invite_open, roles_for,
+};
 use crate::{RootChain, SecretKey};
 
 /// A cluster whose root is two of three keys.
@@ -16,6 +18,7 @@ fn two_of_three() -> (Lab, [SecretKey; 3]) {
         keys: keys.iter().map(SecretKey::public).collect(),
         threshold: 2,
         nonce: 1,
+        standing: None,
     };
     let roots = RootChain::found(&doc, &[&keys[0], &keys[1]]).unwrap();
     let mut lab = Lab::default();
@@ -121,4 +124,24 @@ fn a_certificate_is_one_invites() {
     let end = one.invite.not_after;
     assert!(invite_open(&one.invite, end));
     assert!(!invite_open(&one.invite, end.after(Duration::from_millis(1))));
+}
+
+/// A key of a former root signs nothing that a later one would have signed.
+#[test]
+fn grants_are_told_apart_by_the_root_that_signed_them() {
+    let mut lab = Lab::default();
+    let old = lab.root.clone();
+    let before = (lab.operator_grant.clone(), lab.operator_grant.record::<Grant>().unwrap());
+    lab.rotate(81, &[&before.0.clone()]);
+    let late = cell(&mut lab, &old, &grant());
+    let new = lab.root.clone();
+    let good = cell(&mut lab, &new, &grant());
+    for (cell, grant, any, current) in [
+        (&before.0, &before.1, true, false),
+        (&late, &grant(), true, false),
+        (&good, &grant(), true, true),
+    ] {
+        assert_eq!(check_grant(&lab.roots, cell, grant).is_ok(), any);
+        assert_eq!(check_grant_from(&lab.roots, 2, cell, grant).is_ok(), current);
+    }
 }

@@ -11,5 +11,5 @@ pub use install::{
 pub use node::NodeRecord;
 pub use trust::{
     Admission, Grant, Invite, LabelEdit, MachineName, NodeCert, Revocation, Role, RootDoc,
-    SignedCert, SignedRoot,
+    SignedCert, SignedRoot, Standing,
 };

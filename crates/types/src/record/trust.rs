@@ -25,6 +25,26 @@ pub struct RootDoc {
     pub threshold: u8,
     /// Random bytes, so that no two clusters share an id.
     pub nonce: u64,
+    /// From version 2 on: the list of the grants of former roots that go on to count
+    /// ([`Standing::id`]). The root is in force where that list is known. `None`: no grant goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<Hash>,
+}
+
+/// The grants that go on to count when the root is replaced: the keys of former roots, which may
+/// be stolen, give no power any more. Named by its hash in [`RootDoc::standing`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Hashes of the grants' cells; at most [`crate::limits::STANDING`].
+    pub grants: BTreeSet<Hash>,
+}
+
+impl Standing {
+    /// The list's id, from its encoding.
+    #[must_use]
+    pub fn id(list: &[u8]) -> Hash {
+        Hash::of_parts("p2pinst/standing/1", &[list])
+    }
 }
 
 /// A root document with signatures of keys of its own and, from version 2 on, of the version before.
@@ -169,6 +189,12 @@ pub struct LabelEdit {
 }
 
 impl LabelEdit {
+    /// Whether a key is no label: every machine has a name and a site, which selectors know.
+    #[must_use]
+    pub fn is_reserved(key: &Name) -> bool {
+        ["name", "site"].contains(&key.as_str())
+    }
+
     /// The slot of the edits of one label.
     #[must_use]
     pub fn slot(key: &Name) -> Vec<u8> {
@@ -177,7 +203,8 @@ impl LabelEdit {
     }
 }
 
-/// A machine's name, when it is no longer the one that it joined with. Filed under the machine.
+/// A machine's name, when it is no longer the one that it joined with. Filed under the machine and,
+/// as slot, the cell's own time: what others were called meanwhile depends on every one of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineName {
     /// The name.
