@@ -218,6 +218,7 @@ pub fn init(options: InitOptions<'_>) -> Result<Founded, FoundError> {
         labels: invite.labels.clone(),
         addrs: reachable(listen, None),
         invite: invite.key,
+        replaces: None,
     };
     let signed = policy::sign_cert(&roots, &invite_key, &cert)?;
     let admission = Admission { machine: policy::machine_id(&signed), cert: signed.clone() };

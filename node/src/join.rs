@@ -252,6 +252,7 @@ impl<'a> Joining<'a> {
             labels: labels.clone(),
             addrs: addrs.clone(),
             invite: token.invite.key,
+            replaces: token.invite.replaces,
         };
         let signed = policy::sign_cert(&token.roots, &token.key, &cert)?;
         let identity = Identity {
@@ -387,6 +388,7 @@ impl<'a> Joining<'a> {
         }
         self.identity.cert = admission.cert;
         self.identity.machine = machine.id;
+        self.identity.name = machine.name.clone();
         self.identity.admission = machine.cell.bytes().to_vec();
         self.identity.roots = views.roots.signed().to_vec();
         (self.site, self.labels) = (machine.site.clone(), machine.labels.clone());

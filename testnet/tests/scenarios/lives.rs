@@ -226,3 +226,64 @@ fn eventually_an_administrator_whose_disk_was_put_back_publishes_on() {
         nobody_is_two(lab)
     });
 }
+
+#[test]
+fn eventually_a_machine_that_lost_its_disk_gets_its_place_and_its_packages_again() {
+    scenario(5, |lab| {
+        lab.form(4, &p2pinst_testnet::Invite::default())?;
+        let [n1, n3, n5] = [lab.node(1)?, lab.node(3)?, lab.node(5)?];
+        for name in ["one", "two"] {
+            publish_to_all(n1, &deb(lab, name, "1.0")?, &["--wait"]).run()?.ok()?;
+        }
+        let id = |node: &Node| -> Result<String> {
+            let shown: Value = node.json(["node", "show", "n3"])?;
+            Ok(shown["machine"].as_str().context("a machine")?.to_owned())
+        };
+        let machine = id(n1)?;
+        let old = lab.dir().join("the-lost-disk");
+        n3.kill()?;
+        copy(&n3.data(), &old)?;
+        for gone in [n3.data(), n3.root()] {
+            fs::remove_dir_all(&gone).with_context(|| format!("remove {}", gone.display()))?;
+        }
+        // Nobody else takes its place, and the token says whose it is.
+        let token = n1.ok(["invite", "--replace", "n3"])?.trim().to_owned();
+        let listen = n3.listen();
+        let other = n3.cli(["join", &token, "--name", "n7", "--listen", &listen]).run()?;
+        says(&other.fails_with(2)?, &["place of n3"])?;
+        let joined = n3.cli(["join", &token, "--listen", &listen]).run()?.ok()?;
+        says(&joined, &["as n3"])?;
+        n3.prepare_root()?;
+        n3.start()?;
+        lab.meet(4)?;
+        for node in [n1, n3] {
+            ensure!(id(node)? == machine, "it is another machine");
+        }
+        for name in ["one", "two"] {
+            n3.installs(name, "1.0", SOON)?;
+        }
+        eventually(SOON, "the history goes on", || {
+            let mut all = history(n1, n3)?;
+            ensure!(all.len() == 4, "it is {all:?}");
+            ensure!(all[..2] == ["one", "two"], "it begins with {all:?}");
+            all.sort_unstable();
+            ensure!(all == ["one", "one", "two", "two"], "it is {all:?}");
+            Ok(())
+        })?;
+        for deployment in n1.status()?.deployments {
+            n1.sees_state(&deployment.id, "n3", "installed", SOON)?;
+        }
+        // A second machine has no use for the token, and the old key none for anything.
+        let again = n5.cli(["join", &token, "--listen", &n5.listen()]).run()?;
+        again.fails_with(1)?;
+        fs::remove_dir_all(n5.data()).ok();
+        put_copy(&old, n3, n5)?;
+        n5.start()?;
+        let refused = eventually(SOON, "the old key is refused", || {
+            info(n5)?.refused.context("it does not say that it is refused")
+        })?;
+        ensure!(refused.reason.contains("revoked"), "{}", refused.reason);
+        lab.meet(4)?;
+        nobody_is_two(lab)
+    });
+}

@@ -48,6 +48,8 @@ pub struct Views {
     pub void: BTreeMap<PublicKey, Refusal>,
     /// Node keys that were members until they were revoked, and of which machine.
     pub former: BTreeMap<PublicKey, MachineId>,
+    /// Machines that were put out and not taken in again, as they were.
+    pub gone: BTreeMap<MachineId, Machine>,
     /// The version of the root that is in force here; newer ones wait for the list of the grants
     /// that go on.
     pub root_in_force: u64,
@@ -81,6 +83,7 @@ impl Views {
             machines: BTreeMap::new(),
             void: BTreeMap::new(),
             former: BTreeMap::new(),
+            gone: BTreeMap::new(),
             root_in_force: 1,
             by_node: BTreeMap::new(),
             by_name: BTreeMap::new(),

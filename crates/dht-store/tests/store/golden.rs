@@ -115,8 +115,23 @@ fn golden_records() {
             labels: BTreeMap::new(),
             addrs: vec!["/ip4/10.0.0.1/tcp/4001".to_owned()],
             invite: PublicKey([4; 32]),
+            replaces: None,
         },
         "137:1bfd22db8dfc78f6",
+    );
+    check(
+        &mut f,
+        "certificate that replaces",
+        &NodeCert {
+            node: KEY,
+            name: name("n1"),
+            site: name("hall"),
+            labels: BTreeMap::new(),
+            addrs: vec![],
+            invite: PublicKey([4; 32]),
+            replaces: Some(MachineId([5; 16])),
+        },
+        "140:aa97ed0b6ca32f31",
     );
     check(
         &mut f,

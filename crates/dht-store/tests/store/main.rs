@@ -17,5 +17,6 @@ mod lives;
 mod members;
 mod order;
 mod persistence;
+mod replace;
 mod sync;
 mod world;
