@@ -134,10 +134,12 @@ impl<'a> Link<'a> {
     /// How far a deployment is; `None` when the node does not show it yet.
     async fn deployment(&mut self, id: DeploymentId) -> Result<Option<DeploymentView>, CliError> {
         let error = match self.call(Status { deployment: Some(id.to_string()) }).await {
-            Ok(StatusView { deployments }) => match deployments.into_iter().find(|d| d.id == id) {
-                Some(view) => return Ok(Some(view)),
-                None => CliError::failed(format!("the node does not know of {}", id.short())),
-            },
+            Ok(StatusView { deployments, .. }) => {
+                match deployments.into_iter().find(|d| d.id == id) {
+                    Some(view) => return Ok(Some(view)),
+                    None => CliError::failed(format!("the node does not know of {}", id.short())),
+                }
+            }
             Err(ClientError::Api(e)) if e.kind == ErrorKind::Invalid => e.into(),
             Err(e) => return Err(e.into()),
         };

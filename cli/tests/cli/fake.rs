@@ -244,6 +244,7 @@ impl State {
             peers: 2,
             machines: 3,
             unknown_cells: 0,
+            needs: None,
             clock_ahead_ms: 0,
             root: "/".to_owned(),
             refused: None,
@@ -320,7 +321,7 @@ impl State {
         self.asked_for_status = true;
         let cell = |kind| self.cells.iter().rev().find(|c| c.id.kind == kind).cloned();
         let (Some(order), Some(manifest)) = (cell(Kind::DEPLOYMENT), cell(Kind::RELEASE)) else {
-            return StatusView { deployments: vec![] };
+            return StatusView { deployments: vec![], needs: vec![] };
         };
         let deployment: Deployment = order.record().unwrap();
         let release: Release = manifest.record().unwrap();
@@ -343,7 +344,7 @@ impl State {
             counts,
             machines,
         };
-        StatusView { deployments: vec![view] }
+        StatusView { deployments: vec![view], needs: vec![] }
     }
 }
 

@@ -29,6 +29,9 @@ pub struct NodeInfo {
     pub machines: usize,
     /// Cells that need a newer version of p2pinst; they are kept and passed on.
     pub unknown_cells: usize,
+    /// The version of p2pinst that this node needs in order to do all that is wanted of it.
+    #[serde(default)]
+    pub needs: Option<String>,
     /// How far the local clock is from cluster time, in milliseconds; positive: it is ahead.
     pub clock_ahead_ms: i64,
     /// Where packages are installed.
@@ -132,6 +135,28 @@ pub struct GrantView {
 pub struct StatusView {
     /// In the order of time.
     pub deployments: Vec<DeploymentView>,
+    /// What a newer version of p2pinst has written and this one cannot read, the latest first.
+    #[serde(default)]
+    pub needs: Vec<NeedsView>,
+}
+
+/// A record that needs a newer version of p2pinst.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NeedsView {
+    /// What cannot be read: `deployment`, `group`, `group edit`, or the `release` of a deployment.
+    pub what: String,
+    /// The deployment's id, or the group's name.
+    pub subject: String,
+    /// The deployment's name, where that can be read.
+    pub name: Option<String>,
+    /// The version of p2pinst that understands it; `?` when it does not say.
+    pub needs: String,
+    /// Who wrote it.
+    pub author: Option<Name>,
+    /// When.
+    pub at: Millis,
+    /// The machines that wait because of it, where those are known.
+    pub machines: Vec<MachineStatus>,
 }
 
 /// One deployment.

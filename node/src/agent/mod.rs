@@ -248,6 +248,7 @@ impl Agent {
     async fn reconcile(&mut self) {
         let views = self.context.store.views();
         self.tell_unknown(&views);
+        self.tell_waiting(&views);
         let orders = self.orders(&views);
         if orders.is_empty() && self.jobs.is_empty() {
             return;
@@ -303,6 +304,18 @@ impl Agent {
         self.unknown = views.unknown;
     }
 
+    /// Orders that this version cannot carry out wait, and say for what.
+    fn tell_waiting(&self, views: &Views) {
+        let Some(machine) = views.machine_of(&self.context.own.node.0) else { return };
+        let reporter = &self.context.reporter;
+        for (id, needs) in views.waiting_of(machine) {
+            if !reporter.state(&id).is_some_and(State::is_final) {
+                let attempt = reporter.finished(&id) + 1;
+                reporter.report(id, attempt, State::Waiting, format!("needs version {needs}"));
+            }
+        }
+    }
+
     /// The orders whose group contains this machine.
     fn orders(&self, views: &Views) -> Vec<Order> {
         let Some(machine) = views.machine_of(&self.context.own.node.0) else { return Vec::new() };
@@ -310,6 +323,8 @@ impl Agent {
             .orders
             .iter()
             .filter(|o| views.is_member(machine, &o.deployment.group))
+            // who is in the group is known to a newer version only: nothing is begun because of it
+            .filter(|o| views.group_needs(&o.deployment.group).is_none())
             .map(|o| Order {
                 id: o.id,
                 author: o.author,

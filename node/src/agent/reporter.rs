@@ -259,7 +259,8 @@ impl Task {
 
     /// The version of p2pinst that this machine needs in order to do all that is wanted of it.
     pub(super) fn needs(&self) -> Option<String> {
-        None
+        let views = self.store.views();
+        views.machine_of(&self.own.node.0).and_then(|m| views.needs_of(m))
     }
 
     /// Runs until shutdown, and then writes what is left. What cannot be written (a full disk) is

@@ -3,6 +3,7 @@
 //! Only the user that runs the node can open it (mode 0600 in a 0700 directory). What comes over
 //! it is still checked like anything else: it can submit signed cells, never unsigned ones.
 
+mod newer;
 mod publish;
 mod show;
 

@@ -34,6 +34,7 @@ impl Api {
             peers: self.net.peers().connected().len(),
             machines: views.machines.len(),
             unknown_cells: views.unknown,
+            needs: views.machine_of(&self.own.node.0).and_then(|m| views.needs_of(m)),
             clock_ahead_ms: self.store.clock().ahead(),
             root: self.root.clone(),
             refused: self.clones.refused(),
@@ -87,7 +88,7 @@ impl Api {
     }
 
     /// Reads many subjects, some at a time. What cannot be read is left out.
-    async fn read_all(&self, kind: Kind, subjects: Vec<Vec<u8>>) -> Vec<Cell> {
+    pub(super) async fn read_all(&self, kind: Kind, subjects: Vec<Vec<u8>>) -> Vec<Cell> {
         let mut cells = Vec::new();
         let mut reads = JoinSet::new();
         let mut subjects = subjects.into_iter();
@@ -159,6 +160,7 @@ impl Api {
                 views.orders.iter().skip(from).cloned().collect()
             }
         };
+        let needs = if which.is_none() { self.needs(&views).await } else { Vec::new() };
         let subjects = orders.iter().map(|o| o.id.as_bytes().to_vec()).collect();
         let mut cells: BTreeMap<(Vec<u8>, Vec<u8>), Cell> = BTreeMap::new();
         let mut found = self.read_all(Kind::STATUS, subjects).await;
@@ -168,7 +170,7 @@ impl Api {
         }
         let deployments =
             orders.iter().map(|order| self.deployment(&views, order, &cells)).collect();
-        Ok(StatusView { deployments })
+        Ok(StatusView { deployments, needs })
     }
 
     fn deployment(
@@ -207,7 +209,11 @@ impl Api {
         }
     }
 
-    fn machine_status(&self, machine: &Machine, status: Option<Status>) -> MachineStatus {
+    pub(super) fn machine_status(
+        &self,
+        machine: &Machine,
+        status: Option<Status>,
+    ) -> MachineStatus {
         let peer = self.net.peers().get(&machine.node);
         let now = self.store.clock().now();
         let since = peer.since.unwrap_or(machine.admitted.millis());

@@ -6,6 +6,7 @@
 mod grants;
 mod groups;
 mod naming;
+mod newer;
 mod orders;
 mod roster;
 
@@ -17,6 +18,7 @@ use p2pinst_types::{Cell, DeploymentId, Hlc, MachineId, Name, PublicKey, Release
 
 pub use grants::{GrantInfo, InviteInfo, Revoked};
 pub use groups::GroupInfo;
+pub use newer::{Blocked, Newer};
 pub use orders::Order;
 pub use roster::Machine;
 
@@ -65,6 +67,10 @@ pub struct Views {
     pub retired: BTreeSet<DeploymentId>,
     /// Cells of a kind or format that this version does not know.
     pub unknown: usize,
+    /// Those of them that count: the latest, latest first.
+    pub newer: Vec<Newer>,
+    /// Orders whose release is among them.
+    pub blocked: Vec<Blocked>,
     /// Keys that are proved, to this node, to have signed two cells of one version.
     pub equivocators: BTreeSet<PublicKey>,
 }
@@ -91,6 +97,8 @@ impl Views {
             releases: BTreeMap::new(),
             orders: Vec::new(),
             retired: BTreeSet::new(),
+            newer: Vec::new(),
+            blocked: Vec::new(),
             equivocators: BTreeSet::new(),
             unknown: sorted.iter().filter(|e| e.record == Record::Opaque).count(),
         };
@@ -98,7 +106,9 @@ impl Views {
         views.fold_roster(&sorted);
         views.fold_labels(&sorted);
         views.fold_groups(&sorted);
+        views.fold_newer(&sorted);
         views.fold_orders(&sorted);
+        views.fold_blocked(&sorted);
         views
     }
 

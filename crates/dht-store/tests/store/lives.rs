@@ -62,7 +62,7 @@ fn a_node_that_was_started_hundreds_of_times_is_understood() {
     let machine = b.views().machine_of(&first.id()).unwrap().id;
     let mut cells = a.data(Kind::NODE_RECORD, machine.as_bytes()).unwrap();
     let newest = cells.pop().unwrap();
-    assert_eq!(apply(&mut b, &[newest.clone()]), [Outcome::Accepted]);
+    assert_eq!(apply(&mut b, std::slice::from_ref(&newest)), [Outcome::Accepted]);
     assert_eq!(apply(&mut b, &[newest]), [Outcome::Known]);
     let old = Write {
         kind: Kind::NODE_RECORD,

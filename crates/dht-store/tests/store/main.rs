@@ -15,6 +15,7 @@ mod data;
 mod golden;
 mod lives;
 mod members;
+mod newer;
 mod order;
 mod persistence;
 mod replace;

@@ -79,7 +79,7 @@ fn the_place_of_a_machine_is_taken_by_another_key() {
     let world = world();
     let (_d, mut store) = store(&world.lab);
     apply(&mut store, &world.before);
-    assert_eq!(apply(&mut store, &[world.written.clone()]), [Outcome::Accepted]);
+    assert_eq!(apply(&mut store, std::slice::from_ref(&world.written)), [Outcome::Accepted]);
     apply(&mut store, &world.replaced);
     check(&store, &world);
     // R14, R16: what the old key wrote before counts, what it writes afterwards does not
