@@ -131,7 +131,9 @@ fn eventually_who_depends_on_a_newer_record_waits_and_says_so_and_others_go_on()
         let [n1, n2, n3] = [lab.node(1)?, lab.node(2)?, lab.node(3)?];
         let key = operator(n1)?;
         n1.ok(["group", "create", "some", "--hosts", "n2"])?;
-        n1.ok(["group", "create", "odd", "--hosts", "n3"])?;
+        // Of another operator: a later definition by the same one would take its place.
+        n1.share_power(n2)?;
+        n2.ok(["group", "create", "odd", "--hosts", "n3"])?;
         // A release of a later format, ordered for n2; n3's group, defined anew by a later version;
         // an order that cannot be read at all.
         let release = ReleaseId(Hash([7; 32]));
