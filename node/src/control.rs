@@ -7,8 +7,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use dht_store::coverage::Ranges;
-use dht_store::sync::{Difference, Part, compare, rest};
-use dht_store::wire::{CELL_BYTES, CellBytes, Request, Response};
+use dht_store::sync::{Given, Moved, Part, Session, Want};
+use dht_store::wire::{CELL_BYTES, CellBytes, Response};
 use dht_store::{Outcome, Store};
 use p2pinst_types::{Cell, Kind, NodeId, Plane};
 use rand::seq::IndexedRandom;
@@ -19,13 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::clock;
-use crate::keeper::is_here;
 use crate::net::{GossipId, Net, NetError, Worth};
 use crate::rpc;
 use crate::store::{StoreFailure, StoreHandle};
 
-/// Rounds of one sync: each moves up to half a megabyte.
-const ROUNDS: usize = 64;
 /// Syncs under way at once.
 const AT_ONCE: usize = 4;
 /// A pause before a sync that failed is tried again.
@@ -61,19 +58,6 @@ pub struct Control {
     wishes: mpsc::Sender<NodeId>,
 }
 
-/// What a sync moved.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Moved {
-    /// Cells that were new here.
-    pub pulled: usize,
-    /// Cells that were sent.
-    pub pushed: usize,
-}
-
-fn to_wire(cells: &[Cell]) -> Vec<CellBytes> {
-    cells.iter().map(|c| CellBytes(c.bytes().to_vec())).collect()
-}
-
 /// Parses what came over the wire; what is no cell is left out.
 pub(crate) fn from_wire(cells: Vec<CellBytes>) -> Vec<Cell> {
     cells.into_iter().filter_map(|c| Cell::parse(c.0).ok()).collect()
@@ -84,87 +68,40 @@ pub(crate) fn from_wire(cells: Vec<CellBytes>) -> Vec<Cell> {
 /// # Errors
 /// When the peer cannot be reached or the store fails.
 pub async fn sync_with(net: &Net, store: &StoreHandle, peer: NodeId) -> Result<Moved, SyncError> {
-    let mut moved = Moved::default();
-    let mut last: Option<Difference> = None;
-    for _ in 0..ROUNDS {
-        let (digest, ours) = store.run(|s: &mut Store| (s.digest(), s.heads())).await?;
-        let request = Request::Heads { digest, clock: clock::local() };
-        let theirs = match rpc::ask(net, peer, &[], &request).await? {
-            Response::Same { clock } => {
-                store.clock().heard(peer, clock);
-                break;
+    let mut session = Session::default();
+    let mut given = Given::Nothing;
+    loop {
+        let want = session.step(given).map_err(|_| SyncError::Protocol(peer))?;
+        if let Some(clock) = session.heard() {
+            store.clock().heard(peer, clock);
+        }
+        given = match want {
+            Want::State => {
+                let state = |s: &mut Store| Given::State {
+                    digest: s.digest(),
+                    roots: s.views().roots.signed().len() as u64,
+                    logs: s.heads(),
+                    clock: clock::local(),
+                };
+                store.run(state).await?
             }
-            Response::Heads { logs, clock } => {
-                store.clock().heard(peer, clock);
-                logs
+            Want::Ask(request) => Given::Answer(rpc::ask(net, peer, &[], &request).await?),
+            Want::Apply { cells, covered } => {
+                let outcomes = store.apply(cells, covered).await?;
+                log_refused(peer, &outcomes);
+                Given::Applied(outcomes)
             }
-            _ => return Err(SyncError::Protocol(peer)),
+            Want::Select(parts) => {
+                let (cells, covered) = store.run(move |s| s.select(&parts, CELL_BYTES)).await?;
+                Given::Selected(cells, covered)
+            }
+            Want::Extend(roots) => {
+                store.run(move |s| s.extend_roots(&roots)).await?.map_err(StoreFailure::from)?;
+                Given::Extended
+            }
+            Want::Nothing => return Ok(session.moved()),
         };
-        let difference = compare(&ours, &theirs);
-        if last.as_ref() == Some(&difference) {
-            break; // what remains cannot be taken by one of the two
-        }
-        if !difference.pull.is_empty() {
-            moved.pulled += pull(net, store, peer, difference.pull.clone()).await?;
-        }
-        if !difference.push.is_empty() {
-            moved.pushed += push(net, store, peer, difference.push.clone()).await?;
-        }
-        last = Some(difference);
     }
-    Ok(moved)
-}
-
-/// The parts that one request may name: keeps the frame small.
-const PARTS: usize = 512;
-
-async fn pull(
-    net: &Net,
-    store: &StoreHandle,
-    peer: NodeId,
-    mut parts: Vec<Part>,
-) -> Result<usize, SyncError> {
-    let mut pulled = 0;
-    for _ in 0..ROUNDS {
-        let asked: Vec<Part> = parts.iter().take(PARTS).cloned().collect();
-        let request = Request::Pull { parts: asked };
-        let Response::Cells { cells, covered } = rpc::ask(net, peer, &[], &request).await? else {
-            return Err(SyncError::Protocol(peer));
-        };
-        let left = rest(&parts, &covered);
-        let outcomes = store.apply(control_only(from_wire(cells)), covered).await?;
-        log_refused(peer, &outcomes);
-        pulled += outcomes.iter().filter(|o| **o == Outcome::Accepted).count();
-        if left.is_empty() || left == parts {
-            break;
-        }
-        parts = left;
-    }
-    Ok(pulled)
-}
-
-async fn push(
-    net: &Net,
-    store: &StoreHandle,
-    peer: NodeId,
-    mut parts: Vec<Part>,
-) -> Result<usize, SyncError> {
-    let mut pushed = 0;
-    for _ in 0..ROUNDS {
-        let offered: Vec<Part> = parts.iter().take(PARTS).cloned().collect();
-        let (cells, covered) = store.run(move |s| s.select(&offered, CELL_BYTES)).await?;
-        let left = rest(&parts, &covered);
-        let request = Request::Push { cells: to_wire(&cells), covered };
-        match rpc::ask(net, peer, &[], &request).await? {
-            Response::Outcomes(o) => pushed += o.iter().filter(|o| is_here(o)).count(),
-            _ => return Err(SyncError::Protocol(peer)),
-        }
-        if left.is_empty() || left == parts {
-            break;
-        }
-        parts = left;
-    }
-    Ok(pushed)
 }
 
 /// Data-plane cells have their own way.
@@ -183,40 +120,19 @@ fn log_refused(peer: NodeId, outcomes: &[Outcome]) {
     }
 }
 
-/// Answers the control-plane requests of the store protocol.
+/// Takes the control-plane cells that a peer pushes.
 ///
 /// # Errors
 /// When the store fails.
-pub async fn answer(
+pub async fn take(
     store: &StoreHandle,
     peer: NodeId,
-    request: Request,
+    cells: Vec<CellBytes>,
+    covered: Vec<Part>,
 ) -> Result<Response, StoreFailure> {
-    match request {
-        Request::Heads { digest, clock } => {
-            store.clock().heard(peer, clock);
-            let clock = clock::local();
-            store
-                .run(move |s| {
-                    if s.digest() == digest {
-                        Response::Same { clock }
-                    } else {
-                        Response::Heads { logs: s.heads(), clock }
-                    }
-                })
-                .await
-        }
-        Request::Pull { parts } => {
-            let (cells, covered) = store.run(move |s| s.select(&parts, CELL_BYTES)).await?;
-            Ok(Response::Cells { cells: to_wire(&cells), covered })
-        }
-        Request::Push { cells, covered } => {
-            let outcomes = store.apply(control_only(from_wire(cells)), covered).await?;
-            log_refused(peer, &outcomes);
-            Ok(Response::Outcomes(outcomes))
-        }
-        _ => Ok(Response::Refused("not a request of the control plane".to_owned())),
-    }
+    let outcomes = store.apply(control_only(from_wire(cells)), covered).await?;
+    log_refused(peer, &outcomes);
+    Ok(Response::Outcomes(outcomes))
 }
 
 /// Whether an author's log has a hole here.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use dht_store::Store;
+use dht_store::answer::Asked;
 use dht_store::wire::{Request, Response};
 use p2pinst_api::DataDir;
 use p2pinst_chunks::BlobStore;
@@ -22,7 +23,7 @@ use tracing::{debug, info, warn};
 use crate::addrs::reachable;
 use crate::agent::{Agent, Parts, watch_idleness};
 use crate::api::{self, Api};
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::clones::Clones;
 use crate::config::Config;
 use crate::control::{self, Control};
@@ -30,9 +31,11 @@ use crate::exchange::Exchange;
 use crate::identity::{Identity, load_key};
 use crate::keeper::Keeper;
 use crate::life::Life;
+use crate::lost::{find_home, open_store};
 use crate::mesh::Mesh;
 use crate::net::{self, Net, NetConfig, NetEvent, NetStream, Protocol, Settings};
 use crate::peers::Peers;
+use crate::repair::Repair;
 use crate::replicate::{self, Replicas};
 use crate::rpc;
 use crate::store::{self, Own, StoreHandle};
@@ -97,7 +100,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let config = Config::load(&dir)?;
     let key = load_key(&dir)?;
     let clock = Clock::default();
-    let store = Store::open(&dir.store(), identity.roots(&dir)?)?;
+    let store = open_store(&dir, &identity)?;
     let life = begin_life(&dir, &store, &key, &clock)?;
     let (store, store_ended) =
         store::start(store, clock.clone()).context("cannot start the store's thread")?;
@@ -168,24 +171,35 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         store: store.clone(),
         net: net.clone(),
         control: control.clone(),
-        replicas,
+        replicas: replicas.clone(),
         exchange: exchange.clone(),
         clones,
         submitting: api::submit_lock(),
     };
     let mesh = Mesh::new(own.node, net.clone(), store.clone());
-    let server = Server { net: net.clone(), store, control, exchange };
+    let repair = Repair {
+        own: Arc::clone(&own),
+        net: net.clone(),
+        store: store.clone(),
+        replicas: replicas.clone(),
+        interval,
+    };
+    let parts = Answering { store: store.clone(), control, replicas, exchange };
+    let server = Server { net: net.clone(), parts };
 
     let mut tasks = JoinSet::new();
     tasks.spawn(driver);
     tasks.spawn(control_task.run(closing.clone()));
     tasks.spawn(outbox.run(closing.clone()));
+    tasks.spawn(repair.run(closing.clone()));
     tasks.spawn(sampling);
     tasks.spawn(reporting.run(closing.clone()));
     tasks.spawn(api.run(listener, closing.clone()));
     tasks.spawn(mesh.run(closing.clone()));
     tasks.spawn(server.run(events, closing.clone()));
     tasks.spawn(store_ended);
+    let bootstrap = identity.bootstrap.clone();
+    tasks.spawn(find_home(own.node, bootstrap, net, store, closing.clone()));
     let mut working = JoinSet::new();
     working.spawn(agent.run(shutdown.clone()));
     info!(name = %identity.name, id = %own.node, root = %root.display(), "the node is running");
@@ -249,8 +263,15 @@ impl Drop for Slot {
 /// Answers what other nodes ask.
 struct Server {
     net: Net,
+    parts: Answering,
+}
+
+/// What answers are made of.
+#[derive(Debug, Clone)]
+struct Answering {
     store: StoreHandle,
     control: Control,
+    replicas: Replicas,
     exchange: Exchange,
 }
 
@@ -272,7 +293,7 @@ impl Server {
                     // beyond the bound the hint is lost: sync finds what it told
                     Some(NetEvent::Gossip { .. }) if gossip.len() >= GOSSIP => {}
                     Some(NetEvent::Gossip { source, id, data }) => {
-                        let control = self.control.clone();
+                        let control = self.parts.control.clone();
                         gossip.spawn(async move { control.on_gossip(source, id, data).await });
                     }
                     Some(NetEvent::Inbound { peer, protocol, stream }) => {
@@ -281,11 +302,11 @@ impl Server {
                             debug!(%peer, "too busy: an inbound stream is refused");
                             continue;
                         };
-                        let (store, exchange) = (self.store.clone(), self.exchange.clone());
+                        let parts = self.parts.clone();
                         streams.spawn(async move {
                             match protocol {
-                                Protocol::Store => answer(store, exchange, peer, stream).await,
-                                Protocol::Exchange => exchange.serve(peer, stream).await,
+                                Protocol::Store => answer(parts, peer, stream).await,
+                                Protocol::Exchange => parts.exchange.serve(peer, stream).await,
                             }
                             drop(slot);
                         });
@@ -303,14 +324,15 @@ impl Server {
         let connected: BTreeSet<_> =
             peers.connected().into_iter().map(|p| (p, peers.get(&p).since)).collect();
         for (peer, _) in connected.difference(known) {
-            self.control.wish(*peer);
+            self.parts.control.wish(*peer);
         }
         *known = connected;
     }
 }
 
 /// One request of the store protocol.
-async fn answer(store: StoreHandle, exchange: Exchange, peer: NodeId, mut stream: NetStream) {
+async fn answer(parts: Answering, peer: NodeId, mut stream: NetStream) {
+    let Answering { store, control, replicas, exchange } = parts;
     let request = match rpc::read_request(&mut stream).await {
         Ok(request) => request,
         Err(error) => return debug!(%peer, %error, "a request cannot be read"),
@@ -320,12 +342,31 @@ async fn answer(store: StoreHandle, exchange: Exchange, peer: NodeId, mut stream
         return debug!(%peer, "a request of a node that is no member is not answered");
     }
     let response = match request {
-        Request::Heads { .. } | Request::Pull { .. } | Request::Push { .. } => {
-            control::answer(&store, peer, request).await
-        }
-        Request::Put { .. } | Request::Get { .. } => replicate::answer(&store, request).await,
+        Request::Push { cells, covered } => control::take(&store, peer, cells, covered).await,
+        Request::Put { cells } => replicate::take(&store, cells).await,
         Request::Holds { root } => {
             Ok(Response::Holds(exchange.blobs().status(&root).is_some_and(|s| s.complete)))
+        }
+        request => {
+            if let Request::Heads { clock, roots, .. } = request {
+                store.clock().heard(peer, clock);
+                if roots > store.views().roots.signed().len() as u64 {
+                    control.wish(peer);
+                }
+            }
+            let ring = replicas.ring();
+            let own = replicas.node().0;
+            let answer = move |s: &mut Store| {
+                let asked = Asked { own, peer: peer.0, ring: &ring, clock: clock::local() };
+                dht_store::answer::answer(s, request, asked)
+            };
+            match store.run(answer).await {
+                Ok(Ok(response)) => {
+                    Ok(response.unwrap_or_else(|| Response::Refused("not answered".to_owned())))
+                }
+                Ok(Err(error)) => Err(error.into()),
+                Err(error) => Err(error),
+            }
         }
     };
     let response = response.unwrap_or_else(|error| {

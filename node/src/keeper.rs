@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Weak};
 
+use dht_store::Store;
 use dht_store::store::Write;
-use dht_store::{Outcome, Store};
 use futures::future::BoxFuture;
 use p2pinst_trust::{Hello, Presented, Refusal, policy};
 use p2pinst_types::record::Admission;
@@ -99,6 +99,12 @@ fn admit(
     if let Some(refusal) = views.void.get(&node) {
         return Err(*refusal);
     }
+    // a node that has lost its store knows nobody; what others show was signed by an operator's
+    // invite, and sync tells whether it still counts
+    let lost = views.machine_of(&own.node.0).is_none();
+    if lost && presented.admission.is_some() {
+        return Ok(None);
+    }
     if dialled {
         return if joining { Ok(None) } else { Err(Refusal::NotAdmitted) };
     }
@@ -181,10 +187,4 @@ impl std::fmt::Debug for Keeper {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Keeper").field("name", &self.identity.name).finish_non_exhaustive()
     }
-}
-
-/// Whether an outcome means that a cell is here.
-#[must_use]
-pub fn is_here(outcome: &Outcome) -> bool {
-    outcome.is_here()
 }

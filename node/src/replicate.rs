@@ -4,33 +4,36 @@
 //! acknowledged it; it is offered to the rest for as long as the node runs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dht_store::Outcome;
-use dht_store::placement::{closest, key, majority};
+use dht_store::outbox::{Effect, Health, Outbox};
+use dht_store::placement::Ring;
+use dht_store::repair::Sites;
+use dht_store::shelf::Subject;
+use dht_store::store::After;
 use dht_store::wire::{CellBytes, Request, Response};
-use p2pinst_types::{Cell, CellId, Kind, NodeId, Plane, PublicKey, limits};
+use dht_store::{Outcome, Views};
+use p2pinst_types::{Cell, CellId, Hash, Kind, NodeId, Plane};
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::control::from_wire;
-use crate::keeper::is_here;
 use crate::net::Net;
 use crate::outdated::Outdated;
 use crate::rpc;
 use crate::store::{Own, StoreFailure, StoreHandle};
 
-/// A pause before what was not acknowledged is offered again.
-const RETRY: Duration = Duration::from_secs(2);
 /// Time for a replica to answer a read: who waits for a status waits for the slowest.
 const READ: Duration = Duration::from_secs(2);
-/// Cells in one `Put`.
-const TOGETHER: usize = 32;
+/// Pages of one subject that a read takes from one replica.
+const PAGES: usize = 512;
+/// Cells that read repair sends to one replica at a time: the rest is for the next repair.
+const MENDED: usize = 32;
 /// Cells on their way from the writer to the outbox.
 const WRITTEN: usize = 4096;
 
@@ -41,6 +44,8 @@ pub struct Replicas {
     net: Net,
     store: StoreHandle,
     outbox: mpsc::Sender<Cell>,
+    ring: watch::Receiver<Arc<Ring>>,
+    health: Arc<Mutex<(Health, Option<Instant>)>>,
     outdated: Outdated,
 }
 
@@ -53,6 +58,15 @@ pub struct Read {
     pub answered: usize,
     /// Replicas that should hold the subject.
     pub replicas: usize,
+    /// Replicas whose copy was not whole; they were sent what they lacked.
+    pub behind: Vec<NodeId>,
+}
+
+/// Who may hold what, as this node sees it: roster ∩ live, this node included.
+fn ring(views: &Views, net: &Net, own: NodeId) -> Ring {
+    let peers = net.peers();
+    let live = views.machines.values().filter(|m| m.node == own || peers.is_up(&m.node));
+    Ring::new(*views.roots.cluster(), live.map(|m| (m.node.0, m.site.clone())))
 }
 
 impl Replicas {
@@ -60,14 +74,19 @@ impl Replicas {
     #[must_use]
     pub fn new(own: Arc<Own>, net: Net, store: StoreHandle) -> (Self, Task) {
         let (outbox, written) = mpsc::channel(WRITTEN);
-        let replicas = Self { own, net, store, outbox, outdated: Outdated::default() };
+        let first = ring(&store.views(), &net, own.node);
+        let (turn, ring) = watch::channel(Arc::new(first));
+        let site = store.views().machine_of(&own.node.0).map(|m| m.site.clone());
+        let core = Outbox::new(own.node.0, site);
+        let (health, outdated) = (Arc::default(), Outdated::default());
+        let replicas = Self { own, net, store, outbox, ring, health, outdated };
         let task = Task {
             replicas: replicas.clone(),
+            turn,
             written,
-            pending: BTreeMap::new(),
+            outbox: core,
+            begun: Instant::now(),
             offers: JoinSet::new(),
-            busy: BTreeSet::new(),
-            later: BTreeMap::new(),
         };
         (replicas, task)
     }
@@ -82,18 +101,36 @@ impl Replicas {
         &self.outdated
     }
 
-    /// The live replicas of a subject, closest first: roster ∩ live, this node included.
-    fn of(&self, kind: Kind, subject: &[u8]) -> Vec<NodeId> {
-        let views = self.store.views();
-        let peers = self.net.peers();
-        let live = views
-            .machines
-            .values()
-            .map(|m| m.node)
-            .filter(|n| *n == self.own.node || peers.is_up(n))
-            .map(|n| n.0);
-        let key = key(views.roots.cluster(), kind, subject);
-        closest(&key, live).into_iter().map(NodeId).collect()
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.own.node
+    }
+
+    /// Who may hold what, as this node sees it now.
+    #[must_use]
+    pub fn ring(&self) -> Arc<Ring> {
+        Arc::clone(&self.ring.borrow())
+    }
+
+    /// Is woken when who may hold what changes.
+    #[must_use]
+    pub fn turns(&self) -> watch::Receiver<Arc<Ring>> {
+        self.ring.clone()
+    }
+
+    /// How the outbox is, and how long the oldest record waits for a majority.
+    #[must_use]
+    pub fn health(&self) -> (Health, Option<Duration>) {
+        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        (health.0, health.1.map(|since| since.elapsed()))
+    }
+
+    /// The live replicas of a subject, closest first.
+    #[must_use]
+    pub fn of(&self, subject: &Subject) -> Vec<NodeId> {
+        let site = self.store.views().of_subject(subject);
+        self.ring().replicas(subject, site.as_ref()).into_iter().map(NodeId).collect()
     }
 
     /// Signs and stores a record of this node, and sends it on its way to its replicas.
@@ -115,39 +152,94 @@ impl Replicas {
         Ok(cell)
     }
 
-    /// Reads a subject from all of its live replicas and merges what they hold.
+    /// Reads a subject from all of its live replicas, merges what they hold, and sends to each what
+    /// it lacked.
     ///
     /// # Errors
     /// When the own store fails.
     pub async fn read(&self, kind: Kind, subject: Vec<u8>) -> Result<Read, StoreFailure> {
-        let replicas = self.of(kind, &subject);
+        let subject = Subject { kind, id: subject };
+        let replicas = self.of(&subject);
         let mut asked = JoinSet::new();
         for peer in replicas.iter().copied().filter(|p| *p != self.own.node) {
             let (net, subject) = (self.net.clone(), subject.clone());
             asked.spawn(async move {
-                let request = Request::Get { kind, subject };
-                tokio::time::timeout(READ, rpc::ask(&net, peer, &[], &request)).await
+                let all = tokio::time::timeout(READ, read_from(&net, peer, &subject)).await;
+                (peer, all.ok().flatten())
             });
         }
         // this node's own copy counts even where it is no replica: it may be the writer
         let wanted = subject.clone();
-        let mut cells = self.store.run(move |s| s.data(kind, &wanted)).await??;
+        let mine = self.store.run(move |s| s.data(wanted.kind, &wanted.id)).await??;
         let mut answered = usize::from(replicas.contains(&self.own.node));
+        let mut copies: Vec<(NodeId, Vec<Cell>)> = Vec::new();
         while let Some(result) = asked.join_next().await {
-            if let Ok(Ok(Ok(Response::Data { cells: theirs }))) = result {
+            if let Ok((peer, Some(cells))) = result {
                 answered += 1;
-                let fits = |c: &Cell| c.id.kind == kind && c.id.subject == subject;
-                cells.extend(from_wire(theirs).into_iter().filter(fits));
+                copies.push((peer, cells));
             }
         }
         let now = self.store.clock().now();
-        let cells = self.store.run(move |s| s.vet(newest(cells), now)).await?;
-        Ok(Read { cells, answered, replicas: replicas.len() })
+        let all = newest(mine.iter().cloned().chain(copies.iter().flat_map(|c| c.1.clone())));
+        let cells = self.store.run(move |s| s.vet(all, now)).await?;
+        if replicas.contains(&self.own.node) {
+            copies.push((self.own.node, mine));
+        }
+        let behind = self.mend(&cells, copies).await?;
+        Ok(Read { cells, answered, replicas: replicas.len(), behind })
+    }
+
+    /// Read repair: each copy gets what it lacks of the merged cells.
+    async fn mend(
+        &self,
+        cells: &[Cell],
+        copies: Vec<(NodeId, Vec<Cell>)>,
+    ) -> Result<Vec<NodeId>, StoreFailure> {
+        let mut behind = Vec::new();
+        let mut sent = JoinSet::new();
+        for (peer, copy) in copies {
+            let has: BTreeSet<Hash> = copy.iter().map(Cell::hash).collect();
+            let lacking: Vec<Cell> =
+                cells.iter().filter(|c| !has.contains(&c.hash())).take(MENDED).cloned().collect();
+            if lacking.is_empty() {
+                continue;
+            }
+            behind.push(peer);
+            if peer == self.own.node {
+                self.store.apply(lacking, Vec::new()).await?;
+            } else {
+                let net = self.net.clone();
+                sent.spawn(async move { offer(net, peer, lacking).await });
+            }
+        }
+        // nobody waits for it: what does not arrive is repaired later
+        sent.detach_all();
+        Ok(behind)
     }
 }
 
+/// All that one replica holds of a subject.
+async fn read_from(net: &Net, peer: NodeId, subject: &Subject) -> Option<Vec<Cell>> {
+    let mut all: Vec<Cell> = Vec::new();
+    let mut after: After = None;
+    for _ in 0..PAGES {
+        let Subject { kind, id } = subject.clone();
+        let request = Request::Get { kind, subject: id, after };
+        let Ok(Response::Data { cells, more }) = rpc::ask(net, peer, &[], &request).await else {
+            return None;
+        };
+        let of_it = |c: &Cell| c.id.kind == subject.kind && c.id.subject == subject.id;
+        all.extend(from_wire(cells).into_iter().filter(of_it));
+        after = all.last().map(|c| (c.id.slot.clone(), c.id.author));
+        if !more || after.is_none() {
+            break;
+        }
+    }
+    Some(all)
+}
+
 /// The maximum of each place: the merge, outside of the store.
-fn newest(cells: Vec<Cell>) -> Vec<Cell> {
+fn newest(cells: impl Iterator<Item = Cell>) -> Vec<Cell> {
     let mut best: BTreeMap<CellId, Cell> = BTreeMap::new();
     for cell in cells {
         let merged = match best.remove(&cell.id) {
@@ -159,62 +251,30 @@ fn newest(cells: Vec<Cell>) -> Vec<Cell> {
     best.into_values().collect()
 }
 
-/// Answers the data-plane requests of the store protocol.
+/// Takes the data-plane cells that a peer offers.
 ///
 /// # Errors
 /// When the store fails.
-pub async fn answer(store: &StoreHandle, request: Request) -> Result<Response, StoreFailure> {
-    match request {
-        Request::Put { cells } => {
-            let mut cells = from_wire(cells);
-            cells.retain(|c| c.id.kind.plane() == Plane::Data);
-            Ok(Response::Outcomes(store.apply(cells, Vec::new()).await?))
-        }
-        Request::Get { kind, subject } => {
-            if kind.plane() != Plane::Data || subject.len() > limits::CELL_SUBJECT {
-                return Ok(Response::Refused("not a subject of the data plane".to_owned()));
-            }
-            let cells = store.run(move |s| s.data(kind, &subject)).await??;
-            let mut room = dht_store::wire::CELL_BYTES;
-            let mut out = Vec::new();
-            // where not all has room, the newest: a history's last segments
-            for cell in cells.into_iter().rev() {
-                match room.checked_sub(cell.bytes().len()) {
-                    Some(left) => room = left,
-                    None => break,
-                }
-                out.push(CellBytes(cell.bytes().to_vec()));
-            }
-            Ok(Response::Data { cells: out })
-        }
-        _ => Ok(Response::Refused("not a request of the data plane".to_owned())),
-    }
+pub async fn take(store: &StoreHandle, cells: Vec<CellBytes>) -> Result<Response, StoreFailure> {
+    let mut cells = from_wire(cells);
+    cells.retain(|c| c.id.kind.plane() == Plane::Data);
+    Ok(Response::Outcomes(store.apply(cells, Vec::new()).await?))
 }
 
-/// A cell on its way.
-#[derive(Debug)]
-struct Pending {
-    cell: Cell,
-    acked: BTreeSet<NodeId>,
-    settled: bool,
-    /// How often it was offered: those offered least come first.
-    offers: u32,
-}
-
-/// The task: empties the outbox. One offer to a peer at a time, so that a slow one delays nobody.
+/// The task: turns the ring, and empties the outbox. One offer to a peer at a time, so that a slow
+/// one delays nobody.
 #[derive(Debug)]
 pub struct Task {
     replicas: Replicas,
+    turn: watch::Sender<Arc<Ring>>,
     written: mpsc::Receiver<Cell>,
-    pending: BTreeMap<CellId, Pending>,
+    outbox: Outbox,
+    begun: Instant,
     offers: JoinSet<Acks>,
-    busy: BTreeSet<NodeId>,
-    /// Peers that did not take all, and when they are asked again.
-    later: BTreeMap<NodeId, Instant>,
 }
 
-/// What one replica said to some cells.
-type Acks = (NodeId, Vec<(Cell, bool)>);
+/// What one replica said to some cells; `None`: nothing.
+type Acks = (NodeId, Option<Vec<(Cell, Outcome)>>);
 
 impl Task {
     /// Runs until shutdown.
@@ -223,139 +283,88 @@ impl Task {
         let mut views = self.replicas.store.watch();
         self.load().await;
         loop {
-            self.offer_all();
-            self.settle().await;
-            let wake = self.later.values().min().copied();
+            self.step().await;
+            let wake = self.outbox.wake().map(|at| self.begun + at);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                Some(Ok(acks)) = self.offers.join_next(), if !self.offers.is_empty() => {
-                    self.on_acks(acks);
+                Some(Ok((peer, answer))) = self.offers.join_next(), if !self.offers.is_empty() => {
+                    self.outbox.answered(self.begun.elapsed(), peer.0, answer);
                 }
-                Some(cell) = self.written.recv() => self.take(cell),
-                Ok(()) = changes.changed() => {}
-                Ok(()) = views.changed() => {}
+                Some(cell) = self.written.recv() => self.outbox.written(cell, self.begun.elapsed()),
+                Ok(()) = changes.changed() => self.turn(),
+                Ok(()) = views.changed() => {
+                    let views = self.replicas.store.views();
+                    self.outbox.forget(|c| c.id.kind == Kind::STATUS && views.is_retired(&c.id.subject));
+                    self.turn();
+                }
                 () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)),
                     if wake.is_some() => {}
             }
         }
     }
 
-    /// Takes up what is unsettled on disk.
+    /// Takes up what is on disk.
     async fn load(&mut self) {
-        let author: PublicKey = self.replicas.own.node.0;
-        match self.replicas.store.run(move |s| s.unsettled(&author)).await {
-            Ok(Ok(cells)) => cells.into_iter().for_each(|c| self.take(c)),
+        let author = self.replicas.own.node.0;
+        match self.replicas.store.run(move |s| s.outbox(&author)).await {
+            Ok(Ok(cells)) => {
+                self.outbox.load(cells, &self.replicas.ring(), self.begun.elapsed());
+            }
             Ok(Err(error)) => warn!(%error, "cannot read the outbox"),
             Err(_) => {}
         }
     }
 
-    fn take(&mut self, cell: Cell) {
-        let newer = self.pending.get(&cell.id).is_none_or(|p| cell.order(&p.cell).is_gt());
-        if newer {
-            let id = cell.id.clone();
-            let pending = Pending { cell, acked: BTreeSet::new(), settled: false, offers: 0 };
-            self.pending.insert(id, pending);
+    /// Who may hold what may have changed.
+    fn turn(&mut self) {
+        let Replicas { own, net, store, .. } = &self.replicas;
+        let fresh = ring(&store.views(), net, own.node);
+        if !fresh.same(&self.turn.borrow()) {
+            self.outbox.turned(&fresh);
+            self.turn.send_replace(Arc::new(fresh));
         }
     }
 
-    /// Offers what is pending to the replicas that have not acknowledged it.
-    fn offer_all(&mut self) {
-        let now = Instant::now();
-        self.later.retain(|_, at| *at > now);
-        let own = self.replicas.own.node;
-        let mut by_peer: BTreeMap<NodeId, Vec<CellId>> = BTreeMap::new();
-        let mut complete = Vec::new();
-        for (id, pending) in &mut self.pending {
-            let replicas = self.replicas.of(id.kind, &id.subject);
-            if replicas.contains(&own) {
-                pending.acked.insert(own);
-            }
-            let missing: Vec<NodeId> =
-                replicas.into_iter().filter(|r| !pending.acked.contains(r)).collect();
-            if missing.is_empty() && pending.settled {
-                complete.push(id.clone());
-            }
-            for peer in missing {
-                if !self.busy.contains(&peer) && !self.later.contains_key(&peer) {
-                    by_peer.entry(peer).or_default().push(id.clone());
+    async fn step(&mut self) {
+        let roster = self.replicas.store.views().machines.len();
+        let ring = self.replicas.ring();
+        for effect in self.outbox.step(self.begun.elapsed(), &ring, roster) {
+            match effect {
+                Effect::Offer { to, cells } => {
+                    self.offers.spawn(offer(self.replicas.net.clone(), NodeId(to), cells));
+                }
+                Effect::Settled(cells) => {
+                    if let Ok(Err(error)) = self.replicas.store.run(move |s| s.settle(&cells)).await
+                    {
+                        warn!(%error, "cannot remember what the replicas have acknowledged");
+                    }
+                }
+                Effect::Behind(cell) => {
+                    self.replicas.outdated.tell(&cell);
                 }
             }
         }
-        for id in complete {
-            self.pending.remove(&id);
-        }
-        for (peer, mut ids) in by_peer {
-            ids.sort_by_key(|id| self.pending.get(id).map_or(0, |p| p.offers));
-            ids.truncate(TOGETHER);
-            let mut cells = Vec::new();
-            for id in ids {
-                if let Some(pending) = self.pending.get_mut(&id) {
-                    pending.offers += 1;
-                    cells.push(pending.cell.clone());
-                }
-            }
-            self.busy.insert(peer);
-            let (net, outdated) = (self.replicas.net.clone(), self.replicas.outdated.clone());
-            self.offers.spawn(offer(net, outdated, peer, cells));
-        }
-    }
-
-    fn on_acks(&mut self, (peer, acks): Acks) {
-        self.busy.remove(&peer);
-        if acks.is_empty() || acks.iter().any(|(_, acked)| !acked) {
-            self.later.insert(peer, Instant::now() + RETRY);
-        }
-        for (cell, _) in acks.into_iter().filter(|(_, acked)| *acked) {
-            // not of a newer version that was written meanwhile
-            if let Some(pending) = self.pending.get_mut(&cell.id)
-                && pending.cell == cell
-            {
-                pending.acked.insert(peer);
-            }
-        }
-    }
-
-    /// Remembers on disk what a majority has acknowledged.
-    async fn settle(&mut self) {
-        let machines = self.replicas.store.views().machines.len();
-        let enough = majority(machines.min(limits::REPLICAS));
-        let mut cells = Vec::new();
-        for pending in self.pending.values_mut() {
-            if !pending.settled && pending.acked.len() >= enough {
-                pending.settled = true;
-                cells.push(pending.cell.clone());
-            }
-        }
-        if cells.is_empty() {
-            return;
-        }
-        if let Ok(Err(error)) = self.replicas.store.run(move |s| s.settle(&cells)).await {
-            warn!(%error, "cannot remember what the replicas have acknowledged");
-        }
+        let health = self.outbox.health();
+        let since = health.since.map(|at| self.begun + at);
+        *self.replicas.health.lock().unwrap_or_else(PoisonError::into_inner) = (health, since);
     }
 }
 
-async fn offer(net: Net, outdated: Outdated, peer: NodeId, cells: Vec<Cell>) -> Acks {
-    let wire = cells.iter().map(|c| CellBytes(c.bytes().to_vec())).collect();
+async fn offer(net: Net, peer: NodeId, cells: Vec<Cell>) -> Acks {
+    let wire = cells.iter().map(CellBytes::of).collect();
     match rpc::ask(&net, peer, &[], &Request::Put { cells: wire }).await {
         Ok(Response::Outcomes(outcomes)) if outcomes.len() == cells.len() => {
-            let acks = cells.into_iter().zip(&outcomes).map(|(cell, outcome)| {
-                if !is_here(outcome) {
-                    debug!(%peer, ?outcome, "a replica does not take a cell yet");
-                }
-                if *outcome == Outcome::Newer {
-                    outdated.tell(&cell);
-                }
-                (cell, is_here(outcome))
-            });
-            (peer, acks.collect())
+            let refused = outcomes.iter().find(|o| !o.is_here());
+            if let Some(outcome) = refused {
+                debug!(%peer, ?outcome, "a replica does not take a cell");
+            }
+            (peer, Some(cells.into_iter().zip(outcomes).collect()))
         }
-        Ok(_) => (peer, Vec::new()),
+        Ok(_) => (peer, None),
         Err(error) => {
             debug!(%peer, %error, "a replica does not answer");
-            (peer, Vec::new())
+            (peer, None)
         }
     }
 }

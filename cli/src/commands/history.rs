@@ -58,6 +58,10 @@ fn print(context: &Context, history: &HistoryView) -> Result<(), CliError> {
         format::count(replicas, "replica"),
         history.checksum.short()
     ));
+    if !history.behind.is_empty() {
+        let names = format::names(&history.behind, 8);
+        context.tell(format_args!("What {names} kept of it differed, and got what was missing."));
+    }
     if answered == 0 {
         context.tell("Nobody who keeps this history could be asked: it may be incomplete.");
     }

@@ -12,6 +12,7 @@ mod join;
 mod key;
 mod node;
 mod publish;
+mod retire;
 mod root;
 mod status;
 mod version;
@@ -30,6 +31,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Group(group::GroupCommand),
     Publish(publish::PublishArgs),
+    Retire(retire::RetireArgs),
     Status(status::StatusArgs),
     History(history::HistoryArgs),
     #[command(subcommand)]
@@ -49,6 +51,7 @@ impl Command {
             Self::Node(command) => node::run(context, command).await,
             Self::Group(command) => group::run(context, command).await,
             Self::Publish(args) => publish::run(context, args).await,
+            Self::Retire(args) => retire::run(context, args).await,
             Self::Status(args) => status::run(context, args).await,
             Self::History(args) => history::run(context, args).await,
             Self::Root(command) => root::run(context, command),

@@ -225,6 +225,7 @@ impl State {
                     as_of: None,
                     answered,
                     replicas,
+                    behind: vec![],
                     checksum,
                     entries: vec![],
                 }))

@@ -226,6 +226,8 @@ pub struct HistoryView {
     pub answered: usize,
     /// Nodes that should hold it.
     pub replicas: usize,
+    /// Nodes whose copy differed from the whole; they were sent what they lacked.
+    pub behind: Vec<Name>,
     /// Hash over all entries, the same wherever the history is the same.
     pub checksum: Hash,
     /// Oldest first.

@@ -6,10 +6,13 @@
 //! Nothing here opens a socket or reads a clock.
 
 pub mod admission;
+pub mod answer;
 pub mod coverage;
 mod log;
+pub mod outbox;
 pub mod placement;
 pub mod record;
+pub mod repair;
 pub mod shelf;
 pub mod store;
 pub mod sync;

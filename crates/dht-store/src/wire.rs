@@ -1,10 +1,13 @@
 //! The store protocol, `/p2pinst/store/1`: one request and one response per stream, each a frame
 //! of CBOR of at most [`p2pinst_types::limits::FRAME`] bytes.
 
-use p2pinst_types::{Hash, Kind, Millis};
+use p2pinst_types::record::SignedRoot;
+use p2pinst_types::{Cell, Hash, Kind, Millis};
 use serde::{Deserialize, Serialize};
 
 use crate::admission::Outcome;
+use crate::repair::Holding;
+use crate::store::After;
 use crate::sync::{LogState, Part};
 
 /// The name under which libp2p negotiates the protocol.
@@ -17,6 +20,14 @@ pub const CELL_BYTES: usize = 512 * 1024;
 #[serde(transparent)]
 pub struct CellBytes(#[serde(with = "serde_bytes")] pub Vec<u8>);
 
+impl CellBytes {
+    /// The bytes of a cell.
+    #[must_use]
+    pub fn of(cell: &Cell) -> Self {
+        Self(cell.bytes().to_vec())
+    }
+}
+
 /// What a node asks of another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -24,9 +35,18 @@ pub enum Request {
     Heads {
         /// Digest of the asking node's control plane.
         digest: Hash,
+        /// How many roots the asking node knows.
+        roots: u64,
         /// The asking node's local clock.
         clock: Millis,
     },
+    /// Control plane: send the logs of the authors in these buckets.
+    Logs {
+        /// Which.
+        buckets: Vec<u8>,
+    },
+    /// Control plane: send the chain of roots.
+    Roots,
     /// Control plane: send these parts.
     Pull {
         /// Which.
@@ -51,6 +71,18 @@ pub enum Request {
         /// Their subject.
         #[serde(with = "serde_bytes")]
         subject: Vec<u8>,
+        /// Behind which cell to begin.
+        after: After,
+    },
+    /// Data plane: do we hold the same of all subjects of which both of us are replicas?
+    Compare {
+        /// Digest of what the asking node holds of them.
+        digest: Hash,
+    },
+    /// Data plane: what do you hold of these subjects' buckets?
+    List {
+        /// Which: by the first byte of their places.
+        buckets: Vec<u8>,
     },
     /// Do you hold all pieces of a blob?
     Holds {
@@ -64,6 +96,8 @@ pub enum Request {
 pub enum Response {
     /// To `Heads`: the digests are equal.
     Same {
+        /// How many roots the answering node knows.
+        roots: u64,
         /// The answering node's local clock.
         clock: Millis,
     },
@@ -71,8 +105,29 @@ pub enum Response {
     Heads {
         /// The answering node's logs.
         logs: Vec<LogState>,
+        /// How many roots it knows.
+        roots: u64,
         /// Its local clock.
         clock: Millis,
+    },
+    /// To `Heads`: they are not, and there are many logs; these are digests of theirs.
+    Buckets {
+        /// By the first byte of the author.
+        digests: Vec<(u8, u64)>,
+        /// How many roots the answering node knows.
+        roots: u64,
+        /// Its local clock.
+        clock: Millis,
+    },
+    /// To `Logs`.
+    Logs {
+        /// The logs.
+        logs: Vec<LogState>,
+    },
+    /// To `Roots`.
+    Roots {
+        /// The chain.
+        roots: Vec<SignedRoot>,
     },
     /// To `Pull`: the cells of these parts; ask again for the rest.
     Cells {
@@ -85,9 +140,20 @@ pub enum Response {
     Outcomes(Vec<Outcome>),
     /// To `Get`.
     Data {
-        /// The cells.
+        /// The cells, by slot and author.
         cells: Vec<CellBytes>,
+        /// Whether there are more behind them.
+        more: bool,
     },
+    /// To `Compare`: no difference.
+    Equal,
+    /// To `Compare`: digests of the answering node's buckets that are not empty.
+    Differ {
+        /// By the first byte of the subjects' places.
+        digests: Vec<(u8, u64)>,
+    },
+    /// To `List`.
+    Holdings(Vec<Holding>),
     /// To `Holds`.
     Holds(bool),
     /// The node cannot answer.
@@ -121,10 +187,10 @@ mod tests {
             hex(&response),
             format!("a16543656c6c73a26563656c6c738141c167636f766572656481{part_hex}")
         );
-        let get = Request::Get { kind: Kind::STATUS, subject: vec![7] };
+        let get = Request::Get { kind: Kind::STATUS, subject: vec![7], after: None };
         assert_eq!(
             hex(&codec::encode(&get).unwrap()),
-            "a163476574a2646b696e64198003677375626a6563744107"
+            "a163476574a3646b696e64198003677375626a6563744107656166746572f6"
         );
         let outcomes = Response::Outcomes(vec![Outcome::Accepted, Outcome::Held("x".into())]);
         assert_eq!(

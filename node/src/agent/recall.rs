@@ -95,6 +95,9 @@ impl Task {
     /// Says whether enough replicas have answered.
     async fn try_recall(&mut self, begun: Instant) -> Result<bool, StoreFailure> {
         let machines = self.store.views().machines.len();
+        if machines <= 1 && begun.elapsed() < SOME && self.knows_nothing().await? {
+            return Ok(false); // the store may be a new one: somebody may tell of the cluster
+        }
         if machines > 1 {
             if self.replicas.net().peers().connected().is_empty() {
                 return Ok(false);
@@ -109,12 +112,14 @@ impl Task {
         );
         let (record, history) = (record?, history?);
         let patient = begun.elapsed() < SOME;
+        let lacked = [&record, &history].iter().any(|r| r.behind.contains(&self.own.node));
         let heard = |read: &Read| read.answered >= enough || (!patient && read.answered > 1);
         if !heard(&record) || !heard(&history) {
             return Ok(false);
         }
         let cells: Vec<Cell> = record.cells.into_iter().chain(history.cells).collect();
-        if self.take_over(cells).await? {
+        // a read stores here what this node lacked, where it is a replica
+        if self.take_over(cells).await? || lacked {
             warn!(
                 "the cluster knows more of this machine than its own data directory: was its disk replaced, or an older copy put back? Its records are taken over"
             );
@@ -124,6 +129,13 @@ impl Task {
             self.take_over(known).await?;
         }
         Ok(true)
+    }
+
+    /// Whether there is not even a record of this node.
+    async fn knows_nothing(&self) -> Result<bool, StoreFailure> {
+        let subject = self.own.machine.as_bytes().to_vec();
+        let held = self.store.run(move |s: &mut Store| s.data(Kind::NODE_RECORD, &subject));
+        Ok(held.await??.is_empty())
     }
 
     /// Stores cells of this machine that are newer than what is here, and begins a life after
@@ -205,7 +217,8 @@ impl Task {
         }
         let read = self.replicas.read(place.kind, place.subject.to_vec()).await?;
         let Some(theirs) = of_place(read.cells, &place) else { return Ok(()) };
-        if !self.take_over(vec![theirs.clone()]).await? {
+        self.take_over(vec![theirs.clone()]).await?;
+        if theirs.order(&offered).is_le() {
             return Ok(());
         }
         info!(kind = %place.kind, "a replica has a newer record of this node: taken over");

@@ -33,7 +33,6 @@ use crate::clones::Clones;
 use crate::control::{Control, SubmitLock, is_submittable};
 use crate::exchange::Exchange;
 use crate::identity::Identity;
-use crate::keeper::is_here;
 use crate::net::Net;
 use crate::replicate::Replicas;
 use crate::store::{Own, StoreFailure, StoreHandle};
@@ -224,7 +223,7 @@ impl Api {
         self.ensure_power(&cells)?;
         let outcomes = self.store.apply(cells.clone(), Vec::new()).await?;
         for (cell, outcome) in cells.iter().zip(&outcomes) {
-            if !is_here(outcome) {
+            if !outcome.is_here() {
                 let (Outcome::Held(why) | Outcome::Rejected(why)) = outcome else { continue };
                 let reason = format!("the {} is refused: {why}", cell.id.kind);
                 let hint = "has the key that signs been granted the role? see: p2pinst key ls";

@@ -10,7 +10,7 @@ use p2pinst_api::view::{
     StatusView,
 };
 use p2pinst_types::record::{NodeRecord, Status};
-use p2pinst_types::{Cell, Hash, Kind, MachineId, Name, codec};
+use p2pinst_types::{Cell, Hash, Kind, MachineId, Name, NodeId, codec};
 use tokio::task::JoinSet;
 
 use super::{Api, Reply};
@@ -250,10 +250,16 @@ impl Api {
             as_of,
             answered: read.answered,
             replicas: read.replicas,
+            behind: names(&views, &read.behind),
             checksum: Hash::of(&bytes),
             entries,
         })
     }
+}
+
+/// The names of nodes' machines.
+fn names(views: &Views, nodes: &[NodeId]) -> Vec<Name> {
+    nodes.iter().filter_map(|n| views.machine_of(&n.0)).map(|m| m.name.clone()).collect()
 }
 
 /// An order by its name (`alice-42`) or the beginning of its id.

@@ -1,9 +1,11 @@
 //! Measurements. Each is one function that makes its own lab and returns a [`Table`].
 
+pub mod back;
 pub mod join;
 pub mod publish;
 pub mod rest;
 pub mod swarm;
+pub mod sync;
 mod table;
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Subcommand;
-use p2pinst_testnet::bench::{Table, join, publish, rest, swarm};
+use p2pinst_testnet::bench::{Table, back, join, publish, rest, swarm, sync};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -57,6 +57,33 @@ enum What {
         #[arg(long, default_value_t = 120)]
         seconds: u64,
     },
+    /// A starting node, until it knows what was published while it was off
+    Sync {
+        /// How many nodes; half of them are off
+        #[arg(long, default_value_t = 20)]
+        nodes: usize,
+        /// Packages published meanwhile
+        #[arg(long, default_value_t = 223)]
+        publications: usize,
+    },
+    /// A node that was away, until it has installed what was published meanwhile
+    Back {
+        /// How many nodes
+        #[arg(long, default_value_t = 5)]
+        nodes: usize,
+        /// The rate of each link, both ways, in Mbit/s
+        #[arg(long, default_value_t = 100)]
+        mbit: u32,
+        /// Packages
+        #[arg(long, default_value_t = 3)]
+        packages: usize,
+        /// Bytes of all packages together
+        #[arg(long, default_value_t = 48_000_000)]
+        size: u64,
+        /// How often
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
     /// How long it takes to become a member, and to come back
     Join {
         /// How many nodes
@@ -88,6 +115,12 @@ impl What {
             Self::Rest { nodes, settle, seconds } => {
                 let (settle, time) = (Duration::from_secs(settle), Duration::from_secs(seconds));
                 rest::measure(&rest::Options { nodes, settle, time })
+            }
+            Self::Sync { nodes, publications } => {
+                sync::measure(&sync::Options { nodes, publications })
+            }
+            Self::Back { nodes, mbit, packages, size, runs } => {
+                back::measure(&back::Options { nodes, mbit, packages, size, runs })
             }
             Self::Join { nodes } => join::measure(nodes),
         }

@@ -17,6 +17,7 @@ mod crashes;
 mod demo;
 mod disk;
 mod downgrade;
+mod durable;
 mod harness;
 mod joining;
 mod liar;

@@ -63,6 +63,27 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether the file is damaged: to be set aside, and rebuilt from others.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        let odd = |e: &redb::Error| match e {
+            redb::Error::Corrupted(_) | redb::Error::RepairAborted => true,
+            redb::Error::Io(e) => matches!(
+                e.kind(),
+                std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
+            ),
+            _ => false,
+        };
+        match self {
+            Self::Damaged(_) => true,
+            Self::Open { source, .. } => odd(source),
+            Self::Database(source) => odd(source),
+            Self::WrongCluster | Self::Record { .. } => false,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Store {

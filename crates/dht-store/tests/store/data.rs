@@ -123,7 +123,7 @@ fn what_is_retired_is_gone_and_stays_away() {
     };
     let (first, second) = (status(&nodes[0], 1), status(&nodes[1], 1));
     let late = status(&nodes[0], 2);
-    let first_in = apply(&mut store, &[first.clone()]);
+    let first_in = apply(&mut store, std::slice::from_ref(&first));
     assert_eq!(first_in, [Outcome::Accepted]);
     let subject = Subject::of(&first);
     assert!(store.held_of(&subject).is_some());

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use dht_store::Outcome;
 use dht_store::coverage::Ranges;
+use dht_store::repair::Holding;
+use dht_store::shelf::Subject;
 use dht_store::sync::{LogState, Part};
 use dht_store::wire::{CellBytes, Request, Response};
 use p2pinst_trust::fixture::name;
@@ -247,7 +249,11 @@ fn golden_messages() {
     let root = Hash([1; 32]);
     let parts = vec![part.clone()];
     for (what, request, golden) in [
-        ("heads", Request::Heads { digest: root, clock }, "56:64833e08ca8d230b"),
+        ("heads", Request::Heads { digest: root, roots: 2, clock }, "63:a975748eb6833faa"),
+        ("logs", Request::Logs { buckets: vec![1, 2] }, "18:b9f4684fec0bc62e"),
+        ("roots", Request::Roots, "6:54d5fdb2092e5f76"),
+        ("compare", Request::Compare { digest: root }, "51:47097ed26f5f896e"),
+        ("list", Request::List { buckets: vec![1, 2] }, "18:9d48936caa707b3d"),
         ("pull", Request::Pull { parts: parts.clone() }, "80:58d9e7a17077faaa"),
         (
             "push",
@@ -255,11 +261,16 @@ fn golden_messages() {
             "92:621cfba64dec9480",
         ),
         ("put", Request::Put { cells: cells.clone() }, "16:55d1badd86cd9200"),
-        ("get", Request::Get { kind: Kind::STATUS, subject: vec![7] }, "24:f9ecb520ce1d0f13"),
+        (
+            "get",
+            Request::Get { kind: Kind::STATUS, subject: vec![7], after: Some((vec![8], KEY)) },
+            "67:0b2b7115aeeb4edb",
+        ),
         ("holds", Request::Holds { root }, "47:2db0013546329136"),
     ] {
         check(&mut f, what, &request, golden);
     }
+    let holding = Holding { subject: Subject { kind: Kind::STATUS, id: vec![7] }, digest: root };
     let outcomes = vec![
         Outcome::Accepted,
         Outcome::Known,
@@ -268,11 +279,21 @@ fn golden_messages() {
         Outcome::Rejected("y".to_owned()),
     ];
     for (what, response, golden) in [
-        ("same", Response::Same { clock }, "14:2870b44a18affa1a"),
-        ("heads", Response::Heads { logs: vec![log], clock }, "116:4596c6634669d650"),
+        ("same", Response::Same { roots: 2, clock }, "21:1230192d25d80cf1"),
+        (
+            "buckets",
+            Response::Buckets { digests: vec![(1, 2)], roots: 2, clock },
+            "36:fe6305d2dd5c2002",
+        ),
+        ("logs", Response::Logs { logs: vec![log.clone()] }, "108:ef8137cf5de0f143"),
+        ("roots", Response::Roots { roots: vec![] }, "15:f95ba0ecaeebe944"),
+        ("equal", Response::Equal, "6:a665d77cfc1e45e2"),
+        ("differ", Response::Differ { digests: vec![(1, 2)] }, "21:ddd17a81d72b520c"),
+        ("holdings", Response::Holdings(vec![holding]), "75:c9b012a3b183912e"),
+        ("heads", Response::Heads { logs: vec![log], roots: 2, clock }, "123:43854c79ea8e9636"),
         ("cells", Response::Cells { cells: cells.clone(), covered: parts }, "93:f3692fe314a34622"),
         ("outcomes", Response::Outcomes(outcomes), "52:1c81fa40f82cf8f5"),
-        ("data", Response::Data { cells }, "17:1965a7bfa1dcb629"),
+        ("data", Response::Data { cells, more: true }, "23:de3aa6069b023270"),
         ("holds", Response::Holds(true), "8:9003fa9d5381db0c"),
         ("refused", Response::Refused("no".to_owned()), "12:3124a57fafe45ece"),
     ] {

@@ -76,7 +76,10 @@ fn a_damaged_file_is_an_error() {
         let opened = Store::open(Path::new(&path), lab.roots.clone());
         println!(
             "@{}",
-            opened.map_or_else(|e| e.to_string(), |s| s.views().machines.len().to_string())
+            opened.map_or_else(
+                |e| if e.is_damage() { format!("damage: {e}") } else { e.to_string() },
+                |s| s.views().machines.len().to_string()
+            )
         );
         return;
     }
@@ -117,7 +120,7 @@ fn a_damaged_file_is_an_error() {
             said.lines().find_map(|l| l.split_once('@')).map(|(_, l)| l).unwrap_or_else(|| {
                 panic!("{what}: no answer but\n{}", String::from_utf8_lossy(&out.stderr))
             });
-        assert_eq!(line.contains("store"), bad, "{what}: {line}");
+        assert_eq!(line.contains("damage: "), bad, "{what}: {line}");
     }
 }
 

@@ -2,8 +2,11 @@
 //! messages, from any beginnings, with a liar between them.
 
 use dht_store::Store;
+use dht_store::answer::{Asked, answer};
 use dht_store::coverage::Ranges;
-use dht_store::sync::{Part, compare, rest};
+use dht_store::placement::Ring;
+use dht_store::sync::{Given, Moved, Part, Session, Want, compare, rest};
+use dht_store::wire::{Request, Response};
 use p2pinst_trust::fixture::{LIFE, Lab};
 use p2pinst_types::{Cell, Kind, Version};
 use proptest::prelude::*;
@@ -34,7 +37,47 @@ fn pull(
     }
 }
 
-/// One sync, as the node does it; says whether the two are the same.
+/// One sync, as the node does it: `a` begins it, `b` answers. Returns what it moved.
+fn session(a: &mut Store, b: &mut Store) -> Moved {
+    let ring = Ring::new(*a.views().roots.cluster(), []);
+    let key = p2pinst_trust::fixture::key(1).public();
+    let mut session = Session::default();
+    let mut given = Given::Nothing;
+    for steps in 0.. {
+        assert!(steps < 1000, "no end");
+        given = match session.step(given).unwrap() {
+            Want::State => Given::State {
+                digest: a.digest(),
+                roots: a.views().roots.signed().len() as u64,
+                logs: a.heads(),
+                clock: LATER,
+            },
+            Want::Ask(Request::Push { cells, covered }) => {
+                let cells = cells.into_iter().map(|c| Cell::parse(c.0).unwrap()).collect();
+                Given::Answer(Response::Outcomes(b.apply(cells, &covered, LATER).unwrap()))
+            }
+            Want::Ask(request) => {
+                let asked = Asked { own: key, peer: key, ring: &ring, clock: LATER };
+                Given::Answer(answer(b, request, asked).unwrap().unwrap())
+            }
+            Want::Apply { cells, covered } => {
+                Given::Applied(a.apply(cells, &covered, LATER).unwrap())
+            }
+            Want::Select(parts) => {
+                let (cells, covered) = a.select(&parts, 4000);
+                Given::Selected(cells, covered)
+            }
+            Want::Extend(roots) => {
+                a.extend_roots(&roots).unwrap();
+                Given::Extended
+            }
+            Want::Nothing => break,
+        };
+    }
+    session.moved()
+}
+
+/// One exchange over a line that may lose messages; says whether the two are the same.
 fn sync(a: &mut Store, b: &mut Store, budget: usize, lost: &mut impl FnMut() -> bool) -> bool {
     if a.digest() == b.digest() {
         return true;
@@ -76,6 +119,12 @@ proptest! {
         let ((_d1, mut a), (_d2, mut b)) = (store(&lab), store(&lab));
         apply(&mut a, &left);
         apply(&mut b, &right);
+        let ((_d3, mut c), (_d4, mut d)) = (store(&lab), store(&lab));
+        apply(&mut c, &left);
+        apply(&mut d, &right);
+        session(&mut c, &mut d);
+        prop_assert_eq!(c.digest(), d.digest(), "one session is enough when nothing is lost");
+        prop_assert_eq!(session(&mut d, &mut c), Moved::default());
         let mut chance = seed;
         converge(&mut a, &mut b, budget, || {
             // Knuth's MMIX; a third of the messages is lost
@@ -170,6 +219,31 @@ fn claims_for_unknown_authors_are_ignored() {
         .collect();
     store.apply(vec![], &lies, LATER).unwrap();
     assert_eq!((store.digest(), store.heads().len()), (digest, heads));
+}
+
+/// Beyond 256 authors the logs are compared by buckets, and only those that differ travel.
+#[test]
+fn many_authors_are_compared_by_buckets() {
+    let mut lab = Lab::default();
+    let alice = lab.operator.clone();
+    let ((_d1, mut a), (_d2, mut b)) = (store(&lab), store(&lab));
+    let invite = lab.invite(100, 400);
+    let mut all = vec![lab.operator_grant.clone(), invite.cell.clone()];
+    let nodes: Vec<_> = (0..300).map(|n| lab.node(&invite, 200 + n, &format!("n{n}"))).collect();
+    all.push(lab.admit(&alice, &nodes[0]));
+    for pair in nodes.windows(2) {
+        all.push(lab.admit(&pair[0].key, &pair[1]));
+    }
+    apply(&mut a, &all);
+    assert!(a.heads().len() > 256);
+    let moved = session(&mut b, &mut a);
+    assert_eq!((moved.pulled, moved.pushed), (all.len(), 0));
+    assert_eq!(a.digest(), b.digest());
+    let group = lab.group(&alice, "gpu", "n1");
+    apply(&mut b, &[group]);
+    assert_eq!(session(&mut b, &mut a), Moved { pulled: 0, pushed: 1 });
+    assert_eq!(a.digest(), b.digest());
+    assert_eq!(seen(&a), seen(&b));
 }
 
 /// A member that writes with holes, or in very many lives, does not blow up what is told of it.

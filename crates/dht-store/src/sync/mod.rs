@@ -5,10 +5,14 @@
 //! cover the same numbers but differ in content (somebody withheld a cell from one of the two
 //! nodes while claiming to have sent it), the whole log of that author is exchanged.
 
+mod session;
+
 use std::collections::BTreeMap;
 
-use p2pinst_types::{Hash, PublicKey};
+use p2pinst_types::{Hash, PublicKey, codec};
 use serde::{Deserialize, Serialize};
+
+pub use session::{Given, Moved, Session, Violation, Want};
 
 use crate::coverage::Ranges;
 
@@ -42,6 +46,28 @@ pub struct Difference {
     pub pull: Vec<Part>,
     /// What they lack.
     pub push: Vec<Part>,
+}
+
+/// Logs beyond this number are compared by buckets first.
+pub const FEW: usize = 256;
+
+/// The bucket of an author's log.
+#[must_use]
+pub fn bucket_of(author: &PublicKey) -> u8 {
+    author.0.first().copied().unwrap_or(0)
+}
+
+/// A digest of each bucket that is not empty, in order: where they are equal, so are the logs.
+#[must_use]
+pub fn buckets(logs: &[LogState]) -> Vec<(u8, u64)> {
+    let mut digests: BTreeMap<u8, u64> = BTreeMap::new();
+    for log in logs {
+        let hash = Hash::of(&codec::encode(log).unwrap_or_default());
+        let (first, _) = hash.0.split_at(8);
+        let short = first.iter().fold(0, |all, byte| all << 8 | u64::from(*byte));
+        *digests.entry(bucket_of(&log.author)).or_default() ^= short;
+    }
+    digests.into_iter().collect()
 }
 
 /// Compares two nodes' logs.
