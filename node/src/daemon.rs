@@ -142,7 +142,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let (control, control_task) = Control::new(net.clone(), store.clone(), announcements, interval);
     let (replicas, outbox) = Replicas::new(Arc::clone(&own), net.clone(), store.clone());
     let (idle, sampling) = watch_idleness(config.idle, closing.clone());
-    let (agent, reporting) = Agent::new(Parts {
+    let (agent, mut reporting) = Agent::new(Parts {
         own: Arc::clone(&own),
         store: store.clone(),
         replicas: replicas.clone(),

@@ -112,14 +112,19 @@ impl Task {
         );
         let (record, history) = (record?, history?);
         let patient = begun.elapsed() < SOME;
-        let lacked = [&record, &history].iter().any(|r| r.behind.contains(&self.own.node));
         let heard = |read: &Read| read.answered >= enough || (!patient && read.answered > 1);
         if !heard(&record) || !heard(&history) {
             return Ok(false);
         }
         let cells: Vec<Cell> = record.cells.into_iter().chain(history.cells).collect();
-        // a read stores here what this node lacked, where it is a replica
-        if self.take_over(cells).await? || lacked {
+        // by now replicas may have brought some of it here: what counts is what was here at the start
+        let now = self.own.incarnation();
+        let forgotten = cells.iter().any(|c| {
+            let written_since = c.id.author == self.own.node.0 && c.version.incarnation == now;
+            !written_since && !self.known.contains(&c.hash())
+        });
+        self.take_over(cells).await?;
+        if forgotten {
             warn!(
                 "the cluster knows more of this machine than its own data directory: was its disk replaced, or an older copy put back? Its records are taken over"
             );

@@ -1,11 +1,11 @@
 //! Writes the node's records: status of deployments, and history. One task, so that the records of
 //! one place follow each other; of several reports on one deployment that wait, the last counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dht_store::Store;
+use dht_store::{Store, StoreError};
 use p2pinst_types::record::{HistoryEntry, HistorySegment, NodeRecord, State, Status};
 use p2pinst_types::{Cell, DeploymentId, Hash, Kind, PublicKey, codec, limits};
 use tokio::sync::Notify;
@@ -105,8 +105,9 @@ impl Reporter {
     ) -> (Self, Task) {
         let shared = Arc::new(Shared::default());
         let reporter = Self { shared: Arc::clone(&shared), store: store.clone() };
-        let memory = Memory::Unknown;
-        let task = Task { own, store, replicas, control, record, shared, memory, told: None };
+        let (memory, known) = (Memory::Unknown, BTreeSet::new());
+        let task =
+            Task { own, store, replicas, control, record, shared, memory, known, told: None };
         (reporter, task)
     }
 
@@ -182,6 +183,8 @@ pub struct Task {
     pub(super) record: NodeRecord,
     pub(super) shared: Arc<Shared>,
     pub(super) memory: Memory,
+    /// What was here of this machine at the start: its record and its history.
+    pub(super) known: BTreeSet<Hash>,
     /// What the node's record says that it needs; `None`: it is not written yet.
     pub(super) told: Option<Option<String>>,
 }
@@ -239,7 +242,16 @@ pub fn entries(cells: Vec<Cell>) -> Vec<HistoryEntry> {
 
 impl Task {
     /// Reads back what this node has written of itself before; call it before the agent runs.
-    pub async fn load(&self) {
+    pub async fn load(&mut self) {
+        let machine = self.own.machine.as_bytes().to_vec();
+        let held = self.store.run(move |s: &mut Store| {
+            let mut cells = s.data(Kind::NODE_RECORD, &machine)?;
+            cells.extend(s.data(Kind::HISTORY, &machine)?);
+            Ok::<_, StoreError>(cells)
+        });
+        if let Ok(Ok(cells)) = held.await {
+            self.known = cells.iter().map(Cell::hash).collect();
+        }
         let own = self.own.node.0;
         let loaded = self.store.run(move |s: &mut Store| s.written_by(Kind::STATUS, &own)).await;
         match loaded {

@@ -276,7 +276,9 @@ fn r16_what_a_removed_node_writes_later_is_refused() {
     let good = record_at(lab, &node, before);
     let bad = record_at(lab, &node, after);
     assert_eq!(apply(&mut store, std::slice::from_ref(&good)), [Outcome::Accepted]);
-    let Outcome::Rejected(why) = &apply(&mut store, std::slice::from_ref(&bad))[0] else { panic!() };
+    let Outcome::Rejected(why) = &apply(&mut store, std::slice::from_ref(&bad))[0] else {
+        panic!()
+    };
     assert!(why.contains("removed"), "{why}");
     assert_eq!(store.vet(vec![good.clone(), bad], LATER), std::slice::from_ref(&good));
     // never of another machine, also not before
