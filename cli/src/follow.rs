@@ -190,14 +190,16 @@ impl<'a> Link<'a> {
         let deployment = Some(id.to_string());
         let all = Status { deployment, lines: None, signed: true, from: None };
         let error = match self.status(all.clone()).await {
-            Ok(StatusView { deployments }) => match deployments.into_iter().find(|d| d.id == id) {
-                Some(view) if view.ordered > FEW => {
-                    let open = Status { lines: Some(Lines::OPEN), ..all };
-                    return Ok(self.status(open).await?.deployments.into_iter().next());
+            Ok(StatusView { deployments, .. }) => {
+                match deployments.into_iter().find(|d| d.id == id) {
+                    Some(view) if view.ordered > FEW => {
+                        let open = Status { lines: Some(Lines::OPEN), ..all };
+                        return Ok(self.status(open).await?.deployments.into_iter().next());
+                    }
+                    Some(view) => return Ok(Some(view)),
+                    None => CliError::failed(format!("the node does not know of {}", id.short())),
                 }
-                Some(view) => return Ok(Some(view)),
-                None => CliError::failed(format!("the node does not know of {}", id.short())),
-            },
+            }
             Err(ClientError::Api(e)) if e.kind == ErrorKind::Invalid => e.into(),
             Err(e) => return Err(e.into()),
         };

@@ -43,9 +43,10 @@ impl Log {
     /// Goes on from what this machine remembers and what the cluster has.
     fn resume(remembered: Option<Version>, head: &Head) -> Self {
         let known = remembered.unwrap_or_default();
-        let fresh = known == Version::default() && head.version == Version::default();
-        let last = if fresh || head.version > known {
-            let above = head.version.incarnation.saturating_add(1);
+        let first = known == Version::default() && head.version == Version::default();
+        // nobody could be asked: what this machine remembers may be an older copy
+        let last = if first || head.version > known || !head.fresh {
+            let above = head.version.incarnation.max(known.incarnation).saturating_add(1);
             Version { incarnation: head.now.0.max(above), seq: 0 }
         } else {
             known
@@ -206,8 +207,19 @@ mod tests {
     }
 
     fn next(remembered: Option<Version>, head: Version, now: u64) -> Version {
-        let head = Head { version: head, hlc: Hlc::at(Millis(5)), now: Millis(now) };
+        let hlc = Hlc::at(Millis(5));
+        let head = Head { version: head, hlc, now: Millis(now), fresh: true };
         Log::resume(remembered, &head).next(head.now).0
+    }
+
+    #[test]
+    fn who_can_ask_nobody_begins_a_new_incarnation() {
+        let (hlc, now, fresh) = (Hlc::at(Millis(5)), Millis(1000), false);
+        for (known, here, life) in [(7, 7, 1000), (2000, 7, 2001), (7, 3000, 3001)] {
+            let head = Head { version: version(here, 3), hlc, now, fresh };
+            let next = Log::resume(Some(version(known, 3)), &head).next(now).0;
+            assert_eq!(next, version(life, 1));
+        }
     }
 
     #[test]
@@ -238,7 +250,8 @@ mod tests {
 
     #[test]
     fn numbers_and_times_rise_within_a_batch() {
-        let head = Head { version: version(7, 3), hlc: Hlc::at(Millis(2000)), now: Millis(1000) };
+        let hlc = Hlc::at(Millis(2000));
+        let head = Head { version: version(7, 3), hlc, now: Millis(1000), fresh: true };
         let mut log = Log::resume(Some(version(7, 3)), &head);
         let (first, second) = (log.next(head.now), log.next(head.now));
         assert_eq!((first.0, second.0), (version(7, 4), version(7, 5)));

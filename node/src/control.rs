@@ -30,6 +30,10 @@ const AT_ONCE: usize = 4;
 const AGAIN: Duration = Duration::from_secs(2);
 /// How long a writer waits for peers to tell what they know of its log.
 const FRESH: Duration = Duration::from_millis(1500);
+/// How long it waits for the first of them, which may have much to tell.
+const SLOW: Duration = Duration::from_secs(10);
+/// How long it waits for a peer to be connected.
+const FIRST: Duration = Duration::from_secs(3);
 /// Peers that may wait for a sync.
 const WAITING: usize = 1024;
 
@@ -167,15 +171,34 @@ impl Control {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Syncs with up to `n` connected peers now.
-    pub async fn freshen(&self, n: usize) {
+    /// Syncs with up to `n` connected peers now. Says whether what is here is fresh then: one of
+    /// them has been synced with, or there is no other machine. A node that has just started gets
+    /// some time to be connected at all.
+    pub async fn freshen(&self, n: usize) -> bool {
+        if self.store.views().machines.len() <= 1 {
+            return true;
+        }
+        let mut changes = self.net.peers().changes();
+        let somebody = async {
+            while self.net.peers().connected().is_empty() && changes.changed().await.is_ok() {}
+        };
+        drop(tokio::time::timeout(FIRST, somebody).await);
         let mut syncs = JoinSet::new();
         let connected = self.net.peers().connected();
         for peer in connected.sample(&mut rand::rng(), n).copied() {
             let (net, store) = (self.net.clone(), self.store.clone());
             syncs.spawn(async move { sync_with(&net, &store, peer).await });
         }
-        drop(tokio::time::timeout(FRESH, syncs.join_all()).await);
+        let mut fresh = false;
+        let begun = tokio::time::Instant::now();
+        loop {
+            // longer for the first, which may have much to tell
+            let patience = if fresh { FRESH } else { SLOW };
+            match tokio::time::timeout_at(begun + patience, syncs.join_next()).await {
+                Ok(Some(synced)) => fresh |= matches!(synced, Ok(Ok(_))),
+                Ok(None) | Err(_) => return fresh,
+            }
+        }
     }
 
     /// Tells all members of cells that are stored here. Returns how many peers are connected.

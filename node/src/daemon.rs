@@ -12,6 +12,7 @@ use dht_store::wire::{Request, Response};
 use p2pinst_api::DataDir;
 use p2pinst_chunks::BlobStore;
 use p2pinst_files::Lock;
+use p2pinst_trust::SecretKey;
 use p2pinst_types::record::NodeRecord;
 use p2pinst_types::{Cell, Kind, NodeId};
 use tokio::sync::mpsc;
@@ -23,11 +24,13 @@ use crate::addrs::reachable;
 use crate::agent::{Agent, Parts, watch_idleness};
 use crate::api::{self, Api};
 use crate::clock::{self, Clock};
+use crate::clones::Clones;
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::exchange::Exchange;
 use crate::identity::{Identity, load_key};
 use crate::keeper::Keeper;
+use crate::life::Life;
 use crate::liveness::{self, Liveness};
 use crate::lost::{find_home, open_store};
 use crate::membership::{self, Membership};
@@ -76,6 +79,20 @@ fn take(dir: &DataDir) -> anyhow::Result<(Identity, Lock)> {
     Ok((identity, lock))
 }
 
+/// Begins a life that is newer than all that the data directory knows of.
+fn begin_life(
+    dir: &DataDir,
+    store: &Store,
+    key: &SecretKey,
+    clock: &Clock,
+) -> anyhow::Result<Life> {
+    let author = key.public();
+    // the node's record is written anew in every life
+    let records = store.written_by(Kind::NODE_RECORD, &author)?;
+    let newest = records.iter().map(|c| c.version.incarnation).max().unwrap_or(0);
+    Ok(Life::begin(dir, clock.now(), newest.max(store.head(&author).incarnation)))
+}
+
 /// Runs a node until `shutdown`.
 ///
 /// # Errors
@@ -88,17 +105,19 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let key = load_key(&dir)?;
     let clock = Clock::default();
     let store = open_store(&dir, &identity)?;
+    let life = begin_life(&dir, &store, &key, &clock)?;
     let (store, store_ended) =
         store::start(store, clock.clone()).context("cannot start the store's thread")?;
     let own = Arc::new(Own {
         node: NodeId(key.public()),
         key: key.clone(),
         machine: identity.machine,
-        incarnation: identity.incarnation,
+        life,
     });
     let addrs = reachable(&config.listen, identity.bootstrap.first().map(String::as_str));
     let peers = Arc::new(Peers::new(clock.clone()));
     let (announce, announcements) = mpsc::channel::<Cell>(ANNOUNCEMENTS);
+    let clones = Arc::new(Clones::new(clock.clone()));
     let keeper = Keeper {
         own: Arc::clone(&own),
         identity: identity.clone(),
@@ -106,6 +125,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         store: store.clone(),
         peers: Arc::downgrade(&peers),
         announce,
+        clones: Arc::clone(&clones),
         joining: false,
     };
     let settings =
@@ -115,6 +135,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     // the agent stops first; what it still has to tell needs the rest of the node
     let closing = CancellationToken::new();
     let (net, events, driver) = net::start(net_config, closing.clone()).await?;
+    clones.connect(net.clone());
 
     let blobs = {
         let blobs_dir = dir.blobs();
@@ -125,10 +146,18 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let (control, control_task) = Control::new(net.clone(), store.clone(), announcements, interval);
     let (replicas, outbox) = Replicas::new(Arc::clone(&own), net.clone(), store.clone());
     let (idle, sampling) = watch_idleness(config.idle, closing.clone());
-    let (agent, reporting) = Agent::new(Parts {
+    let (agent, mut reporting) = Agent::new(Parts {
         own: Arc::clone(&own),
         store: store.clone(),
         replicas: replicas.clone(),
+        control: control.clone(),
+        record: NodeRecord {
+            addrs: addrs.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: clock.now(),
+            architecture: String::new(),
+            needs: None,
+        },
         exchange: exchange.clone(),
         root: root.clone(),
         dpkg_log: dir.dpkg_log(),
@@ -140,16 +169,6 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let listener = api::bind(&dir)?;
     let left = CancellationToken::new();
     let started = clock.now();
-    let record = NodeRecord {
-        addrs: addrs.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started,
-        architecture: agent.architecture(),
-    };
-    let subject = own.machine.as_bytes().to_vec();
-    if let Err(error) = replicas.write(Kind::NODE_RECORD, subject, Vec::new(), record).await {
-        warn!(%error, "cannot write this node's record: others see an older one");
-    }
     let (watch, watching) = Watch::new(own.node, net.clone(), store.clone(), replicas.clone());
     let api = Api {
         own: Arc::clone(&own),
@@ -165,6 +184,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         dir: dir.clone(),
         started,
         sync: interval,
+        clones,
         submitting: api::submit_lock(),
         left: left.clone(),
     };
@@ -174,7 +194,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let name = name.unwrap_or_else(|| identity.name.clone());
     let (liveness, detector) = liveness::Task::new(
         own.node,
-        own.incarnation,
+        own.life.first(),
         net.clone(),
         store.clone(),
         liveness::Settings {

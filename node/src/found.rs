@@ -218,6 +218,7 @@ pub fn init(options: InitOptions<'_>) -> Result<Founded, FoundError> {
         labels: invite.labels.clone(),
         addrs: reachable(listen, None),
         invite: invite.key,
+        replaces: None,
     };
     let signed = policy::sign_cert(&roots, &invite_key, &cert)?;
     let admission = Admission { machine: policy::machine_id(&signed), cert: signed.clone() };
@@ -232,7 +233,6 @@ pub fn init(options: InitOptions<'_>) -> Result<Founded, FoundError> {
         admission: admission_cell.bytes().to_vec(),
         name: options.node_name.clone(),
         machine: admission.machine,
-        incarnation: now.0,
         bootstrap: Vec::new(),
     };
     let mut store = Store::open(&dir.store(), roots)?;

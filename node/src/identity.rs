@@ -36,8 +36,6 @@ pub struct Identity {
     pub name: Name,
     /// The machine.
     pub machine: MachineId,
-    /// Which life of the node this is.
-    pub incarnation: u64,
     /// Where to find the cluster when nobody of the roster answers.
     pub bootstrap: Vec<String>,
 }
@@ -160,4 +158,36 @@ pub fn save_key(dir: &DataDir, name: &Name, key: &SecretKey) -> Result<(), Ident
     let text = keytext::write(name, key);
     p2pinst_files::write(&dir.node_key(), text.as_bytes(), Access::Private)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use p2pinst_types::{Hash, PublicKey, Signature};
+
+    use super::*;
+
+    #[test]
+    fn golden_file() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = DataDir::new(temp.path());
+        let identity = Identity {
+            cluster: ClusterId(Hash([1; 32])),
+            roots: vec![SignedRoot {
+                doc: vec![1],
+                signatures: vec![(PublicKey([2; 32]), Signature([3; 64]))],
+            }],
+            grant: vec![4],
+            invite: vec![5],
+            cert: SignedCert { cert: vec![6], signature: Signature([7; 64]) },
+            admission: vec![8],
+            name: "n1".parse().unwrap(),
+            machine: MachineId([9; 16]),
+            bootstrap: vec!["/ip4/10.0.0.1/tcp/4001".to_owned()],
+        };
+        identity.save(&dir).unwrap();
+        let bytes = std::fs::read(dir.identity()).unwrap();
+        let digest = Hash::of(&bytes).to_string();
+        assert_eq!(format!("{}:{}", bytes.len(), &digest[..16]), "356:1c444262defaa9f0");
+        assert_eq!(Identity::load(&dir).unwrap(), identity);
+    }
 }

@@ -22,11 +22,13 @@ use tracing::{debug, info};
 
 use crate::addrs::reachable;
 use crate::clock::{self, Clock};
+use crate::clones::Clones;
 use crate::config::{Config, ConfigError};
 use crate::control::{SyncError, sync_with};
 use crate::found::ensure_free;
 use crate::identity::{Identity, IdentityError, JoiningKeyError, joining_key, save_key};
 use crate::keeper::Keeper;
+use crate::life::Life;
 use crate::net::{self, Net, NetConfig, NetError, Settings, check_addr};
 use crate::peers::Peers;
 use crate::store::{self, Own, StoreFailure, StoreHandle};
@@ -250,6 +252,7 @@ impl<'a> Joining<'a> {
             labels: labels.clone(),
             addrs: addrs.clone(),
             invite: token.invite.key,
+            replaces: token.invite.replaces,
         };
         let signed = policy::sign_cert(&token.roots, &token.key, &cert)?;
         let identity = Identity {
@@ -261,7 +264,6 @@ impl<'a> Joining<'a> {
             cert: signed,
             admission: Vec::new(),
             name,
-            incarnation: clock::local().0,
             bootstrap: token.bootstrap.clone(),
         };
         Ok(Self { dir, token, key, identity, listen, addrs, site, labels })
@@ -276,9 +278,9 @@ impl<'a> Joining<'a> {
             key: self.key.clone(),
             node: NodeId(self.key.public()),
             machine: self.identity.machine,
-            incarnation: self.identity.incarnation,
+            life: Life::begin(self.dir, clock::local(), 0),
         });
-        let peers = Arc::new(Peers::new(clock));
+        let peers = Arc::new(Peers::new(clock.clone()));
         let (announce, _nobody) = mpsc::channel(1);
         let keeper = Keeper {
             own: Arc::clone(&own),
@@ -287,6 +289,7 @@ impl<'a> Joining<'a> {
             store: store.clone(),
             peers: Arc::downgrade(&peers),
             announce,
+            clones: Arc::new(Clones::new(clock)),
             joining: true,
         };
         let config = NetConfig {
@@ -385,6 +388,7 @@ impl<'a> Joining<'a> {
         }
         self.identity.cert = admission.cert;
         self.identity.machine = machine.id;
+        self.identity.name = machine.name.clone();
         self.identity.admission = machine.cell.bytes().to_vec();
         self.identity.roots = views.roots.signed().to_vec();
         (self.site, self.labels) = (machine.site.clone(), machine.labels.clone());

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::clock;
+use crate::clones::Clones;
 use crate::identity::Identity;
 use crate::net::Gatekeeper;
 use crate::peers::Peers;
@@ -31,6 +32,8 @@ pub struct Keeper {
     pub peers: Weak<Peers>,
     /// Where new admissions are announced.
     pub announce: mpsc::Sender<Cell>,
+    /// Machines that use one key.
+    pub clones: Arc<Clones>,
     /// Whether this node is only just joining and cannot know the roster.
     pub joining: bool,
 }
@@ -43,7 +46,7 @@ impl Keeper {
             invite: self.identity.invite.clone(),
             cert: self.identity.cert.clone(),
             admission: self.identity.admission.clone(),
-            incarnation: self.own.incarnation,
+            incarnation: self.own.life.first(),
             clock: clock::local(),
             addrs: self.addrs.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -120,7 +123,7 @@ fn admit(
         kind: Kind::ADMISSION,
         subject: node.as_bytes(),
         slot: &[],
-        incarnation: own.incarnation,
+        incarnation: own.incarnation_in(store, now),
     };
     let cell = store.write(&own.key, write, &record, now).map_err(|e| unavailable(&e))?;
     // the fold has the last word
@@ -143,16 +146,21 @@ impl Gatekeeper for Keeper {
     ) -> BoxFuture<'static, Result<(), Refusal>> {
         let (store, own, peers) = (self.store.clone(), Arc::clone(&self.own), self.peers.clone());
         let (announce, joining) = (self.announce.clone(), self.joining);
+        let (clones, own_addrs) = (Arc::clone(&self.clones), self.addrs.clone());
         Box::pin(async move {
             let roots = store.views().roots.clone();
             let presented = Hello::verify(&hello, &roots, &peer.0)?;
             let peers = peers.upgrade().ok_or(Refusal::Unavailable)?;
-            // a cloned disk: the same key, alive twice
+            // a cloned disk: the same key, alive twice; or a node that has started anew
             let known = peers.get(&peer);
             let other_life = known.connected && known.incarnation != presented.incarnation;
-            if other_life || peer == own.node {
-                warn!(%peer, name = %presented.cert.name, "two machines use one key");
+            if peer == own.node || (other_life && clones.answers(peer).await) {
+                let first = if peer == own.node { own_addrs } else { known.addrs };
+                clones.note(peer, &presented.cert.name, first, presented.addrs);
                 return Err(Refusal::Cloned);
+            }
+            if other_life {
+                clones.part_with(peer).await;
             }
             let (name, theirs, incarnation) =
                 (presented.cert.name.clone(), presented.clock, presented.incarnation);
@@ -168,6 +176,10 @@ impl Gatekeeper for Keeper {
             peers.shown(peer, addrs, incarnation);
             Ok(())
         })
+    }
+
+    fn turned_away(&self, by: NodeId, refusal: Refusal) {
+        self.clones.refused_by(by, refusal);
     }
 
     fn proof(&self, peer: NodeId) -> Vec<u8> {

@@ -24,6 +24,7 @@ use tracing::{debug, warn};
 
 use crate::control::from_wire;
 use crate::net::Net;
+use crate::outdated::Outdated;
 use crate::rpc;
 use crate::store::{Own, StoreFailure, StoreHandle};
 
@@ -45,6 +46,7 @@ pub struct Replicas {
     outbox: mpsc::Sender<Cell>,
     ring: watch::Receiver<Arc<Ring>>,
     health: Arc<Mutex<(Health, Option<Instant>)>>,
+    outdated: Outdated,
 }
 
 /// What a read found.
@@ -76,8 +78,8 @@ impl Replicas {
         let (turn, ring) = watch::channel(Arc::new(first));
         let site = store.views().machine_of(&own.node.0).map(|m| m.site.clone());
         let core = Outbox::new(own.node.0, site);
-        let health = Arc::default();
-        let replicas = Self { own, net, store, outbox, ring, health };
+        let (health, outdated) = (Arc::default(), Outdated::default());
+        let replicas = Self { own, net, store, outbox, ring, health, outdated };
         let task = Task {
             replicas: replicas.clone(),
             turn,
@@ -85,9 +87,18 @@ impl Replicas {
             outbox: core,
             begun: Instant::now(),
             offers: JoinSet::new(),
-            read_back: JoinSet::new(),
         };
         (replicas, task)
+    }
+
+    /// The network.
+    pub(crate) fn net(&self) -> &Net {
+        &self.net
+    }
+
+    /// Records of this node of which replicas have newer versions.
+    pub(crate) fn outdated(&self) -> &Outdated {
+        &self.outdated
     }
 
     /// This node.
@@ -260,7 +271,6 @@ pub struct Task {
     outbox: Outbox,
     begun: Instant,
     offers: JoinSet<Acks>,
-    read_back: JoinSet<()>,
 }
 
 /// What one replica said to some cells; `None`: nothing.
@@ -281,7 +291,6 @@ impl Task {
                 Some(Ok((peer, answer))) = self.offers.join_next(), if !self.offers.is_empty() => {
                     self.outbox.answered(self.begun.elapsed(), peer.0, answer);
                 }
-                Some(_) = self.read_back.join_next(), if !self.read_back.is_empty() => {}
                 Some(cell) = self.written.recv() => self.outbox.written(cell, self.begun.elapsed()),
                 Ok(()) = changes.changed() => self.turn(),
                 Ok(()) = views.changed() => {
@@ -332,26 +341,13 @@ impl Task {
                     }
                 }
                 Effect::Behind(cell) => {
-                    self.read_back.spawn(read_back(self.replicas.clone(), cell));
+                    self.replicas.outdated.tell(&cell);
                 }
             }
         }
         let health = self.outbox.health();
         let since = health.since.map(|at| self.begun + at);
         *self.replicas.health.lock().unwrap_or_else(PoisonError::into_inner) = (health, since);
-    }
-}
-
-/// The replicas hold a newer version of an own record than this node remembers.
-async fn read_back(replicas: Replicas, cell: Cell) {
-    warn!(kind = %cell.id.kind, "the cluster has newer records of this node than this node itself: was its disk put back to an older state?");
-    // the read stores here what this node lacks of its own
-    let read = replicas.read(cell.id.kind, cell.id.subject.clone()).await;
-    let Ok(read) = read else { return };
-    let own = replicas.own.node.0;
-    let mine = read.cells.into_iter().filter(|c| c.id.author == own).collect();
-    if let Err(error) = replicas.store.apply(mine, Vec::new()).await {
-        warn!(%error, "cannot read this node's own records back");
     }
 }
 

@@ -10,12 +10,13 @@ use dht_store::store::{StoreError, Write};
 use dht_store::sync::Part;
 use dht_store::{Outcome, Store, Views};
 use p2pinst_trust::SecretKey;
-use p2pinst_types::{Cell, Kind, MachineId, NodeId};
+use p2pinst_types::{Cell, Kind, MachineId, Millis, NodeId};
 use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::clock::Clock;
+use crate::life::Life;
 
 /// Requests that may wait for the store.
 const QUEUE: usize = 256;
@@ -62,7 +63,22 @@ pub struct Own {
     /// The machine, under which its records are filed.
     pub machine: MachineId,
     /// Which life of the node this is.
-    pub incarnation: u64,
+    pub life: Life,
+}
+
+impl Own {
+    /// The life in which the node writes now.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.life.now()
+    }
+
+    /// The life in which the node writes its next control-plane cell: a newer one than before when
+    /// the store knows of a newer one (an older copy of the data directory was put back).
+    pub fn incarnation_in(&self, store: &Store, now: Millis) -> u64 {
+        let head = store.head(&self.key.public()).incarnation;
+        if head > self.life.now() { self.life.begin_after(head, now) } else { self.life.now() }
+    }
 }
 
 /// A handle on the store; cheap to clone.
@@ -238,7 +254,7 @@ impl StoreHandle {
     ) -> Result<Cell, StoreFailure> {
         let (own, clock) = (Arc::clone(own), self.clock.clone());
         self.run(move |store| {
-            let incarnation = own.incarnation;
+            let incarnation = own.incarnation();
             let write = Write { kind, subject: &subject, slot: &slot, incarnation };
             store.write(&own.key, write, &record, clock.now())
         })

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use p2pinst_api::request::{Invites, PrepareInvite};
-use p2pinst_api::view::InviteView;
+use p2pinst_api::Client;
+use p2pinst_api::request::{Invites, Nodes, PrepareInvite};
+use p2pinst_api::view::{InviteView, NodeView};
 use p2pinst_trust::{RootChain, SecretKey, Token};
 use p2pinst_types::name::parse_label;
-use p2pinst_types::record::{Invite, Role};
+use p2pinst_types::record::{Invite, Revocation, Role};
 use p2pinst_types::{Cell, Kind, LabelValue, Labels, Millis, Name, PublicKey, limits};
 use serde::Serialize;
 
@@ -23,9 +24,9 @@ use crate::signer::Signer;
 /// or is used up: pass it on as you would a password. It carries the addresses of up to five live
 /// nodes, so that joining needs any one of them.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_long_help = "Example:\n  p2pinst invite --label gpu=true --uses 16 --ttl 2h >token"
-)]
+#[command(after_long_help = "Examples:
+  p2pinst invite --label gpu=true --uses 16 --ttl 2h >token
+  p2pinst invite --replace n3 >token")]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct InviteArgs {
     #[command(subcommand)]
@@ -45,6 +46,10 @@ pub(crate) struct InviteArgs {
     /// An address of a live node, in place of those that this node knows; may be repeated
     #[arg(long, value_name = "ADDR", value_parser = args::address)]
     bootstrap: Vec<String>,
+    /// Give a machine that lost its disk its place again: revoke its old key, and let one machine join
+    /// under its name, with its past
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["site", "labels", "uses"])]
+    replace: Option<Name>,
     /// The operator's key that signs [default: the only one that may]
     #[arg(long, value_name = "NAME")]
     key: Option<Name>,
@@ -81,6 +86,7 @@ struct Document<'a> {
     uses: u32,
     not_after: Millis,
     bootstrap: Vec<String>,
+    replaces: Option<Name>,
 }
 
 async fn list(context: &Context, args: LsArgs) -> Result<(), CliError> {
@@ -121,7 +127,10 @@ pub(super) async fn run(context: &Context, args: InviteArgs) -> Result<(), CliEr
         return Err(CliError::usage(format!("a token carries at most {most} addresses")));
     }
     let (mut client, info) = context.connect_info().await?;
-    let need = Need::Any(&[Role::Operator, Role::Enroller]);
+    let need = match &args.replace {
+        None => Need::Any(&[Role::Operator, Role::Enroller]),
+        Some(_) => Need::All(&[Role::Operator]), // it revokes, too
+    };
     let operator = choose::key(context, &mut client, args.key.as_ref(), need).await?.key;
     let material = client.call(PrepareInvite { operator: operator.public() }).await?;
     let bootstrap = if args.bootstrap.is_empty() { material.bootstrap } else { args.bootstrap };
@@ -129,31 +138,64 @@ pub(super) async fn run(context: &Context, args: InviteArgs) -> Result<(), CliEr
         return Err(CliError::failed("no address is known under which a node could be reached")
             .hint("name one: --bootstrap /ip4/10.0.0.1/tcp/4001"));
     }
+    let replaced = match &args.replace {
+        Some(name) => Some(replaced(context, &mut client, name).await?),
+        None => None,
+    };
     let roots = RootChain::verify(info.cluster, material.roots)?;
     let grant = Cell::parse(material.grant.0)?;
 
     let mut signer = Signer::open(context, &mut client, operator, info.cluster).await?;
     let key = SecretKey::generate()?;
     let not_after = signer.now().after(args.ttl);
-    let invite = Invite {
-        key: key.public(),
-        site: args.site,
-        labels,
-        uses: args.uses,
-        not_after,
-        replaces: None,
+    let (site, labels, uses, replaces) = match &replaced {
+        Some(machine) => (machine.site.clone(), machine.labels.clone(), 1, Some(machine.machine)),
+        None => (args.site, labels, args.uses, None),
     };
+    let invite = Invite { key: key.public(), site, labels, uses, not_after, replaces };
+    if let Some(machine) = &replaced {
+        let reason = "replaced".to_owned();
+        let revocation = Revocation { key: machine.id.0, last_good: None, reason };
+        signer.add(Kind::REVOCATION, machine.id.0.as_bytes(), &revocation)?;
+    }
     let invite_cell = signer.add(Kind::INVITE, invite.key.as_bytes(), &invite)?;
     signer.submit(&mut client).await?;
 
-    let token = Token { roots, bootstrap, grant, invite_cell, invite, key };
+    if let Some(machine) = &replaced {
+        let name = &machine.name;
+        context.tell(format_args!(
+            "The key of {name} is revoked. One machine may join in its place; it installs again what its groups prescribe."
+        ));
+    }
+    let name = replaced.map(|m| m.name);
+    let token = Token { roots, bootstrap, grant, invite_cell, invite, key, name };
     let text = token.encode()?;
     if context.json {
-        let Token { invite, bootstrap, .. } = token;
+        let Token { invite, bootstrap, name: replaces, .. } = token;
         let Invite { key: invite, site, labels, uses, not_after, .. } = invite;
         let token = text.as_str();
-        let document = Document { token, invite, site, labels, uses, not_after, bootstrap };
+        let document =
+            Document { token, invite, site, labels, uses, not_after, bootstrap, replaces };
         return context.print_json(&document);
     }
     context.print(format_args!("{}\n", *text))
+}
+
+/// The machine whose place another is to take.
+async fn replaced(
+    context: &Context,
+    client: &mut Client,
+    name: &Name,
+) -> Result<NodeView, CliError> {
+    let nodes = client.call(Nodes {}).await?;
+    let found = nodes.into_iter().find(|n| n.name == *name);
+    let machine = found.ok_or_else(|| {
+        CliError::failed(format!("no machine of the cluster is called {name}"))
+            .hint(format!("see them all: {}", context.command("node ls")))
+            .hint("a machine that was removed joins as a new one: p2pinst invite")
+    })?;
+    if machine.up {
+        context.tell(format_args!("{name} is up: its node is put out of the cluster now."));
+    }
+    Ok(machine)
 }

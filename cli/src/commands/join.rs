@@ -31,7 +31,8 @@ pub(crate) struct JoinArgs {
     /// A file with the token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// This machine's name [default: its host name]
+    /// This machine's name [default: its host name; with a token of `invite --replace` that of the
+    /// machine whose place it takes]
     #[arg(long, value_name = "HOST")]
     name: Option<Name>,
     /// Where the node listens; may be repeated
@@ -51,8 +52,17 @@ struct Document {
 }
 
 pub(super) async fn run(context: &Context, args: JoinArgs) -> Result<(), CliError> {
-    let name = node_name(args.name, "--name")?;
     let token = read_token(args.token, args.token_file)?;
+    let name = match (args.name, &token.name) {
+        (Some(given), Some(place)) if given != *place => {
+            return Err(CliError::usage(format!(
+                "this token is for the place of {place}, not {given}"
+            ))
+            .hint("leave out --name, or ask for a token of your own: p2pinst invite"));
+        }
+        (_, Some(place)) => place.clone(),
+        (given, None) => node_name(given, "--name")?,
+    };
     founding::refuse_member(context)?;
     let dir = &context.dir;
     let joined = founding::join(JoinOptions { dir, token, name, listen: args.listen }).await?;

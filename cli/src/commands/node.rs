@@ -75,6 +75,7 @@ async fn list(context: &Context) -> Result<(), CliError> {
         let removed = info.removed;
         return context.print_json(&List { nodes, removed });
     }
+    let cloned: Vec<String> = nodes.iter().filter_map(clone_words).collect();
     let mut table =
         Table::new(&["NAME", "ID", "SITE", "STATE", "SEEN BY", "VERSION", "LABELS", "ADDRESSES"]);
     for node in nodes {
@@ -89,15 +90,47 @@ async fn list(context: &Context) -> Result<(), CliError> {
             dash(format::names(&node.addrs, 2)),
         ]);
     }
-    context.print(table.text(""))
+    context.print(table.text(""))?;
+    cloned.iter().for_each(|words| context.tell(words));
+    tell_refused(context, &info);
+    Ok(())
 }
 
-/// `up 3m`, `suspect 2s`, `down 1h`, `never seen`.
+/// `up 3m`, `suspect 2s`, `down 1h`, `never seen`; and what is odd about the machine.
 fn state(node: &NodeView, now: Millis) -> String {
-    let words = format::liveness(node.up, node.since, now);
-    match node.state.as_str() {
-        "suspect" => words.replacen("up", "suspect", 1),
-        _ => words,
+    let mut text = format::liveness(node.up, node.since, now);
+    if node.state == "suspect" {
+        text = text.replacen("up", "suspect", 1);
+    }
+    if node.cloned.is_some() {
+        text.push_str(", cloned");
+    }
+    if let Some(needs) = &node.needs {
+        text.push_str(&format!(", needs version {needs}"));
+    }
+    text
+}
+
+/// Which two machines use one key.
+fn clone_words(node: &NodeView) -> Option<String> {
+    let cloned = node.cloned.as_ref()?;
+    let (name, since) = (&node.name, cloned.since);
+    let at = |addrs: &[String]| {
+        if addrs.is_empty() { "?".to_owned() } else { format::names(addrs, 2) }
+    };
+    let (first, second) = (at(&cloned.first), at(&cloned.second));
+    Some(format!(
+        "\nTwo machines are {name}, since {since}: the one at {first} goes on, the one at {second} is refused (a cloned disk?).\nhint: join the copy as a machine of its own: remove its data directory, then p2pinst join"
+    ))
+}
+
+/// Says why the others do not let this node in.
+fn tell_refused(context: &Context, info: &NodeInfo) {
+    if let Some(refused) = &info.refused {
+        let (reason, since, advice) = (&refused.reason, refused.since, &refused.advice);
+        context.tell(format_args!(
+            "\nThe cluster refuses this node since {since}: {reason}.\nhint: {advice}"
+        ));
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use p2pinst_api::request::{Info, Status, Watch};
-use p2pinst_api::view::{DeploymentView, FEW, Lines, MachineStatus, StatusView};
+use p2pinst_api::view::{DeploymentView, FEW, Lines, MachineStatus, NeedsView, StatusView};
 use p2pinst_types::Millis;
 use p2pinst_types::record::State;
 
@@ -102,7 +102,7 @@ pub(super) async fn run(context: &Context, args: StatusArgs) -> Result<(), CliEr
     if context.json {
         return context.print_json(&view);
     }
-    if view.deployments.is_empty() {
+    if view.deployments.is_empty() && view.needs.is_empty() {
         context.tell("Nothing has been published yet.");
         return Ok(());
     }
@@ -218,6 +218,26 @@ fn report(view: &StatusView, shown: Shown, now: Millis) -> String {
         text.push_str(&notes(d, shown, now));
         text.push_str(&machines(d, shown));
     }
+    for newer in &view.needs {
+        text.push_str(&unread(newer));
+    }
+    text
+}
+
+/// A record that this version cannot read, and who waits because of it.
+fn unread(newer: &NeedsView) -> String {
+    let subject = format::clean(&newer.subject);
+    let what = match &newer.name {
+        Some(name) => format!("the {} of {}", newer.what, format::clean(name)),
+        None => format!("the {} {subject}", newer.what),
+    };
+    let mut text = format!("\n{what} needs version {}\n", format::clean(&newer.needs));
+    let mut table = Table::bare();
+    for machine in newer.machines.iter().take(MOST) {
+        let (name, detail) = (machine.name.to_string(), format::brief(&machine.detail));
+        table.row([name, machine.state.clone(), detail]);
+    }
+    text.push_str(&table.text("  "));
     text
 }
 
@@ -294,7 +314,7 @@ mod tests {
     use crate::progress::tests::{deployment, machine};
 
     fn status(machines: Vec<MachineStatus>) -> StatusView {
-        StatusView { deployments: vec![deployment(machines)] }
+        StatusView { deployments: vec![deployment(machines)], needs: vec![] }
     }
 
     #[test]

@@ -223,7 +223,7 @@ impl State {
             Request::Grants(_) => say(Ok(self.grants())),
             Request::ReadHead(ask) => {
                 let version = self.heads.get(&ask.author).copied().unwrap_or_default();
-                say(Ok(Head { version, hlc: Hlc::at(NOW), now: NOW }))
+                say(Ok(Head { version, hlc: Hlc::at(NOW), now: NOW, fresh: true }))
             }
             Request::Submit(ask) => say(self.submit(&ask.cells)),
             Request::PrepareInvite(ask) => {
@@ -343,10 +343,12 @@ impl State {
             peers: 2,
             machines: 3,
             unknown_cells: 0,
+            needs: None,
             clock_ahead_ms: 0,
             root: "/".to_owned(),
             removed: self.removed.clone(),
             isolated_since: None,
+            refused: None,
         }
     }
 
@@ -524,7 +526,7 @@ impl State {
         self.asked_for_status = true;
         let cell = |kind| self.cells.iter().rev().find(|c| c.id.kind == kind).cloned();
         let (Some(order), Some(manifest)) = (cell(Kind::DEPLOYMENT), cell(Kind::RELEASE)) else {
-            return StatusView { deployments: vec![] };
+            return StatusView { deployments: vec![], needs: vec![] };
         };
         let deployment: Deployment = order.record().unwrap();
         let release: Release = manifest.record().unwrap();
@@ -553,7 +555,7 @@ impl State {
             machines,
             next: None,
         };
-        StatusView { deployments: vec![view] }
+        StatusView { deployments: vec![view], needs: vec![] }
     }
 }
 
@@ -581,6 +583,8 @@ fn nodes() -> Vec<NodeView> {
         version: (byte == 1).then(|| "0.1.0".to_owned()),
         started: None,
         admitted: NOW,
+        needs: None,
+        cloned: None,
     };
     vec![node("n1", 1), node("n2", 2)]
 }

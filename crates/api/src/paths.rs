@@ -40,6 +40,12 @@ impl DataDir {
         self.0.join("node.key")
     }
 
+    /// Which life of the node was begun last.
+    #[must_use]
+    pub fn life(&self) -> PathBuf {
+        self.0.join("life")
+    }
+
     /// The secret key of a join that is under way.
     #[must_use]
     pub fn joining_key(&self) -> PathBuf {

@@ -210,6 +210,8 @@ pub struct Head {
     pub hlc: Hlc,
     /// Cluster time.
     pub now: Millis,
+    /// Whether another node was asked, or there is none. Otherwise more may be known elsewhere.
+    pub fresh: bool,
 }
 
 /// The outcome of [`Submit`].

@@ -30,6 +30,9 @@ pub struct NodeInfo {
     pub machines: usize,
     /// Cells that need a newer version of p2pinst; they are kept and passed on.
     pub unknown_cells: usize,
+    /// The version of p2pinst that this node needs in order to do all that is wanted of it.
+    #[serde(default)]
+    pub needs: Option<String>,
     /// How far the local clock is from cluster time, in milliseconds; positive: it is ahead.
     pub clock_ahead_ms: i64,
     /// Where packages are installed.
@@ -40,6 +43,9 @@ pub struct NodeInfo {
     /// How this machine ceased to be a member; `None` while it is one.
     #[serde(default)]
     pub removed: Option<RemovalView>,
+    /// Why the cluster refuses this node, when it does.
+    #[serde(default)]
+    pub refused: Option<RefusedView>,
 }
 
 /// How a machine ceased to be a member.
@@ -74,6 +80,30 @@ pub struct InviteView {
     pub revoked: bool,
     /// Whether a machine may still join with it.
     pub open: bool,
+}
+
+/// A node that the others do not let in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedView {
+    /// Who refused it last.
+    pub by: NodeId,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: Millis,
+    /// What to do.
+    pub advice: String,
+}
+
+/// Two machines that use one key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClonedView {
+    /// Where the one listens that goes on.
+    pub first: Vec<String>,
+    /// Where the one listens that is refused.
+    pub second: Vec<String>,
+    /// Since when it is seen.
+    pub since: Millis,
 }
 
 /// A machine of the roster.
@@ -111,6 +141,12 @@ pub struct NodeView {
     pub started: Option<Millis>,
     /// When it was admitted.
     pub admitted: Millis,
+    /// The version of p2pinst that it needs in order to do all that is wanted of it, as it says.
+    #[serde(default)]
+    pub needs: Option<String>,
+    /// Two machines that use its key now, as this node has seen.
+    #[serde(default)]
+    pub cloned: Option<ClonedView>,
 }
 
 /// A group.
@@ -204,6 +240,28 @@ pub struct GrantView {
 pub struct StatusView {
     /// In the order of time.
     pub deployments: Vec<DeploymentView>,
+    /// What a newer version of p2pinst has written and this one cannot read, the latest first.
+    #[serde(default)]
+    pub needs: Vec<NeedsView>,
+}
+
+/// A record that needs a newer version of p2pinst.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NeedsView {
+    /// What cannot be read: `deployment`, `group`, `group edit`, or the `release` of a deployment.
+    pub what: String,
+    /// The deployment's id, or the group's name.
+    pub subject: String,
+    /// The deployment's name, where that can be read.
+    pub name: Option<String>,
+    /// The version of p2pinst that understands it; `?` when it does not say.
+    pub needs: String,
+    /// Who wrote it.
+    pub author: Option<Name>,
+    /// When.
+    pub at: Millis,
+    /// The machines that wait because of it, where those are known.
+    pub machines: Vec<MachineStatus>,
 }
 
 /// One deployment.

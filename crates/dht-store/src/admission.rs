@@ -8,15 +8,15 @@
 //!    must not be refused by another that heard of things in another order;
 //! 4. time: not further ahead of cluster time than the clocks of honest machines can be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use p2pinst_trust::key::verify_cell;
 use p2pinst_trust::policy;
-use p2pinst_types::{Cell, Kind, MachineId, Millis, Plane, PublicKey, limits, shard};
+use p2pinst_types::{Cell, CellId, Kind, MachineId, Millis, Plane, PublicKey, limits, shard};
 use serde::{Deserialize, Serialize};
 
 use crate::record::Record;
-use crate::view::Views;
+use crate::view::{Entry, Views};
 
 /// What became of a cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,19 +58,27 @@ pub(crate) struct Known {
     granted: BTreeSet<PublicKey>,
     invites: BTreeSet<PublicKey>,
     nodes: BTreeSet<PublicKey>,
+    /// Places of records of a newer version, by author.
+    opaque: BTreeMap<PublicKey, BTreeSet<CellId>>,
 }
 
 impl Known {
     /// A record is here.
-    pub(crate) fn note(&mut self, record: &Record) {
-        match record {
+    pub(crate) fn note(&mut self, entry: &Entry) {
+        let id = &entry.cell.id;
+        match &entry.record {
             Record::Grant(grant) => self.granted.insert(grant.key),
             Record::Invite(invite) => self.invites.insert(invite.key),
             Record::Admission(_, cert) => self.nodes.insert(cert.node),
+            Record::Opaque => self.opaque.entry(id.author).or_default().insert(id.clone()),
             _ => false,
         };
     }
 }
+
+/// Records of a newer version that one node may write on the control plane, which every node
+/// holds. Administrators may write as many as they like, as of those that are understood.
+const OPAQUE: usize = 256;
 
 fn hold(reason: impl Into<String>) -> Verdict {
     Verdict::Hold(reason.into())
@@ -153,7 +161,14 @@ fn control_authority(
         // a node may revoke itself: it leaves
         Record::Revocation(r) => is_root || is_granted || (is_node && r.key == *author),
         Record::Standing(..) => is_root,
-        Record::Opaque => is_root || is_granted || is_node,
+        Record::Opaque => {
+            let theirs = known.opaque.get(author);
+            let full = theirs.is_some_and(|t| t.len() >= OPAQUE && !t.contains(&cell.id));
+            if full && !is_root && !is_granted {
+                return Some(reject("its author has used up its share of unknown records"));
+            }
+            is_root || is_granted || is_node
+        }
     };
     (!may).then(|| hold(format!("its author {} is not known here", author.short())))
 }
@@ -201,9 +216,9 @@ fn status_authority(views: &Views, cell: &Cell, machine: MachineId) -> Option<Ve
     if views.is_retired(id.as_bytes()) {
         return Some(reject("its deployment is retired"));
     }
-    let Some(order) = views.order(id.as_bytes()) else {
+    let Some(deployment) = views.deployment(&id) else {
         return Some(hold("its deployment is not known here"));
     };
-    let own = shard::shard_of(&id, &machine, order.deployment.shards);
+    let own = shard::shard_of(&id, &machine, deployment.shards);
     (shard != own).then(|| reject("it is not in its author's shard"))
 }

@@ -12,9 +12,12 @@ use p2pinst_types::{Cell, CellId, Hash, Kind, PublicKey, Version};
 use crate::coverage::Ranges;
 use crate::sync::{LogState, Part};
 
-/// Lives of one author, and ranges of one life, that a node tells others of. Honest logs have a
-/// few; what an odd one has beyond is found by its digest.
+/// Ranges of one life that a node tells others of. Honest logs have a few; what an odd one has
+/// beyond is found by its digest.
 const TOLD: usize = 64;
+/// Ranges of all lives of one author that a node tells others of, the newest lives first: some
+/// 20 KiB. Every start of a node is a life, but only those in which it has admitted a machine show.
+const TOLD_OF_ALL: usize = 1024;
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
@@ -93,14 +96,17 @@ impl Log {
 
     /// What others are told; `None` when no cell is held.
     pub(crate) fn state(&self, author: PublicKey) -> Option<LogState> {
-        let told = |life: &u64| Some((*life, self.covered(*life).first(TOLD)));
+        let mut room = TOLD_OF_ALL;
         let lives: BTreeMap<u64, Ranges> = self
             .covered
             .keys()
             .rev()
             .filter(|l| self.last(**l) > 0)
-            .take(TOLD)
-            .filter_map(told)
+            .map_while(|life| {
+                let told = self.covered(*life).first(TOLD.min(room));
+                room -= told.count();
+                (!told.is_empty()).then_some((*life, told))
+            })
             .collect();
         (!lives.is_empty()).then_some(LogState { author, lives, digest: Hash(self.digest) })
     }

@@ -301,6 +301,15 @@ impl Lab {
         Invited { key: invite_key, invite, cell }
     }
 
+    /// An invite of the operator to take a machine's place.
+    pub fn invite_replacing(&mut self, n: u16, machine: MachineId) -> Invited {
+        let invited = self.invite(n, 1);
+        let invite = Invite { replaces: Some(machine), ..invited.invite };
+        let operator = self.operator.clone();
+        let cell = self.write(&operator, Kind::INVITE, invite.key.as_bytes(), &invite);
+        Invited { invite, cell, ..invited }
+    }
+
     /// A machine with a certificate of an invite.
     #[must_use]
     pub fn node(&self, invited: &Invited, n: u16, named: &str) -> Node {
@@ -312,6 +321,7 @@ impl Lab {
             labels: invited.invite.labels.clone(),
             addrs: vec![format!("/ip4/10.77.0.{}/tcp/4001", n % 250)],
             invite: invited.invite.key,
+            replaces: invited.invite.replaces,
         };
         let signed = policy::sign_cert(&self.roots, &invited.key, &cert).unwrap();
         Node { key: node_key, cert, signed }

@@ -146,13 +146,19 @@ pub fn check_cert(
 pub fn as_invited(invite: &Invite, cert: &NodeCert) -> bool {
     let bounded = cert.addrs.len() <= p2pinst_types::limits::ADDRS
         && cert.addrs.iter().all(|a| a.len() <= 256);
-    let asked = cert.site == invite.site && cert.labels == invite.labels;
+    let asked = cert.site == invite.site
+        && cert.labels == invite.labels
+        && cert.replaces == invite.replaces;
     cert.invite == invite.key && asked && bounded
 }
 
-/// The machine that a certificate founds.
+/// The machine that a certificate founds, or takes the place of.
 #[must_use]
 pub fn machine_id(cert: &SignedCert) -> MachineId {
+    let replaced = codec::decode::<NodeCert>(&cert.cert).ok().and_then(|c| c.replaces);
+    if let Some(machine) = replaced {
+        return machine;
+    }
     let hash = Hash::of_parts("p2pinst/machine/1", &[&cert.cert]);
     let mut id = [0; MachineId::LEN];
     for (to, from) in id.iter_mut().zip(hash.0) {

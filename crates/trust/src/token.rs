@@ -6,7 +6,7 @@
 use std::fmt;
 
 use p2pinst_types::record::{Grant, Invite, SignedRoot};
-use p2pinst_types::{Cell, ClusterId, Hash, Kind, codec, limits};
+use p2pinst_types::{Cell, ClusterId, Hash, Kind, Name, codec, limits};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::{Zeroize, Zeroizing};
@@ -47,6 +47,8 @@ pub struct Token {
     pub invite: Invite,
     /// The invite's private key.
     pub key: SecretKey,
+    /// The name of the machine whose place is taken, when the invite is for that.
+    pub name: Option<Name>,
 }
 
 impl fmt::Debug for Token {
@@ -72,6 +74,7 @@ struct Wire {
     invite: Vec<u8>,
     #[serde(with = "serde_bytes")]
     key: Vec<u8>,
+    name: Option<Name>,
 }
 
 impl Drop for Wire {
@@ -93,6 +96,7 @@ impl Token {
             grant: self.grant.bytes().to_vec(),
             invite: self.invite_cell.bytes().to_vec(),
             key: self.key.to_seed().to_vec(),
+            name: self.name.clone(),
         };
         let mut bytes = Zeroizing::new(codec::encode(&wire)?);
         let check = Hash::of(&bytes);
@@ -152,7 +156,10 @@ impl Token {
         if key.public() != invite.key || !bounded {
             return Err(invalid("its key is not that of its invite"));
         }
-        let bootstrap = wire.bootstrap.clone();
-        Ok(Self { roots, bootstrap, grant, invite_cell, invite, key })
+        if wire.name.is_some() != invite.replaces.is_some() {
+            return Err(invalid("it names a machine, and its invite does not, or the reverse"));
+        }
+        let (bootstrap, name) = (wire.bootstrap.clone(), wire.name.clone());
+        Ok(Self { roots, bootstrap, grant, invite_cell, invite, key, name })
     }
 }

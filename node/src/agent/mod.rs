@@ -6,6 +6,7 @@
 
 mod idle;
 mod job;
+mod recall;
 mod reporter;
 mod startup;
 mod turn;
@@ -20,7 +21,7 @@ use p2pinst_install::journal::{Journal, JournalError, Step, Unfinished};
 use p2pinst_install::plan::{Decision, Line, LinePlan, Order, plan};
 use p2pinst_install::{Dpkg, Patience, RootError};
 use p2pinst_types::DeploymentId;
-use p2pinst_types::record::{Mode, State};
+use p2pinst_types::record::{Mode, NodeRecord, State};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
+use crate::control::Control;
 use crate::exchange::Exchange;
 use crate::replicate::Replicas;
 use crate::store::{Own, StoreHandle};
@@ -89,6 +91,10 @@ pub struct Parts {
     pub store: StoreHandle,
     /// Where its records go.
     pub replicas: Replicas,
+    /// The control plane.
+    pub control: Control,
+    /// What the node says of itself; the architecture is the root's.
+    pub record: NodeRecord,
     /// Where pieces come from.
     pub exchange: Exchange,
     /// Where packages are installed.
@@ -146,8 +152,9 @@ impl Agent {
             locks: Duration::from_secs(parts.config.lock_secs.into()),
             run: (run > 0).then(|| Duration::from_secs(run)),
         };
-        let (reporter, task) =
-            Reporter::new(Arc::clone(&parts.own), parts.store.clone(), parts.replicas);
+        let record = NodeRecord { architecture: dpkg.native().to_owned(), ..parts.record };
+        let (own, store) = (Arc::clone(&parts.own), parts.store.clone());
+        let (reporter, task) = Reporter::new(own, store, parts.replicas, parts.control, record);
         let context = Context {
             own: parts.own,
             store: parts.store,
@@ -171,12 +178,6 @@ impl Agent {
             unknown: 0,
         };
         Ok((agent, task))
-    }
-
-    /// The architecture of the root.
-    #[must_use]
-    pub fn architecture(&self) -> String {
-        self.context.dpkg.native().to_owned()
     }
 
     /// Runs until shutdown; then waits for a package manager that is at work, and for nothing else.
@@ -249,6 +250,7 @@ impl Agent {
     async fn reconcile(&mut self) {
         let views = self.context.store.views();
         self.tell_unknown(&views);
+        self.tell_waiting(&views);
         let orders = self.orders(&views);
         if orders.is_empty() && self.jobs.is_empty() {
             return;
@@ -304,6 +306,18 @@ impl Agent {
         self.unknown = views.unknown;
     }
 
+    /// Orders that this version cannot carry out wait, and say for what.
+    fn tell_waiting(&self, views: &Views) {
+        let Some(machine) = views.machine_of(&self.context.own.node.0) else { return };
+        let reporter = &self.context.reporter;
+        for (id, needs) in views.waiting_of(machine) {
+            if !reporter.state(&id).is_some_and(State::is_final) {
+                let attempt = reporter.finished(&id) + 1;
+                reporter.report(id, attempt, State::Waiting, format!("needs version {needs}"));
+            }
+        }
+    }
+
     /// The orders whose group contains this machine.
     fn orders(&self, views: &Views) -> Vec<Order> {
         let Some(machine) = views.machine_of(&self.context.own.node.0) else { return Vec::new() };
@@ -311,6 +325,8 @@ impl Agent {
             .orders
             .iter()
             .filter(|o| views.is_member(machine, &o.deployment.group))
+            // who is in the group is known to a newer version only: nothing is begun because of it
+            .filter(|o| views.group_needs(&o.deployment.group).is_none())
             .map(|o| Order {
                 id: o.id,
                 author: o.author,
@@ -352,7 +368,9 @@ impl Agent {
     fn next_attempt(&self, id: &DeploymentId) -> Option<u32> {
         let journal = self.context.journal();
         let last = journal.outcome(id);
-        let attempt = last.map_or(0, |r| r.attempt) + 1;
+        // the journal of a machine that lost its disk knows of none
+        let told = self.context.reporter.finished(id);
+        let attempt = last.map_or(told, |r| r.attempt) + 1;
         match (self.failed.get(id), last) {
             (Some(retry), _) => retry.is_due().then_some(attempt),
             // failed in an earlier life, after the package manager had run: an operator's turn

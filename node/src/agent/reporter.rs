@@ -1,17 +1,18 @@
 //! Writes the node's records: status of deployments, and history. One task, so that the records of
 //! one place follow each other; of several reports on one deployment that wait, the last counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dht_store::Store;
-use p2pinst_types::record::{HistoryEntry, HistorySegment, State, Status};
-use p2pinst_types::{Cell, DeploymentId, Hash, Kind, codec, limits, shard};
+use dht_store::{Store, StoreError};
+use p2pinst_types::record::{HistoryEntry, HistorySegment, NodeRecord, State, Status};
+use p2pinst_types::{Cell, DeploymentId, Hash, Kind, PublicKey, codec, limits, shard};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use crate::control::Control;
 use crate::replicate::Replicas;
 use crate::store::{Own, StoreFailure, StoreHandle};
 
@@ -32,7 +33,7 @@ pub struct Reporter {
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+pub(super) struct Shared {
     state: Mutex<Table>,
     wake: Notify,
 }
@@ -46,6 +47,36 @@ struct Table {
 }
 
 impl Shared {
+    /// Takes statuses that the cluster has of this machine. `says_enough(recalled, now)`: whether
+    /// what is about to be written adds nothing to what was read back.
+    pub(super) fn recalled(&self, cells: &[Cell], says_enough: impl Fn(&Status, &Status) -> bool) {
+        let mut table = self.table();
+        for cell in cells {
+            let id = DeploymentId::from_slice(&cell.id.subject);
+            let (Some(id), Ok(recalled)) = (id, cell.record::<Status>()) else { continue };
+            let now = table.status.get(&id);
+            if now.is_none_or(|now| says_enough(&recalled, now)) {
+                table.dirty.remove(&id);
+                table.status.insert(id, recalled);
+            }
+        }
+    }
+
+    /// The status of a deployment is written once more.
+    pub(super) fn say_again(&self, id: &DeploymentId) {
+        let mut table = self.table();
+        if let Some(status) = table.status.get(id).cloned() {
+            table.dirty.insert(*id, status);
+        }
+    }
+
+    /// Entries are appended, unless the history has them.
+    pub(super) fn append_again(&self, entries: Vec<HistoryEntry>) {
+        let mut table = self.table();
+        let room = ENTRIES.saturating_sub(table.entries.len());
+        table.entries.extend(entries.into_iter().take(room));
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -64,11 +95,29 @@ fn head(text: &str, max: usize) -> String {
 }
 
 impl Reporter {
-    /// A handle, and the task behind it.
-    pub fn new(own: Arc<Own>, store: StoreHandle, replicas: Replicas) -> (Self, Task) {
+    /// A handle, and the task behind it. `record`: what the node says of itself.
+    pub fn new(
+        own: Arc<Own>,
+        store: StoreHandle,
+        replicas: Replicas,
+        control: Control,
+        record: NodeRecord,
+    ) -> (Self, Task) {
         let shared = Arc::new(Shared::default());
         let reporter = Self { shared: Arc::clone(&shared), store: store.clone() };
-        (reporter, Task { own, store, replicas, shared })
+        let (memory, known) = (Memory::Unknown, BTreeSet::new());
+        let task =
+            Task { own, store, replicas, control, record, shared, memory, known, told: None };
+        (reporter, task)
+    }
+
+    /// The number of the attempt that was reported to be over, in this life or before; 0 when none
+    /// was.
+    #[must_use]
+    pub fn finished(&self, id: &DeploymentId) -> u32 {
+        let table = self.shared.table();
+        let status = table.status.get(id);
+        status.map_or(0, |s| s.attempt.saturating_sub(u32::from(!s.state.is_final())))
     }
 
     /// The state that was reported last.
@@ -111,14 +160,37 @@ impl Reporter {
     }
 }
 
+/// Whether this node knows all that it has ever written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Memory {
+    /// Not yet: nothing is written.
+    Unknown,
+    /// The replicas have told.
+    Whole,
+    /// Nobody answers: what is written keeps clear of what it may have written before.
+    Alone,
+    /// Nobody answers, and the last segment of the history is one that was begun since.
+    Apart,
+}
+
 /// The task: writes what was reported.
 #[derive(Debug)]
 pub struct Task {
-    own: Arc<Own>,
-    store: StoreHandle,
-    replicas: Replicas,
-    shared: Arc<Shared>,
+    pub(super) own: Arc<Own>,
+    pub(super) store: StoreHandle,
+    pub(super) replicas: Replicas,
+    pub(super) control: Control,
+    pub(super) record: NodeRecord,
+    pub(super) shared: Arc<Shared>,
+    pub(super) memory: Memory,
+    /// What was here of this machine at the start: its record and its history.
+    pub(super) known: BTreeSet<Hash>,
+    /// What the node's record says that it needs; `None`: it is not written yet.
+    pub(super) told: Option<Option<String>>,
 }
+
+/// Segments that a node which cannot ask leaves free for those that it may have forgotten.
+const CLEAR: u64 = 64;
 
 /// The segments of a history that this node holds of itself, in order.
 fn segments(cells: Vec<Cell>) -> Vec<(u64, Cell, HistorySegment)> {
@@ -130,8 +202,36 @@ fn segments(cells: Vec<Cell>) -> Vec<(u64, Cell, HistorySegment)> {
             Some((number, cell, segment))
         })
         .collect();
-    out.sort_by_key(|(number, ..)| *number);
+    // of several keys of one machine: each went on where the one before had ended
+    out.sort_by_key(|(number, cell, _)| (*number, cell.hlc));
     out
+}
+
+/// The segment that an entry goes to, and what that holds then. `own`: who writes; `clear`:
+/// segments to leave free before a new one, when the last may not be the last. `None`: the history
+/// has the entry.
+fn extend(
+    cells: Vec<Cell>,
+    own: &PublicKey,
+    entry: &HistoryEntry,
+    clear: u64,
+) -> Option<(u64, HistorySegment)> {
+    let mut segments = segments(cells);
+    if segments.iter().any(|(.., s)| s.entries.contains(entry)) {
+        return None;
+    }
+    let Some((number, last, mut segment)) = segments.pop() else {
+        let segment = HistorySegment { previous: None, entries: vec![entry.clone()] };
+        return Some((clear, segment));
+    };
+    if last.id.author == *own && clear == 0 {
+        segment.entries.push(entry.clone());
+        if codec::encode(&segment).is_ok_and(|b| b.len() <= limits::CELL_PAYLOAD) {
+            return Some((number, segment));
+        }
+    }
+    let previous = Some(Hash::of(last.payload()));
+    Some((number + 1 + clear, HistorySegment { previous, entries: vec![entry.clone()] }))
 }
 
 /// The entries of a history, oldest first, from the cells of its segments.
@@ -142,7 +242,16 @@ pub fn entries(cells: Vec<Cell>) -> Vec<HistoryEntry> {
 
 impl Task {
     /// Reads back what this node has written of itself before; call it before the agent runs.
-    pub async fn load(&self) {
+    pub async fn load(&mut self) {
+        let machine = self.own.machine.as_bytes().to_vec();
+        let held = self.store.run(move |s: &mut Store| {
+            let mut cells = s.data(Kind::NODE_RECORD, &machine)?;
+            cells.extend(s.data(Kind::HISTORY, &machine)?);
+            Ok::<_, StoreError>(cells)
+        });
+        if let Ok(Ok(cells)) = held.await {
+            self.known = cells.iter().map(Cell::hash).collect();
+        }
         let own = self.own.node.0;
         let loaded = self.store.run(move |s: &mut Store| s.written_by(Kind::STATUS, &own)).await;
         match loaded {
@@ -160,9 +269,22 @@ impl Task {
         }
     }
 
+    /// The version of p2pinst that this machine needs in order to do all that is wanted of it.
+    pub(super) fn needs(&self) -> Option<String> {
+        let views = self.store.views();
+        views.machine_of(&self.own.node.0).and_then(|m| views.needs_of(m))
+    }
+
     /// Runs until shutdown, and then writes what is left. What cannot be written (a full disk) is
     /// kept and tried again.
-    pub async fn run(self, shutdown: CancellationToken) {
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        self.recall(&shutdown).await;
+        if self.memory == Memory::Unknown {
+            return; // the journal has what there was to tell
+        }
+        let outdated = self.replicas.outdated().clone();
+        let mut changes = self.replicas.net().peers().changes();
+        let mut views = self.store.watch();
         loop {
             let written = self.write_all().await;
             if let Err(error) = &written {
@@ -172,6 +294,21 @@ impl Task {
                 biased;
                 () = shutdown.cancelled() => break,
                 () = self.shared.wake.notified() => {}
+                () = outdated.wait() => {
+                    while let Some(cell) = outdated.take() {
+                        if let Err(error) = self.on_outdated(cell).await {
+                            warn!(%error, "cannot read back a record of this node");
+                        }
+                    }
+                }
+                Ok(()) = changes.changed(), if self.memory != Memory::Whole => {
+                    self.recall_late().await;
+                }
+                Ok(()) = views.changed() => {
+                    if self.told != Some(self.needs()) {
+                        self.tell_of_itself().await;
+                    }
+                }
                 () = tokio::time::sleep(RETRY), if written.is_err() => {}
             }
         }
@@ -180,7 +317,7 @@ impl Task {
         }
     }
 
-    async fn write_all(&self) -> Result<(), StoreFailure> {
+    async fn write_all(&mut self) -> Result<(), StoreFailure> {
         if self.store.views().removal(&self.own.node.0).is_some() {
             return Ok(()); // R16: nobody takes it, and nobody asks
         }
@@ -208,29 +345,24 @@ impl Task {
     /// Where this machine's status in a deployment is filed; `None`: there is no such order.
     fn status_subject(&self, id: &DeploymentId) -> Option<Vec<u8>> {
         let views = self.store.views();
-        let order = views.order(id.as_bytes())?;
-        Some(order.deployment.status_subject(id, &self.own.machine))
+        Some(views.deployment(id)?.status_subject(id, &self.own.machine))
     }
 
-    /// Appends to the last segment, or begins a new one when it is full.
-    async fn append(&self, entry: HistoryEntry) -> Result<(), StoreFailure> {
+    /// Appends to the last segment, or begins a new one when it is full or another key's.
+    async fn append(&mut self, entry: HistoryEntry) -> Result<(), StoreFailure> {
         let subject = self.own.machine.as_bytes().to_vec();
         let wanted = subject.clone();
         let cells = self.store.run(move |s: &mut Store| s.data(Kind::HISTORY, &wanted)).await??;
-        let (number, mut segment, last) = match segments(cells).pop() {
-            Some((number, cell, segment)) => (number, segment, Some(cell)),
-            None => (0, HistorySegment { previous: None, entries: Vec::new() }, None),
-        };
-        segment.entries.push(entry.clone());
-        let fits = codec::encode(&segment).is_ok_and(|b| b.len() <= limits::CELL_PAYLOAD);
-        let (number, segment) = if fits {
-            (number, segment)
-        } else {
-            let previous = last.map(|cell| Hash::of(cell.payload()));
-            (number + 1, HistorySegment { previous, entries: vec![entry] })
+        let clear = if self.memory == Memory::Alone { CLEAR } else { 0 };
+        let Some((number, segment)) = extend(cells, &self.own.node.0, &entry, clear) else {
+            return Ok(());
         };
         let slot = number.to_be_bytes().to_vec();
         self.replicas.write(Kind::HISTORY, subject, slot, segment).await?;
+        if self.memory == Memory::Alone {
+            // from here on the last segment is one of this life
+            self.memory = Memory::Apart;
+        }
         Ok(())
     }
 }

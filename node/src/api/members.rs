@@ -160,7 +160,7 @@ impl Api {
                 kind: Kind::REVOCATION,
                 subject: key.as_bytes(),
                 slot: &[],
-                incarnation: own.incarnation,
+                incarnation: own.incarnation(),
             };
             store.write(&own.key, write, &record, clock.now())
         };

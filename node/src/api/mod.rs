@@ -7,6 +7,7 @@ mod debug;
 mod doctor;
 mod groups;
 mod members;
+mod newer;
 mod publish;
 mod show;
 mod status;
@@ -34,6 +35,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::clones::Clones;
 use crate::control::{Control, SubmitLock, is_submittable};
 use crate::exchange::Exchange;
 use crate::identity::Identity;
@@ -78,6 +80,8 @@ pub struct Api {
     pub started: Millis,
     /// How often it syncs.
     pub sync: Duration,
+    /// Machines that use one key.
+    pub clones: Arc<Clones>,
     /// Keeps two submissions from interleaving.
     pub submitting: Arc<SubmitLock>,
     /// Cancelled when this machine has left the cluster.
@@ -229,12 +233,13 @@ impl Api {
 
     /// The newest version of an author's log, after asking some peers.
     async fn read_head(&self, author: p2pinst_types::PublicKey) -> Reply<Head> {
-        self.control.freshen(READ_BACK).await;
+        let fresh = self.control.freshen(READ_BACK).await;
         let now = self.store.clock().now();
         let head = self.store.run(move |s: &mut Store| Head {
             version: s.head(&author),
             hlc: s.next_hlc(now),
             now,
+            fresh,
         });
         Ok(head.await?)
     }

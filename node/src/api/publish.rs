@@ -89,6 +89,13 @@ impl Api {
     pub(super) fn prepare_publish(&self, request: &PreparePublish) -> Reply<PublishPlan> {
         let views = self.store.views();
         let PreparePublish { package, group, author } = request;
+        if let Some(needs) = views.group_needs(group).filter(|_| !views.has_group(group)) {
+            let reason =
+                format!("who is in the group {group} cannot be read: needs version {needs}");
+            return Err(ApiError::new(ErrorKind::Refused, reason)
+                .hint("update p2pinst on this machine, or define the group anew")
+                .into());
+        }
         if !views.has_group(group) {
             let known: Vec<&str> = views.groups.keys().map(Name::as_str).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };

@@ -30,10 +30,12 @@ impl Api {
             peers: self.net.peers().connected().len(),
             machines: views.machines.len(),
             unknown_cells: views.unknown,
+            needs: views.machine_of(&self.own.node.0).and_then(|m| views.needs_of(m)),
             clock_ahead_ms: self.store.clock().ahead(),
             root: self.root.clone(),
             removed: self.removal(&views),
             isolated_since: self.net.peers().isolated_since(),
+            refused: self.clones.refused(),
         }
     }
 
@@ -42,7 +44,10 @@ impl Api {
         let name = |node: &NodeId| views.machine_of(&node.0).map(|m| m.name.clone());
         let subjects = views.machines.keys().map(|m| m.as_bytes().to_vec()).collect();
         let mut records: BTreeMap<MachineId, NodeRecord> = BTreeMap::new();
-        for cell in self.read_all(Kind::NODE_RECORD, subjects).await {
+        let mut cells = self.read_all(Kind::NODE_RECORD, subjects).await;
+        // a machine that was replaced has written with several keys: the newest stays
+        cells.sort_by_key(|c| c.hlc);
+        for cell in cells {
             if let (Some(id), Ok(record)) = (MachineId::from_slice(&cell.id.subject), cell.record())
             {
                 records.insert(id, record);
@@ -86,18 +91,23 @@ impl Api {
             .to_owned(),
             seen_by: peer.by.as_ref().and_then(name),
             incarnation: match peer.incarnation {
-                _ if own => Some(self.own.incarnation),
+                _ if own => Some(self.own.incarnation()),
                 0 => None,
                 known => Some(known),
             },
-            version: record.map(|r| r.version.clone()),
+            version: match own {
+                true => Some(env!("CARGO_PKG_VERSION").to_owned()),
+                false => record.map(|r| r.version.clone()),
+            },
             started: record.map(|r| r.started),
             admitted: machine.admitted.millis(),
+            needs: record.and_then(|r| r.needs.clone()),
+            cloned: self.clones.of(&machine.node),
         }
     }
 
     /// Reads many subjects, some at a time. What cannot be read is left out.
-    async fn read_all(&self, kind: Kind, subjects: Vec<Vec<u8>>) -> Vec<Cell> {
+    pub(super) async fn read_all(&self, kind: Kind, subjects: Vec<Vec<u8>>) -> Vec<Cell> {
         let mut cells = Vec::new();
         let mut reads = JoinSet::new();
         let mut subjects = subjects.into_iter();

@@ -113,7 +113,11 @@ impl Api {
             self.show(&mut view, &own, lines, ask.from.as_ref(), &mut room);
             deployments.push(view);
         }
-        Ok(StatusView { deployments })
+        let needs = match ask.deployment {
+            None => self.needs(&views).await,
+            Some(_) => Vec::new(),
+        };
+        Ok(StatusView { deployments, needs })
     }
 
     /// Waits until a status may have changed.
@@ -283,7 +287,11 @@ impl Api {
         }
     }
 
-    fn machine_status(&self, machine: &Machine, status: Option<Status>) -> MachineStatus {
+    pub(super) fn machine_status(
+        &self,
+        machine: &Machine,
+        status: Option<Status>,
+    ) -> MachineStatus {
         let peer = self.net.peers().get(&machine.node);
         let now = self.store.clock().now();
         let since = peer.since.unwrap_or(machine.admitted.millis());

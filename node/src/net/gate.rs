@@ -199,6 +199,9 @@ where
     match result.unwrap_or(Err(GateError::Timeout)) {
         Ok(()) => Ok((peer, io)),
         Err(e) => {
+            if let (GateError::RefusedBy(refusal), Some(by)) = (&e, node_id(&peer)) {
+                gate.keeper.turned_away(by, *refusal);
+            }
             match &e {
                 GateError::Refused(_) | GateError::RefusedBy(_) => {
                     warn!(%peer, dialler, reason = %e, "connection refused");

@@ -81,6 +81,8 @@ pub trait Gatekeeper: Send + Sync + 'static {
     fn refused(&self, _proof: Vec<u8>) -> BoxFuture<'static, ()> {
         Box::pin(futures::future::ready(()))
     }
+    /// Hears that the other side has refused this node.
+    fn turned_away(&self, _by: NodeId, _refusal: Refusal) {}
 }
 
 /// What a gossiped message turned out to be worth.

@@ -232,6 +232,7 @@ impl Cluster {
             invite_cell,
             invite,
             key,
+            name: None,
         };
         token.encode().unwrap().to_string()
     }

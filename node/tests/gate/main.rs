@@ -167,11 +167,15 @@ async fn a_cloned_disk_is_refused() {
     cluster.join("n2").await.unwrap();
     cluster.connected().await;
     let member = cluster.node("n2");
-    let (mut identity, key) = (member.identity(), member.key());
-    identity.incarnation += 1;
+    let (identity, key) = (member.identity(), member.key());
+    // the outsider shows another life of the same key
     let clone = Outsider::showing(&identity, &key);
     assert_eq!(clone.dial(cluster.first()).await, Err(Refusal::Cloned));
     assert!(logged("two machines use one key"));
+    let named = cluster.first().ask(Nodes {}).await.unwrap();
+    let named: Vec<_> = named.iter().filter(|n| n.cloned.is_some()).collect();
+    assert!(named.len() == 1 && named[0].name.as_str() == "n2", "{named:?}");
+    assert_eq!(named[0].cloned.as_ref().unwrap().first, member.addrs());
     // the member is not disturbed
     assert_eq!(cluster.first().ask(Info {}).await.unwrap().peers, 1);
     // a copy of a node, at the node itself

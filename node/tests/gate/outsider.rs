@@ -51,7 +51,7 @@ impl Outsider {
             invite: identity.invite.clone(),
             cert: identity.cert.clone(),
             admission: identity.admission.clone(),
-            incarnation: identity.incarnation,
+            incarnation: clock::local().0,
             clock: clock::local(),
             addrs: Vec::new(),
             version: "0.1.0".to_owned(),

@@ -8,14 +8,14 @@ use p2pinst_testnet::{Invite, Node, eventually};
 use crate::harness::{SOON, deb, publish_to_all, scenario, skipped};
 
 /// Where Debian puts the library behind `faketime`.
-fn library() -> Option<String> {
+pub(crate) fn library() -> Option<String> {
     let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
     let file = format!("/usr/lib/{triple}/faketime/libfaketimeMT.so.1");
     Path::new(&file).exists().then_some(file)
 }
 
 /// Sets the clock of a machine wrong, and leaves the passing of time alone.
-fn set_wrong(node: &Node, by: &str) -> Result<()> {
+pub(crate) fn set_wrong(node: &Node, by: &str) -> Result<()> {
     node.set_env("LD_PRELOAD", &library().context("faketime is not installed")?);
     node.set_env("FAKETIME", by);
     node.set_env("FAKETIME_DONT_FAKE_MONOTONIC", "1");

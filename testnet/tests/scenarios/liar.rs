@@ -11,9 +11,11 @@ use p2pinst_api::DataDir;
 use p2pinst_chunks::BlobStore;
 use p2pinst_chunks::wire::{Direction, HEADER, Header, ToDownloader, ToSource};
 use p2pinst_node::clock::Clock;
+use p2pinst_node::clones::Clones;
 use p2pinst_node::config::Config;
 use p2pinst_node::identity::{Identity, load_key};
 use p2pinst_node::keeper::Keeper;
+use p2pinst_node::life::Life;
 use p2pinst_node::net::{self, NetConfig, NetEvent, NetStream, Protocol, Settings, Worth};
 use p2pinst_node::peers::Peers;
 use p2pinst_node::store::{self, Own};
@@ -86,12 +88,13 @@ async fn lie(dir: &DataDir) -> Result<()> {
             node: NodeId(key.public()),
             key: key.clone(),
             machine: identity.machine,
-            incarnation: identity.incarnation,
+            life: Life::fixed(clock.now().0),
         }),
         addrs: config.listen.clone(),
-        store: store::start(store, clock)?.0,
+        store: store::start(store, clock.clone())?.0,
         peers: Arc::downgrade(&peers),
         announce,
+        clones: Arc::new(Clones::new(clock.clone())),
         joining: false,
         identity: identity.clone(),
     };

@@ -23,6 +23,7 @@ mod harness;
 mod joining;
 mod liar;
 mod liveness;
+mod lives;
 mod main_job;
 mod members;
 mod network;

@@ -316,7 +316,7 @@ impl Store {
             self.twins.remove(&author);
         }
         self.known = Known::default();
-        self.control.values().for_each(|e| self.known.note(&e.record));
+        self.control.values().for_each(|e| self.known.note(e));
         self.refold();
     }
 }

@@ -206,7 +206,7 @@ impl Store {
     /// Puts a control-plane cell in its place; returns what was there.
     fn enter(&mut self, entry: Entry) -> Option<Entry> {
         let old = self.leave(&entry.cell.id);
-        self.known.note(&entry.record);
+        self.known.note(&entry);
         self.logs.entry(entry.cell.id.author).or_default().enter(&entry.cell);
         self.control.insert(entry.cell.id.clone(), entry);
         old

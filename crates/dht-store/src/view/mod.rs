@@ -6,6 +6,7 @@
 mod grants;
 mod groups;
 mod naming;
+mod newer;
 mod orders;
 mod roster;
 
@@ -17,6 +18,7 @@ use p2pinst_types::{Cell, DeploymentId, Hlc, MachineId, Name, PublicKey, Release
 
 pub use grants::{GrantInfo, InviteInfo, Revoked};
 pub use groups::{Definition, EditInfo, GroupHead, GroupInfo};
+pub use newer::{Blocked, Newer};
 pub use orders::Order;
 pub use roster::Machine;
 
@@ -48,6 +50,8 @@ pub struct Views {
     pub void: BTreeMap<PublicKey, Refusal>,
     /// Node keys that were members until they were revoked, and of which machine.
     pub former: BTreeMap<PublicKey, MachineId>,
+    /// Machines that were put out and not taken in again, as they were.
+    pub gone: BTreeMap<MachineId, Machine>,
     /// The version of the root that is in force here; newer ones wait for the list of the grants
     /// that go on.
     pub root_in_force: u64,
@@ -67,6 +71,10 @@ pub struct Views {
     pub retired: BTreeSet<DeploymentId>,
     /// Cells of a kind or format that this version does not know.
     pub unknown: usize,
+    /// Those of them that count: the latest, latest first.
+    pub newer: Vec<Newer>,
+    /// Orders whose release is among them.
+    pub blocked: Vec<Blocked>,
     /// Keys that are proved, to this node, to have signed two cells of one version.
     pub equivocators: BTreeSet<PublicKey>,
 }
@@ -85,6 +93,7 @@ impl Views {
             machines: BTreeMap::new(),
             void: BTreeMap::new(),
             former: BTreeMap::new(),
+            gone: BTreeMap::new(),
             root_in_force: 1,
             by_node: BTreeMap::new(),
             by_name: BTreeMap::new(),
@@ -94,6 +103,8 @@ impl Views {
             releases: BTreeMap::new(),
             orders: Vec::new(),
             retired: BTreeSet::new(),
+            newer: Vec::new(),
+            blocked: Vec::new(),
             equivocators: BTreeSet::new(),
             unknown: sorted.iter().filter(|e| e.record == Record::Opaque).count(),
         };
@@ -101,7 +112,9 @@ impl Views {
         views.fold_roster(&sorted);
         views.fold_labels(&sorted);
         views.fold_groups(&sorted);
+        views.fold_newer(&sorted);
         views.fold_orders(&sorted);
+        views.fold_blocked(&sorted);
         views
     }
 

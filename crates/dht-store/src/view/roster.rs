@@ -73,10 +73,11 @@ impl Views {
         for node in gone {
             let Some(id) = self.by_node.remove(&node) else { continue };
             self.former.insert(node, id);
-            if let Some(machine) = self.machines.remove(&id)
-                && self.by_name.get(&machine.name) == Some(&machine.id)
-            {
-                self.by_name.remove(&machine.name);
+            if let Some(machine) = self.machines.remove(&id) {
+                if self.by_name.get(&machine.name) == Some(&machine.id) {
+                    self.by_name.remove(&machine.name);
+                }
+                self.gone.insert(id, machine);
             }
             self.void.insert(node, Refusal::Revoked);
         }
@@ -120,18 +121,37 @@ impl Views {
             // admitted twice by two members: the earlier admission counts
             return strict.then_some(Refusal::NameTaken);
         }
+        let mut name = &cert.name;
+        if let Some(id) = cert.replaces {
+            // the machine that it takes the place of was put out before, and has not come back
+            let Some(place) = self.machines.get(&id).or_else(|| self.gone.get(&id)) else {
+                return Some(Refusal::NotCertified);
+            };
+            if !revoked(&place.node.0) {
+                return Some(Refusal::NameTaken);
+            }
+            name = &place.name;
+        }
         // a machine that was revoked before leaves its name to the one that takes its place
-        if self.machine_named(&cert.name).is_some_and(|m| !revoked(&m.node.0)) {
+        if self.machine_named(name).is_some_and(|m| !revoked(&m.node.0)) {
             return Some(Refusal::NameTaken);
         }
         (info.used >= info.invite.uses).then_some(Refusal::UsedUp)
     }
 
     fn enrol(&mut self, cell: &Cell, admission: &Admission, cert: &NodeCert) {
+        // a machine that is replaced keeps its name; its former key was a member
+        let before = self.machines.remove(&admission.machine);
+        let name = before.as_ref().map_or_else(|| cert.name.clone(), |m| m.name.clone());
+        if let Some(before) = before {
+            self.by_node.remove(&before.node.0);
+            self.former.insert(before.node.0, before.id);
+            self.void.insert(before.node.0, Refusal::Revoked);
+        }
         let machine = Machine {
             id: admission.machine,
             node: NodeId(cert.node),
-            name: cert.name.clone(),
+            name,
             site: cert.site.clone(),
             labels: cert.labels.clone(),
             addrs: cert.addrs.clone(),

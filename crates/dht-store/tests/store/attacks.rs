@@ -225,6 +225,7 @@ fn r14_a_node_writes_only_of_itself() {
         version: "0.1.0".to_owned(),
         started: START,
         architecture: "amd64".to_owned(),
+        needs: None,
     };
     for (subject, good) in [(machine.as_bytes(), true), (&[9; 16], false)] {
         let cell = lab.write(&node.key, Kind::NODE_RECORD, subject, &record);

@@ -117,8 +117,23 @@ fn golden_records() {
             labels: BTreeMap::new(),
             addrs: vec!["/ip4/10.0.0.1/tcp/4001".to_owned()],
             invite: PublicKey([4; 32]),
+            replaces: None,
         },
         "137:1bfd22db8dfc78f6",
+    );
+    check(
+        &mut f,
+        "certificate that replaces",
+        &NodeCert {
+            node: KEY,
+            name: name("n1"),
+            site: name("hall"),
+            labels: BTreeMap::new(),
+            addrs: vec![],
+            invite: PublicKey([4; 32]),
+            replaces: Some(MachineId([5; 16])),
+        },
+        "140:aa97ed0b6ca32f31",
     );
     check(
         &mut f,
@@ -190,8 +205,9 @@ fn golden_records() {
             version: "0.1.0".to_owned(),
             started: Millis(7),
             architecture: "amd64".to_owned(),
+            needs: Some("0.9".to_owned()),
         },
-        "73:a38c381486466027",
+        "83:753ddb8f95dbfa9e",
     );
     let reached = State::ALL.iter().map(|s| (*s, Millis(8))).collect();
     check(

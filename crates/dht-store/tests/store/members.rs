@@ -254,6 +254,7 @@ fn record_at(lab: &mut Lab, node: &Node, at: Hlc) -> Cell {
         version: "0.1.0".to_owned(),
         started: START,
         architecture: "amd64".to_owned(),
+        needs: None,
     };
     let machine: MachineId = node.machine();
     let place = (Kind::NODE_RECORD, machine.as_bytes().as_slice(), Vec::new());

@@ -314,3 +314,15 @@ fn fixture_cells_are_what_they_say() {
     assert_eq!(invite, case.invited.invite);
     assert!(Cell::parse(case.hello.grant).is_ok());
 }
+
+#[test]
+fn golden_hello() {
+    let mut lab = Lab::default();
+    let invited = lab.invite(100, 1);
+    let node = lab.node(&invited, 101, "n1");
+    let operator = lab.operator.clone();
+    let admission = lab.admit(&operator, &node);
+    let bytes = lab.hello(&invited, &node, Some(&admission)).encode().unwrap();
+    let digest = p2pinst_types::Hash::of(&bytes).to_string();
+    assert_eq!(format!("{}:{}", bytes.len(), &digest[..16]), "1456:7dfdce749448b8b5");
+}

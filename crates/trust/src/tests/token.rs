@@ -1,4 +1,4 @@
-use p2pinst_types::Hash;
+use p2pinst_types::{Hash, MachineId};
 use proptest::prelude::*;
 
 use crate::fixture::{Invited, Lab};
@@ -13,6 +13,7 @@ fn token(lab: &mut Lab, n: u16) -> Token {
         invite_cell: cell,
         invite,
         key,
+        name: None,
     }
 }
 
@@ -23,6 +24,36 @@ fn text(n: u16) -> String {
 /// What is wrong with a token that was made of these parts.
 fn refused(token: &Token) -> TokenError {
     Token::decode(&token.encode().unwrap()).unwrap_err()
+}
+
+/// How long a text is, and the first sixteen digits of its hash: enough to notice a change.
+fn golden(text: &str) -> String {
+    format!("{}:{}", text.len(), &Hash::of(text.as_bytes()).to_string()[..16])
+}
+
+#[test]
+fn golden_tokens() {
+    assert_eq!(golden(&text(0)), "1140:41d62f5d6d11e7a5");
+    let mut lab = Lab::default();
+    let Invited { key, invite, cell } = lab.invite_replacing(100, MachineId([5; 16]));
+    let name = Some("n3".parse().unwrap());
+    let parts = token(&mut lab, 101);
+    let token = Token { invite_cell: cell, invite, key, name, ..parts };
+    let encoded = token.encode().unwrap();
+    assert_eq!(golden(&encoded), "1165:3bb28906369eed26");
+    assert_eq!(Token::decode(&encoded).unwrap().name, token.name);
+}
+
+/// The name of the machine whose place is taken is there when its invite says so, and only then.
+#[test]
+fn a_token_names_a_machine_when_its_invite_does() {
+    let mut lab = Lab::default();
+    let named = Token { name: Some("n3".parse().unwrap()), ..token(&mut lab, 100) };
+    assert!(matches!(refused(&named), TokenError::Invalid(_)));
+    let Invited { key, invite, cell } = lab.invite_replacing(102, MachineId([5; 16]));
+    let parts = token(&mut lab, 103);
+    let nameless = Token { invite_cell: cell, invite, key, ..parts };
+    assert!(matches!(refused(&nameless), TokenError::Invalid(_)));
 }
 
 #[test]

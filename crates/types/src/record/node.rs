@@ -15,4 +15,7 @@ pub struct NodeRecord {
     pub started: Millis,
     /// Architecture of the root that packages go to, in the package manager's notation.
     pub architecture: String,
+    /// The version of p2pinst that it needs in order to do all that is wanted of it; `None`: this.
+    #[serde(default)]
+    pub needs: Option<String>,
 }

@@ -157,6 +157,9 @@ pub struct NodeCert {
     pub addrs: Vec<String>,
     /// The invite that signs.
     pub invite: PublicKey,
+    /// The machine whose place it takes, as in the invite: then that machine's name is its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<MachineId>,
 }
 
 /// A certificate with its signature; the bytes are kept verbatim.
