@@ -25,6 +25,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::admission::{Known, Outcome};
+use crate::disk::MemoryDisk;
 use crate::log::Log;
 use crate::record::Record;
 use crate::shelf::Shelf;
@@ -122,7 +123,18 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened, is damaged, or belongs to another cluster.
     pub fn open(path: &Path, roots: RootChain) -> Result<Self, StoreError> {
-        let tables = Tables::open(path)?;
+        Self::open_at(Tables::open(path)?, roots)
+    }
+
+    /// The same on a disk in memory: for the simulator, and for tests.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_on(disk: &MemoryDisk, roots: RootChain) -> Result<Self, StoreError> {
+        Self::open_at(Tables::open_on(disk)?, roots)
+    }
+
+    fn open_at(tables: Tables, roots: RootChain) -> Result<Self, StoreError> {
         let views = Arc::new(Views::fold(&roots, std::iter::empty()));
         let mut store = Self {
             tables,

@@ -17,5 +17,6 @@ mod groups;
 mod members;
 mod order;
 mod persistence;
+mod power;
 mod sync;
 mod world;
