@@ -74,11 +74,11 @@ impl World {
     /// Gives a cell to a node: what it takes must never be lost.
     fn submit(&mut self, home: usize, cell: Cell) {
         let world = self.millis();
-        self.ledger.versions.entry(cell.id.clone()).or_default().push(cell.clone());
         let Some(node) = self.nodes.get_mut(home) else { return };
         let (taken, effects) = node.submit(cell.clone(), world);
         self.note(format_args!("n{home} submit {} {} {taken}", cell.id.kind, cell.hash().short()));
         if taken {
+            self.ledger.versions.entry(cell.id.clone()).or_default().push(cell.clone());
             self.ledger.acknowledged.push((home, cell));
         }
         self.carry_out(home, effects);
@@ -130,7 +130,7 @@ impl World {
     }
 
     fn report(&mut self, i: usize) {
-        let world = self.millis();
+        let (at, world) = (self.queue.now(), self.millis());
         let Some(node) = self.nodes.get_mut(i).filter(|n| n.is_honest()) else { return };
         let (now, machine) = (node.now(world), node.machine);
         let Some(views) = node.views() else { return };
@@ -139,7 +139,7 @@ impl World {
         let attempt = self.rng.random_range(1..5);
         let status = Status { state, attempt, detail: String::new(), reached: vec![(state, now)] };
         let place = (Kind::STATUS, order.id.as_bytes().as_slice(), machine.as_bytes().as_slice());
-        let written = node.write(place, &status, world);
+        let written = node.write(place, &status, (at, world));
         let entry = HistoryEntry {
             at: now,
             deployment: order.id,
@@ -156,7 +156,7 @@ impl World {
             node.store.as_ref().and_then(|s| s.data(Kind::HISTORY, machine.as_bytes()).ok());
         let (slot, segment) = append(history.unwrap_or_default(), entry);
         let place = (Kind::HISTORY, machine.as_bytes().as_slice(), slot.as_slice());
-        let appended = node.write(place, &segment, world);
+        let appended = node.write(place, &segment, (at, world));
         for cell in written.into_iter().chain(appended) {
             self.note(format_args!("n{i} writes {} {}", cell.id.kind, cell.hash().short()));
             self.ledger.versions.entry(cell.id.clone()).or_default().push(cell.clone());
@@ -192,11 +192,11 @@ impl World {
         let Some((machine, _)) = self.cast.machines.get(i).cloned() else { return };
         let members = self.honest();
         let Some(by) = members.choose(&mut self.rng).copied() else { return };
-        let world = self.millis();
+        let when = (self.queue.now(), self.millis());
         let admission =
             Admission { machine: machine_id(&machine.signed), cert: machine.signed.clone() };
         let place = (Kind::ADMISSION, machine.cert.node.as_bytes().as_slice(), [].as_slice());
-        let cell = self.nodes.get_mut(by).and_then(|n| n.write(place, &admission, world));
+        let cell = self.nodes.get_mut(by).and_then(|n| n.write(place, &admission, when));
         let Some(cell) = cell else { return };
         self.note(format_args!("n{by} admits n{i}"));
         self.ledger.acknowledged.push((by, cell.clone()));

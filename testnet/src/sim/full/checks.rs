@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use dht_store::placement::{closest, key};
-use p2pinst_types::{Cell, CellId, Hash, Name, Plane, PublicKey};
+use dht_store::repair::Sites as _;
+use dht_store::shelf::Subject;
+use p2pinst_types::{Cell, CellId, Hash, Name, Plane};
 
 use super::liar::EVIL;
 use super::world::World;
@@ -15,19 +16,21 @@ pub(crate) type Broken = (&'static str, String);
 /// Checks, by name.
 type Check = (&'static str, fn(&World) -> Result<(), String>);
 
-const ANYTIME: [Check; 6] = [
+const ANYTIME: [Check; 7] = [
     ("anytime_equal_cells_give_equal_views", equal_views),
     ("anytime_acknowledged_cells_stay", acknowledged_stay),
     ("anytime_own_records_stay", own_records_stay),
     ("anytime_only_the_authorised_are_seen", only_the_authorised),
     ("anytime_no_honest_author_is_named", no_honest_author_is_named),
+    ("anytime_nobody_forgets_what_it_wrote", nobody_forgets),
     ("anytime_queues_are_bounded", queues_are_bounded),
 ];
 
-const FINALLY: [Check; 4] = [
+const FINALLY: [Check; 5] = [
     ("finally_all_hold_what_was_acknowledged", all_hold_what_was_acknowledged),
     ("finally_what_was_settled_survives", settled_survives),
     ("finally_everything_is_read_at_its_newest", everything_is_read),
+    ("finally_replicas_hold_the_same", replicas_hold_the_same),
     ("finally_merge_laws_hold", merge_laws),
 ];
 
@@ -58,7 +61,7 @@ pub(crate) fn unrest(world: &World) -> Option<Broken> {
         let what = format!("these nodes agree with each other only: {sides:?}");
         return Some(("eventually_all_control_planes_agree", what));
     }
-    let waiting = |i: &usize| world.node(*i).is_some_and(|n| n.outbox.unsettled() > 0);
+    let waiting = |i: &usize| world.node(*i).is_some_and(|n| n.outbox.health().unsettled > 0);
     let waiting: Vec<usize> = honest.into_iter().filter(waiting).collect();
     (!waiting.is_empty())
         .then(|| ("eventually_outboxes_are_empty", format!("records of {waiting:?} wait")))
@@ -131,7 +134,8 @@ fn no_honest_author_is_named(world: &World) -> Result<(), String> {
     for i in world.honest() {
         let Some(views) = world.node(i).and_then(super::node::Node::views) else { continue };
         if let Some(named) = views.equivocators.iter().find(|a| Some(**a) != eve) {
-            return Err(format!("n{i} says that {} signed twice", named.short()));
+            let twins = world.node(i).and_then(|n| n.store.as_ref()).and_then(|s| s.twins(named));
+            return Err(format!("n{i} says that {} signed twice: {twins:?}", named.short()));
         }
     }
     Ok(())
@@ -144,8 +148,9 @@ fn queues_are_bounded(world: &World) -> Result<(), String> {
         }
         let own = world.ledger.written.values().filter(|(by, _)| *by == i).count();
         // a write that failed may have reached the disk all the same
-        if node.outbox.len() > own + 2 {
-            return Err(format!("n{i} has {} cells in its outbox, of {own}", node.outbox.len()));
+        let cells = node.outbox.health().cells;
+        if cells > own + 2 {
+            return Err(format!("n{i} has {cells} cells in its outbox, of {own}"));
         }
     }
     Ok(())
@@ -173,26 +178,67 @@ fn settled_survives(world: &World) -> Result<(), String> {
     Ok(())
 }
 
+/// The replicas of a subject, as a node sees them.
+fn replicas(world: &World, i: usize, subject: &Subject) -> Vec<usize> {
+    let Some(node) = world.node(i) else { return Vec::new() };
+    let Some(views) = node.views() else { return Vec::new() };
+    let site = views.of_subject(subject);
+    let replicas = node.ring.replicas(subject, site.as_ref());
+    replicas.iter().filter_map(|r| world.ids.get(r).copied()).collect()
+}
+
 /// Every node finds the newest version of everything by asking the replicas.
 fn everything_is_read(world: &World) -> Result<(), String> {
-    let honest = world.honest();
-    let live: Vec<PublicKey> =
-        honest.iter().filter_map(|i| world.node(*i)).map(super::node::Node::id).collect();
-    let cluster = world.cast.lab.cluster();
     for (id, (by, newest)) in &world.ledger.written {
-        let replicas = closest(&key(cluster, id.kind, &id.subject), live.iter().copied());
-        let indices = replicas.iter().filter_map(|r| world.ids.get(r));
-        let read = indices.filter_map(|i| held(world, *i, id)).reduce(Cell::merge);
+        let subject = Subject::of(newest);
         // of a machine that is gone for ever, what it had handed on
         let gone = world.node(*by).is_none_or(|n| n.lost);
         let promised = if gone { world.ledger.settled.get(id) } else { Some(newest) };
         let Some(promised) = promised else { continue };
-        if !is_not_older(read.as_ref(), promised) {
-            let read = read.map(|c| c.version);
-            return Err(format!("the replicas of {promised:?} of n{by} have {read:?}"));
+        for i in world.honest() {
+            let asked = replicas(world, i, &subject);
+            let read = asked.iter().filter_map(|r| held(world, *r, id)).reduce(Cell::merge);
+            if !is_not_older(read.as_ref(), promised) {
+                let read = read.map(|c| c.version);
+                return Err(format!("n{i} asks {asked:?} for {promised:?} of n{by}: {read:?}"));
+            }
         }
     }
     Ok(())
+}
+
+/// Replicas have repaired each other.
+fn replicas_hold_the_same(world: &World) -> Result<(), String> {
+    for id in world.ledger.settled.keys() {
+        let subject = Subject { kind: id.kind, id: id.subject.clone() };
+        let Some(first) = world.honest().first().copied() else { continue };
+        let asked = replicas(world, first, &subject);
+        let digest = |i: &usize| {
+            let store = world.node(*i)?.store.as_ref()?;
+            store.held_of(&subject).map(|held| held.digest)
+        };
+        let digests: Vec<_> = asked.iter().map(digest).collect();
+        if digests.windows(2).any(|two| two.first() != two.last()) {
+            let held = |i: &usize| {
+                let store = world.node(*i).and_then(|n| n.store.as_ref());
+                let cells = store.and_then(|s| s.data(subject.kind, &subject.id).ok());
+                let told = |c: &Cell| {
+                    (world.ids.get(&c.id.author).copied(), c.version.seq, c.id.slot.last().copied())
+                };
+                format!("n{i} {:?}", cells.unwrap_or_default().iter().map(told).collect::<Vec<_>>())
+            };
+            let held: Vec<String> = asked.iter().map(held).collect();
+            return Err(format!("of {subject:?}: {held:#?}"));
+        }
+    }
+    Ok(())
+}
+
+fn nobody_forgets(world: &World) -> Result<(), String> {
+    match world.ledger.behind.first() {
+        None => Ok(()),
+        Some((i, cell)) => Err(format!("others have a newer version than n{i} of {cell:?}")),
+    }
 }
 
 /// Of all versions of a place that there have been, in pairs and threes.

@@ -1,6 +1,7 @@
 //! A member that does not keep to the protocol: it sends noise, old cells, forged ones, claims that
 //! are not so, and answers something else.
 
+use dht_store::Outcome;
 use dht_store::coverage::Ranges;
 use dht_store::sync::Part;
 use dht_store::wire::{CellBytes, Request, Response};
@@ -84,21 +85,26 @@ pub(crate) fn answer(rng: &mut StdRng, cast: &Cast, honest: Response) -> Option<
         (0, _) => return None,
         (1, _) => return Some(noise(rng)),
         // all is well, as it says
-        (2, Response::Heads { clock, .. }) => Response::Same { clock },
+        (2, Response::Heads { clock, roots, .. }) => Response::Same { roots, clock },
         // a cell is withheld, and said to be there
         (2, Response::Cells { mut cells, covered }) => {
             cells.pop();
             Response::Cells { cells, covered }
         }
-        (3, Response::Heads { mut logs, clock }) => {
+        (3, Response::Heads { mut logs, roots, clock }) => {
             if let Some(log) = logs.choose_mut(rng) {
                 log.lives.values_mut().for_each(|r| r.add(1, 500));
             }
-            Response::Heads { logs, clock: Millis(clock.0 ^ 0xffff_ffff) }
+            Response::Heads { logs, roots: roots + 1, clock: Millis(clock.0 ^ 0xffff_ffff) }
         }
         (3, Response::Cells { mut cells, covered }) => {
             cells.push(CellBytes(powerless(rng, cast, Millis(0)).bytes().to_vec()));
             Response::Cells { cells, covered }
+        }
+        (2, Response::Differ { .. }) => Response::Equal,
+        (2, Response::Data { .. }) => Response::Data { cells: Vec::new(), more: true },
+        (2, Response::Outcomes(outcomes)) => {
+            Response::Outcomes(outcomes.iter().map(|_| Outcome::Held(String::new())).collect())
         }
         (_, other) => other,
     };

@@ -5,6 +5,7 @@ mod actors;
 mod cast;
 mod checks;
 mod faults;
+mod fixer;
 mod liar;
 mod node;
 mod world;

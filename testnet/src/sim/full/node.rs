@@ -3,22 +3,25 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
+use dht_store::answer::{Asked, answer};
 use dht_store::clock::PeerClocks;
 use dht_store::coverage::Ranges;
 use dht_store::disk::MemoryDisk;
-use dht_store::placement::{closest, key};
+use dht_store::outbox::{self, Outbox};
+use dht_store::placement::Ring;
 use dht_store::store::Write;
-use dht_store::sync::{LogState, Part};
-use dht_store::wire::{CELL_BYTES, Request, Response};
+use dht_store::sync::{Given, LogState, Part, Session};
+use dht_store::wire::{Request, Response};
 use dht_store::{Outcome, Store, StoreError, Views};
 use p2pinst_trust::{RootChain, SecretKey};
-use p2pinst_types::{Cell, CellId, Hash, Kind, MachineId, Millis, NodeId, Plane, PublicKey};
+use p2pinst_types::record::SignedRoot;
+use p2pinst_types::{Cell, ClusterId, Hash, Kind, MachineId, Millis, NodeId, Plane, PublicKey};
 use serde::Serialize;
 
-use crate::sim::engine::{
-    ControlPlane, Next, Outbox, Session, answer_control, from_wire, is_here, to_wire,
-};
+use super::fixer::Fixer;
+use crate::sim::engine::{ControlPlane, With, drive, from_wire, outcomes, to_wire};
 use crate::sim::queue::Micros;
 
 /// Syncs under way at once.
@@ -35,6 +38,7 @@ const LIFE: u64 = 7;
 pub(crate) enum Purpose {
     Sync,
     Offer(Vec<Cell>),
+    Repair,
 }
 
 /// What a node wants done.
@@ -46,6 +50,8 @@ pub(crate) enum Effect {
     Gossip(Cell, Option<usize>),
     /// Cells that a majority of their replicas has acknowledged.
     Settled(Vec<Cell>),
+    /// Somebody has a newer version of an own cell than this node.
+    Behind(Cell),
 }
 
 /// See the module.
@@ -77,13 +83,21 @@ pub(crate) struct Node {
     queue: VecDeque<usize>,
     again: BTreeSet<usize>,
     pub(crate) outbox: Outbox,
+    /// Who may hold what, as this node sees it: roster ∩ connected, itself included.
+    pub(crate) ring: Arc<Ring>,
+    /// What the ring was made of: the views, and how often the connections have changed.
+    ring_of: (Option<Arc<Views>>, u64),
+    turns: u64,
+    fixer: Fixer,
     seen: BTreeSet<Hash>,
     seen_order: VecDeque<Hash>,
 }
 
-/// The store as the engines see it; remembers when it failed.
+/// The store as the machines see it; remembers when it failed.
 struct Through<'a> {
     store: &'a mut Store,
+    clocks: &'a mut PeerClocks,
+    local: Millis,
     failed: &'a mut bool,
 }
 
@@ -94,6 +108,9 @@ impl ControlPlane for Through<'_> {
     fn heads(&self) -> Vec<LogState> {
         self.store.heads()
     }
+    fn roots(&self) -> u64 {
+        self.store.views().roots.signed().len() as u64
+    }
     fn select(&self, parts: &[Part], budget: usize) -> (Vec<Cell>, Vec<Part>) {
         self.store.select(parts, budget)
     }
@@ -102,10 +119,21 @@ impl ControlPlane for Through<'_> {
         *self.failed |= done.is_err();
         done.ok()
     }
+    fn extend(&mut self, roots: &[SignedRoot]) {
+        *self.failed |= self.store.extend_roots(roots).is_err();
+    }
+    fn heard(&mut self, peer: NodeId, clock: Millis) {
+        self.clocks.heard(peer, clock, self.local);
+    }
+}
+
+fn time(at: Micros) -> Duration {
+    Duration::from_micros(at)
 }
 
 impl Node {
-    pub(crate) fn new(key: SecretKey, machine: MachineId, skew: i64) -> Self {
+    pub(crate) fn new(cluster: ClusterId, key: SecretKey, machine: MachineId, skew: i64) -> Self {
+        let outbox = Outbox::new(key.public(), None);
         Self {
             key,
             machine,
@@ -123,7 +151,11 @@ impl Node {
             syncs: BTreeMap::new(),
             queue: VecDeque::new(),
             again: BTreeSet::new(),
-            outbox: Outbox::default(),
+            outbox,
+            ring: Arc::new(Ring::new(cluster, [])),
+            ring_of: (None, 0),
+            turns: 1,
+            fixer: Fixer::default(),
             seen: BTreeSet::new(),
             seen_order: VecDeque::new(),
         }
@@ -137,10 +169,22 @@ impl Node {
     pub(crate) fn start(&mut self, roots: &RootChain) -> bool {
         self.life += 1;
         let Ok(store) = Store::open_on(&self.disk, roots.clone()) else { return false };
-        let unsettled = store.unsettled(&self.id()).unwrap_or_default();
-        unsettled.into_iter().for_each(|c| self.outbox.add(c));
         self.store = Some(store);
+        self.load();
         true
+    }
+
+    /// Takes up what its disk has.
+    fn load(&mut self) {
+        let Some(store) = &self.store else { return };
+        let (id, views) = (self.key.public(), store.views());
+        let site = views.machine_of(&id).map(|m| m.site.clone());
+        self.outbox = Outbox::new(id, site);
+        let alone = views.machine_of(&id).map(|m| (id, m.site.clone()));
+        self.ring = Arc::new(Ring::new(*views.roots.cluster(), alone));
+        self.ring_of = (Some(views), self.turns);
+        let own = store.outbox(&id).unwrap_or_default();
+        self.outbox.load(own, &self.ring, Duration::ZERO);
     }
 
     /// What only the process had is gone.
@@ -155,7 +199,8 @@ impl Node {
         self.syncs.clear();
         self.queue.clear();
         self.again.clear();
-        self.outbox = Outbox::default();
+        self.fixer = Fixer::default();
+        self.turns += 1;
         self.seen.clear();
         self.seen_order.clear();
     }
@@ -186,6 +231,7 @@ impl Node {
     /// A connection was made; the peer has shown its clock.
     pub(crate) fn connected(&mut self, peer: usize, id: NodeId, clock: Millis, world: Millis) {
         self.peers.insert(peer);
+        self.turns += 1;
         self.clocks.heard(id, clock, self.local(world));
         self.wish(peer);
     }
@@ -194,6 +240,7 @@ impl Node {
     pub(crate) fn gone(&mut self, peer: usize) {
         self.peers.remove(&peer);
         self.again.remove(&peer);
+        self.turns += 1;
     }
 
     fn wish(&mut self, peer: usize) {
@@ -217,49 +264,75 @@ impl Node {
         again.into_iter().filter(|p| self.peers.contains(p)).for_each(|p| self.queue.push_back(p));
     }
 
-    /// Starts what can be started: syncs that were wished for, offers of the outbox.
+    /// Who may hold what may have changed.
+    fn turn(&mut self, ids: &BTreeMap<PublicKey, usize>, at: Micros, jitter: u64) {
+        let Some(views) = self.views() else { return };
+        let same = self.ring_of.0.as_ref().is_some_and(|of| Arc::ptr_eq(of, &views));
+        if same && self.ring_of.1 == self.turns {
+            return;
+        }
+        let own = self.id();
+        let up = |n: &PublicKey| *n == own || ids.get(n).is_some_and(|i| self.peers.contains(i));
+        let live = views.machines.values().filter(|m| up(&m.node.0));
+        let ring = live.map(|m| (m.node.0, m.site.clone()));
+        let ring = Ring::new(*views.roots.cluster(), ring);
+        if self.ring_of.0.as_ref().is_none_or(|of| of.machine_of(&own).is_none()) {
+            self.load(); // it has just learned of itself
+        }
+        self.outbox.forget(|c| c.id.kind == Kind::STATUS && views.is_retired(&c.id.subject));
+        if !ring.same(&self.ring) {
+            self.outbox.turned(&ring);
+            self.ring = Arc::new(ring);
+            self.fixer.turned(at, jitter);
+        }
+        self.ring_of = (Some(views), self.turns);
+    }
+
+    /// Starts what can be started: syncs that were wished for, offers of the outbox, repair.
+    /// `jitter`: from 80 to 120.
     pub(crate) fn work(
         &mut self,
         ids: &BTreeMap<PublicKey, usize>,
-        at: Micros,
+        (at, jitter): (Micros, u64),
         world: Millis,
     ) -> Vec<Effect> {
         let mut out = Vec::new();
-        let local = self.local(world);
-        let own = self.id();
+        self.turn(ids, at, jitter);
+        let (local, now, own) = (self.local(world), self.now(world), self.id());
         let Some(store) = &mut self.store else { return out };
         while self.syncs.len() < SYNCS {
             let free = self.queue.iter().position(|p| !self.syncs.contains_key(p));
             let Some(peer) = free.and_then(|at| self.queue.remove(at)) else { break };
-            if !self.peers.contains(&peer) {
-                continue;
+            let id = ids.iter().find(|(_, i)| **i == peer).map(|(id, _)| NodeId(*id));
+            let Some(id) = id.filter(|_| self.peers.contains(&peer)) else { continue };
+            let mut session = Session::default();
+            let (clocks, failed) = (&mut self.clocks, &mut self.failed);
+            let mut through = Through { store: &mut *store, clocks, local, failed };
+            let with = With { peer: id, local, now };
+            if let Ok(Some(request)) = drive(&mut session, Given::Nothing, &mut through, with) {
+                self.syncs.insert(peer, session);
+                out.push(Effect::Call(peer, Purpose::Sync, request));
             }
-            let through = Through { store: &mut *store, failed: &mut self.failed };
-            let (session, request) = Session::start(&through, local);
-            self.syncs.insert(peer, session);
-            out.push(Effect::Call(peer, Purpose::Sync, request));
         }
-        let views = store.views();
-        let live: Vec<PublicKey> = views
-            .machines
-            .values()
-            .map(|m| m.node.0)
-            .filter(|n| *n == own || ids.get(n).is_some_and(|i| self.peers.contains(i)))
-            .collect();
-        let cluster = views.roots.cluster();
-        let replicas =
-            |id: &CellId| closest(&key(cluster, id.kind, &id.subject), live.iter().copied());
-        for (peer, cells) in self.outbox.offers(at, &own, replicas) {
-            let Some(peer) = ids.get(&peer) else { continue };
-            let wire = to_wire(&cells);
-            out.push(Effect::Call(*peer, Purpose::Offer(cells), Request::Put { cells: wire }));
-        }
-        let settled = self.outbox.settled(views.machines.len());
-        if !settled.is_empty() {
-            match store.settle(&settled) {
-                Ok(()) => out.push(Effect::Settled(settled)),
-                Err(_) => self.failed = true,
+        let roster = store.views().machines.len();
+        for effect in self.outbox.step(time(at), &self.ring, roster) {
+            match effect {
+                outbox::Effect::Offer { to, cells } => {
+                    let Some(to) = ids.get(&to) else { continue };
+                    let request = Request::Put { cells: to_wire(&cells) };
+                    out.push(Effect::Call(*to, Purpose::Offer(cells), request));
+                }
+                outbox::Effect::Settled(cells) => match store.settle(&cells) {
+                    Ok(()) => out.push(Effect::Settled(cells)),
+                    Err(_) => self.failed = true,
+                },
+                outbox::Effect::Behind(cell) => out.push(Effect::Behind(cell)),
             }
+        }
+        if let Some((to, request)) = self.fixer.work(store, (own, &self.ring), (at, jitter), now)
+            && let Some(to) = ids.get(&to)
+        {
+            out.push(Effect::Call(*to, Purpose::Repair, request));
         }
         out
     }
@@ -275,22 +348,21 @@ impl Node {
         if let Request::Heads { clock, .. } = &request {
             self.clocks.heard(peer, *clock, local);
         }
+        let own = self.id();
         let store = self.store.as_mut()?;
-        match request {
-            Request::Put { cells } => {
-                let done = store.apply(from_wire(cells, Plane::Data), &[], now);
-                self.failed |= done.is_err();
-                done.ok().map(Response::Outcomes)
+        let applied = match request {
+            Request::Push { cells, covered } => {
+                store.apply(from_wire(cells, Plane::Control), &covered, now)
             }
-            Request::Get { kind, subject } => {
-                let cells = store.page(kind, &subject, &None, CELL_BYTES).ok()?.0;
-                Some(Response::Data { cells: to_wire(&cells) })
-            }
+            Request::Put { cells } => store.apply(from_wire(cells, Plane::Data), &[], now),
             other => {
-                let mut through = Through { store, failed: &mut self.failed };
-                answer_control(&mut through, other, local, now)
+                let asked = Asked { own, peer: peer.0, ring: &self.ring, clock: local };
+                let refused = || Response::Refused("not answered".to_owned());
+                return answer(store, other, asked).ok().map(|a| a.unwrap_or_else(refused));
             }
-        }
+        };
+        self.failed |= applied.is_err();
+        applied.ok().map(Response::Outcomes)
     }
 
     /// A peer has answered, or has not.
@@ -299,27 +371,39 @@ impl Node {
         (peer, id): (usize, NodeId),
         purpose: Purpose,
         response: Option<Response>,
-        at: Micros,
-        world: Millis,
+        ids: &BTreeMap<PublicKey, usize>,
+        (at, world): (Micros, Millis),
     ) -> Vec<Effect> {
         self.calls = self.calls.saturating_sub(1);
         let (local, now) = (self.local(world), self.now(world));
         match purpose {
-            Purpose::Offer(cells) => self.outbox.on(at, &id.0, &cells, response),
+            Purpose::Offer(cells) => {
+                self.outbox.answered(time(at), id.0, outcomes(cells, response));
+            }
+            Purpose::Repair => {
+                let own = self.id();
+                let Some(store) = &mut self.store else { return Vec::new() };
+                let next = self.fixer.answered(store, own, response, now);
+                let call = |(to, request)| {
+                    let to = ids.get(&to)?;
+                    Some(Effect::Call(*to, Purpose::Repair, request))
+                };
+                return next.and_then(call).into_iter().collect();
+            }
             Purpose::Sync => {
-                if let Some(Response::Same { clock } | Response::Heads { clock, .. }) = &response {
-                    self.clocks.heard(id, *clock, local);
-                }
                 let Some(mut session) = self.syncs.remove(&peer) else { return Vec::new() };
                 let Some(store) = &mut self.store else { return Vec::new() };
-                let mut through = Through { store, failed: &mut self.failed };
-                match response.map(|r| session.on(&mut through, r, local, now)) {
-                    Some(Next::Ask(request)) => {
+                let (clocks, failed) = (&mut self.clocks, &mut self.failed);
+                let mut through = Through { store, clocks, local, failed };
+                let with = With { peer: id, local, now };
+                let given = response.map(Given::Answer);
+                match given.map(|g| drive(&mut session, g, &mut through, with)) {
+                    Some(Ok(Some(request))) => {
                         self.syncs.insert(peer, session);
                         return vec![Effect::Call(peer, Purpose::Sync, request)];
                     }
-                    Some(Next::Done) => {}
-                    Some(Next::Failed) | None => {
+                    Some(Ok(None)) => {}
+                    Some(Err(_)) | None => {
                         self.again.insert(peer);
                     }
                 }
@@ -342,7 +426,7 @@ impl Node {
         };
         let whole = |ranges: &Ranges| *ranges == Ranges::up_to(ranges.max());
         match outcomes.first() {
-            Some(outcome) if is_here(outcome) => {
+            Some(outcome) if outcome.is_here() => {
                 let log = store.log(&cell.id.author, cell.version.incarnation);
                 if !log.is_none_or(whole) {
                     self.wish(from);
@@ -374,7 +458,7 @@ impl Node {
         self.first_seen(cell.hash());
         let Some(store) = &mut self.store else { return (false, Vec::new()) };
         match store.apply(vec![cell.clone()], &[], now) {
-            Ok(outcomes) if outcomes.iter().all(is_here) => {
+            Ok(outcomes) if outcomes.iter().all(Outcome::is_here) => {
                 (true, vec![Effect::Gossip(cell, None)])
             }
             Ok(_) => (false, Vec::new()),
@@ -390,7 +474,7 @@ impl Node {
         &mut self,
         (kind, subject, slot): (Kind, &[u8], &[u8]),
         record: &T,
-        world: Millis,
+        (at, world): (Micros, Millis),
     ) -> Option<Cell> {
         let now = self.now(world);
         let store = self.store.as_mut()?;
@@ -398,7 +482,7 @@ impl Node {
         match store.write(&self.key, write, record, now) {
             Ok(cell) => {
                 if kind.plane() == Plane::Data {
-                    self.outbox.add(cell.clone());
+                    self.outbox.written(cell.clone(), time(at));
                 }
                 Some(cell)
             }
@@ -411,14 +495,15 @@ impl Node {
     }
 
     /// How long its queues are, and may be.
-    pub(crate) fn queues(&self) -> [(&'static str, usize, usize); 5] {
+    pub(crate) fn queues(&self) -> [(&'static str, usize, usize); 6] {
         let held = self.store.as_ref().map_or(0, Store::held);
         [
             ("syncs", self.syncs.len(), SYNCS),
             ("wishes", self.queue.len() + self.again.len(), 2 * WAITING),
-            ("calls", self.calls, SYNCS + 64),
+            ("calls", self.calls, SYNCS + 64 + 1),
             ("gossip remembered", self.seen.len(), SEEN),
             ("cells set aside", held, 1024),
+            ("repairs", self.fixer.len(), 4096),
         ]
     }
 }

@@ -84,6 +84,8 @@ pub(crate) struct Ledger {
     pub(crate) written: BTreeMap<CellId, (usize, Cell)>,
     /// What a majority has acknowledged.
     pub(crate) settled: BTreeMap<CellId, Cell>,
+    /// Own cells of which a node was told that somebody has a newer version: nobody forgets here.
+    pub(crate) behind: Vec<(usize, Cell)>,
     /// Every cell that an honest author has signed, by place: for the merge laws.
     pub(crate) versions: BTreeMap<CellId, Vec<Cell>>,
 }
@@ -116,7 +118,12 @@ impl World {
             .iter()
             .map(|(m, _)| {
                 let skew = if options.skew { rng.random_range(-hour..=hour) } else { 0 };
-                Node::new(m.key.clone(), p2pinst_trust::policy::machine_id(&m.signed), skew)
+                Node::new(
+                    *cast.lab.cluster(),
+                    m.key.clone(),
+                    p2pinst_trust::policy::machine_id(&m.signed),
+                    skew,
+                )
             })
             .collect();
         let ids = nodes.iter().enumerate().map(|(i, n)| (n.id(), i)).collect();
@@ -296,8 +303,9 @@ impl World {
     /// Lets a node do what it can do now; one whose disk failed dies.
     pub(crate) fn pump(&mut self, i: usize) {
         let (at, world) = (self.queue.now(), self.millis());
+        let jitter = self.rng.random_range(80..=120);
         let Some(node) = self.nodes.get_mut(i) else { return };
-        let effects = node.work(&self.ids, at, world);
+        let effects = node.work(&self.ids, (at, jitter), world);
         self.carry_out(i, effects);
         self.bury(i);
     }
@@ -307,6 +315,10 @@ impl World {
             match effect {
                 Effect::Call(to, purpose, request) => self.call(i, to, purpose, &request),
                 Effect::Gossip(cell, from) => self.gossip(i, &cell, from),
+                Effect::Behind(cell) => {
+                    self.note(format_args!("n{i} is behind itself: {}", cell.hash().short()));
+                    self.ledger.behind.push((i, cell));
+                }
                 Effect::Settled(cells) => {
                     for cell in cells {
                         self.note(format_args!("n{i} settled {}", cell.hash().short()));
@@ -324,7 +336,7 @@ impl World {
         node.calls += 1;
         let connected = node.peers.contains(&to);
         let body = codec::encode(request).unwrap_or_default();
-        let data = matches!(request, Request::Put { .. } | Request::Get { .. });
+        let data = is_data(request);
         self.count(from, data, stream_bytes() + message_bytes(body.len()));
         self.calls.insert(call, Call { from, life, to, purpose });
         if connected {
@@ -379,7 +391,7 @@ impl World {
         match packet {
             Packet::Request(call, body) => {
                 let Ok(request) = codec::decode::<Request>(&body) else { return };
-                let data = matches!(request, Request::Put { .. } | Request::Get { .. });
+                let data = is_data(&request);
                 self.note(format_args!("n{to} <- n{from} {} {}", kind_of(&request), body.len()));
                 let answer = self.nodes.get_mut(to).and_then(|n| n.answer(id, request, world));
                 let answer = match answer {
@@ -415,19 +427,28 @@ impl World {
         let (at, world) = (self.queue.now(), self.millis());
         let Some(id) = self.nodes.get(to).map(|n| NodeId(n.id())) else { return };
         let Some(node) = self.nodes.get_mut(from).filter(|n| n.life == life) else { return };
-        let effects = node.answered((to, id), purpose, response, at, world);
+        let effects = node.answered((to, id), purpose, response, &self.ids, (at, world));
         self.carry_out(from, effects);
         self.pump(from);
     }
 }
 
+fn is_data(request: &Request) -> bool {
+    use Request::{Compare, Get, List, Put};
+    matches!(request, Put { .. } | Get { .. } | Compare { .. } | List { .. })
+}
+
 fn kind_of(request: &Request) -> &'static str {
     match request {
         Request::Heads { .. } => "heads",
+        Request::Logs { .. } => "logs",
+        Request::Roots => "roots",
         Request::Pull { .. } => "pull",
         Request::Push { .. } => "push",
         Request::Put { .. } => "put",
         Request::Get { .. } => "get",
-        Request::Holds { .. } => "holds",
+        Request::Compare { .. } => "compare",
+        Request::List { .. } => "list",
+        _ => "another",
     }
 }
