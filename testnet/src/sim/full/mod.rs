@@ -14,6 +14,7 @@ use std::fmt;
 
 use p2pinst_types::{Hash, Plane};
 
+pub(crate) use self::actors::release;
 use self::world::World;
 use super::links::Accidents;
 use super::queue::{Micros, SECOND};
