@@ -129,7 +129,9 @@ impl Store {
         let mut gone = self.data(subject.kind, &subject.id)?;
         gone.retain(|c| c.id.author != *keep);
         let dropped = gone.iter().map(|c| cell_key(&c.id)).collect();
-        self.tables.commit(&Batch { dropped, ..Batch::default() })?;
+        let done = self.tables.commit(&Batch { dropped, ..Batch::default() });
+        self.doubtful |= done.is_err();
+        done?;
         gone.iter().for_each(|c| self.shelf.take(c));
         Ok(true)
     }

@@ -1,7 +1,7 @@
 //! Power that fails at any step of a transaction, on a disk in memory.
 
-use dht_store::Store;
 use dht_store::disk::MemoryDisk;
+use dht_store::{Store, StoreError};
 use p2pinst_trust::fixture::Lab;
 use p2pinst_types::{Cell, Kind};
 
@@ -52,4 +52,30 @@ fn anytime_power_fails_at_each_step_of_a_write() {
         }
     }
     assert!((20..150).contains(&cut_short), "{cut_short}: the steps miss the transaction");
+}
+
+/// A disk that fails while it syncs may have kept the transaction: then it counts, as if it had been
+/// told. Its numbers are not given away twice, and what is in memory is what is on the disk.
+#[test]
+fn anytime_memory_is_what_the_disk_has_kept() {
+    let mut kept = 0;
+    for step in 0..40u64 {
+        let mut lab = Lab::default();
+        let disk = MemoryDisk::default();
+        let mut store = Store::open_on(&disk, lab.roots.clone()).unwrap();
+        store.apply(vec![lab.operator_grant.clone()], &[], LATER).unwrap();
+        store.apply(batch(&mut lab, 0), &[], LATER).unwrap();
+        disk.fail_after(Some(step));
+        let failed = store.apply(batch(&mut lab, 1), &[], LATER).is_err();
+        disk.fail_after(None);
+        let asked = store.apply(Vec::new(), &[], LATER);
+        kept += usize::from(failed && matches!(asked, Err(StoreError::ReadAnew)));
+        store.apply(Vec::new(), &[], LATER).unwrap();
+        let digest = store.digest();
+        disk.kill();
+        drop(store);
+        let store = Store::open_on(&disk, lab.roots.clone()).unwrap();
+        assert_eq!(store.digest(), digest, "step {step}");
+    }
+    assert!(kept > 0, "no step left a transaction that had failed and was kept");
 }
