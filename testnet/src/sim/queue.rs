@@ -69,8 +69,12 @@ impl<E> Queue<E> {
         self.heap.push(Reverse(Planned { at: at.max(self.now), turn: self.turns, event }));
     }
 
-    /// The next event, unless it is later than `until`: then time stands at `until`.
+    /// The next event, unless it is later than `until`: then time stands at `until`. When nothing is
+    /// planned, and `until` is the end of all time, it stands where it is.
     pub fn next(&mut self, until: Micros) -> Option<E> {
+        if until == Micros::MAX && self.heap.is_empty() {
+            return None;
+        }
         if self.heap.peek().is_none_or(|p| p.0.at > until) {
             self.now = self.now.max(until);
             return None;

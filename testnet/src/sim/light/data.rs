@@ -38,6 +38,8 @@ struct Node {
     holds: BTreeMap<u64, u64>,
     subjects: BTreeSet<u64>,
     sent: u64,
+    /// For when it is woken.
+    wake: Option<Micros>,
 }
 
 /// See the module.
@@ -53,6 +55,8 @@ pub(crate) struct Data {
     nodes: Vec<Node>,
     /// The newest number of each place, and who writes it.
     pub(crate) written: BTreeMap<CellId, (usize, u64)>,
+    /// Versions that were written, and those that a majority has acknowledged.
+    versions: (usize, usize),
     pub(crate) messages: u64,
 }
 
@@ -91,9 +95,11 @@ impl Data {
                     holds: BTreeMap::new(),
                     subjects: BTreeSet::new(),
                     sent: 0,
+                    wake: None,
                 })
                 .collect(),
             written: BTreeMap::new(),
+            versions: (0, 0),
             messages: 0,
         }
     }
@@ -109,21 +115,19 @@ impl Data {
         let id = CellId { kind, subject, slot, author: node_key(n) };
         let (_, seq) = self.written.entry(id.clone()).or_insert((n, 0));
         *seq += 1;
+        self.versions.0 += 1;
         if let (Some(cell), Ok(n)) = (cell(id, *seq, payload), u32::try_from(n)) {
             self.queue.after(delay, Event::Write(n, cell));
         }
     }
 
-    /// Runs until nothing more happens, or all is settled.
+    /// Runs until nothing more happens, or until a majority has everything (each version: they must
+    /// not follow each other faster than they are settled).
     pub(crate) fn run(&mut self, only_settled: bool) {
-        loop {
-            let until = self.queue.now() + 10_000;
-            while let Some(event) = self.queue.next(until) {
-                self.messages += 1;
-                self.on(event);
-            }
-            let settled = || self.nodes.iter().all(|n| n.outbox.health().unsettled == 0);
-            if self.queue.is_empty() || (only_settled && settled()) {
+        while let Some(event) = self.queue.next(u64::MAX) {
+            self.messages += 1;
+            self.on(event);
+            if only_settled && self.versions.0 == self.versions.1 {
                 return;
             }
         }
@@ -177,11 +181,15 @@ impl Data {
         let roster = self.nodes.len();
         let Some(node) = self.nodes.get_mut(n as usize) else { return };
         let effects = node.outbox.step(now, &self.ring, roster);
-        if let Some(at) = node.outbox.wake() {
-            let at = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
+        let wake = node.outbox.wake().map(|at| u64::try_from(at.as_micros()).unwrap_or(u64::MAX));
+        if let Some(at) = wake.filter(|_| wake != node.wake) {
             self.queue.at(at, Event::Wake(n));
         }
+        node.wake = wake;
         for effect in effects {
+            if let Effect::Settled(cells) = &effect {
+                self.versions.1 += cells.len();
+            }
             let Effect::Offer { to, cells } = effect else { continue };
             let Some(to) = self.index.get(&to).copied() else { continue };
             let request = Request::Put { cells: to_wire(&cells) };

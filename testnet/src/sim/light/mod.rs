@@ -225,9 +225,6 @@ fn status(scale: &Scale, trips: u64, in_flight: usize) -> f64 {
             left -= 1;
             ask(&mut queue);
         }
-        if queue.is_empty() {
-            break;
-        }
     }
     seconds(queue.now())
 }
