@@ -18,6 +18,7 @@ pub mod node;
 pub mod ready;
 pub mod registry;
 pub mod root;
+pub mod sim;
 pub mod stats;
 pub mod view;
 pub mod wait;

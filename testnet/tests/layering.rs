@@ -48,7 +48,8 @@ const EDGES: [(&str, &[&str]); 10] = [
         ],
     ),
     (
-        // Its tests alone: they sign what a newer version would, and are a member that lies.
+        // The simulator runs the database's machines; the tests alone sign what a newer version
+        // would, and are a member that lies.
         "p2pinst-testnet",
         &[
             "p2pinst-types",

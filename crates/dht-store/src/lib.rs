@@ -7,7 +7,9 @@
 
 pub mod admission;
 pub mod answer;
+pub mod clock;
 pub mod coverage;
+pub mod disk;
 mod log;
 pub mod outbox;
 pub mod placement;

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use p2pinst_types::{Cell, CellId, Hash, Kind, PublicKey, codec};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
+use crate::disk::MemoryDisk;
 use crate::store::StoreError;
 use crate::summary::Summary;
 
@@ -99,12 +100,24 @@ impl Batch {
 /// has room again.
 #[derive(Debug)]
 pub(crate) struct Tables {
-    path: PathBuf,
+    place: Place,
     db: Mutex<Option<Database>>,
 }
 
-fn open(path: &Path) -> Result<Database, redb::Error> {
-    let db = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+/// Where the tables are.
+#[derive(Debug)]
+enum Place {
+    File(PathBuf),
+    Memory(MemoryDisk),
+}
+
+fn open(place: &Place) -> Result<Database, redb::Error> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    let db = match place {
+        Place::File(path) => builder.create(path)?,
+        Place::Memory(disk) => builder.create_with_backend(disk.backend())?,
+    };
     // a full disk does not keep a store from being read
     if db.begin_read()?.open_table(META).is_err() {
         let tx = db.begin_write()?;
@@ -118,9 +131,18 @@ fn open(path: &Path) -> Result<Database, redb::Error> {
 
 impl Tables {
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
-        let db = open(path)
+        Self::open_at(Place::File(path.to_owned()), path)
+    }
+
+    /// Opens the tables on a disk in memory.
+    pub(crate) fn open_on(disk: &MemoryDisk) -> Result<Self, StoreError> {
+        Self::open_at(Place::Memory(disk.clone()), Path::new("memory"))
+    }
+
+    fn open_at(place: Place, path: &Path) -> Result<Self, StoreError> {
+        let db = open(&place)
             .map_err(|e| StoreError::Open { path: path.to_owned(), source: Box::new(e) })?;
-        Ok(Self { path: path.to_owned(), db: Mutex::new(Some(db)) })
+        Ok(Self { place, db: Mutex::new(Some(db)) })
     }
 
     /// Works with the open file; one that has failed is opened anew at the next call.
@@ -132,7 +154,7 @@ impl Tables {
         let failed = |e| StoreError::Database(Box::new(e));
         let db = match held.take() {
             Some(db) => db,
-            None => open(&self.path).map_err(failed)?,
+            None => open(&self.place).map_err(failed)?,
         };
         let done = job(&db);
         if !matches!(done, Err(redb::Error::Io(_) | redb::Error::PreviousIo)) {

@@ -5,6 +5,7 @@ mod down;
 mod ls;
 mod node;
 mod run;
+mod sim;
 mod up;
 
 use std::process::ExitCode;
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     Demo,
     /// Measure
     Bench(bench::Args),
+    /// Simulate: virtual time, seeded
+    Sim(sim::Args),
 }
 
 impl Command {
@@ -44,6 +47,7 @@ impl Command {
             Self::Sweep => down::sweep(),
             Self::Demo => p2pinst_testnet::demo::run().map(|()| ExitCode::SUCCESS),
             Self::Bench(args) => args.run(),
+            Self::Sim(args) => args.run(),
         }
     }
 }

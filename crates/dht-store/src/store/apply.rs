@@ -62,6 +62,7 @@ impl Store {
         covered: &[Part],
         now: Millis,
     ) -> Result<Vec<Outcome>, StoreError> {
+        self.make_sure()?;
         let offered: Vec<(PublicKey, Version)> =
             cells.iter().map(|c| (c.id.author, c.version)).collect();
         let mut aside: Vec<Waiting> = std::mem::take(&mut self.quarantine)
@@ -103,6 +104,7 @@ impl Store {
             }
             Err(e) => {
                 self.roll_back(turn.undo);
+                self.doubtful = true;
                 Err(e)
             }
         }

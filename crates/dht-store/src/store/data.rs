@@ -131,7 +131,9 @@ impl Store {
         let (kept, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|c| c.id.author == *keep);
         let dropped = gone.iter().map(|c| cell_key(&c.id)).collect();
         let summaries = summary::left(subject, &kept);
-        self.tables.commit(&Batch { dropped, summaries, ..Batch::default() })?;
+        let done = self.tables.commit(&Batch { dropped, summaries, ..Batch::default() });
+        self.doubtful |= done.is_err();
+        done?;
         gone.iter().for_each(|c| self.shelf.take(c));
         Ok(true)
     }

@@ -29,6 +29,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::admission::{Known, Outcome};
+use crate::disk::MemoryDisk;
 use crate::log::Log;
 use crate::record::Record;
 use crate::shelf::Shelf;
@@ -54,6 +55,9 @@ pub enum StoreError {
     /// The file holds something that this version cannot have written.
     #[error("the store file is damaged: {0}")]
     Damaged(&'static str),
+    /// A transaction that was told to have failed is on disk all the same; it counts now.
+    #[error("the disk had kept what it had failed to confirm; it is read back: try again")]
+    ReadAnew,
     /// The file is that of another cluster.
     #[error("the store file belongs to another cluster")]
     WrongCluster,
@@ -83,7 +87,7 @@ impl StoreError {
             Self::Damaged(_) => true,
             Self::Open { source, .. } => odd(source),
             Self::Database(source) => odd(source),
-            Self::WrongCluster | Self::Record { .. } => false,
+            Self::ReadAnew | Self::WrongCluster | Self::Record { .. } => false,
         }
     }
 }
@@ -91,7 +95,9 @@ impl StoreError {
 /// See the module.
 #[derive(Debug)]
 pub struct Store {
-    tables: Tables,
+    tables: Arc<Tables>,
+    /// A transaction has failed, and perhaps not: what is on disk may be newer than memory.
+    doubtful: bool,
     roots: RootChain,
     control: BTreeMap<CellId, Entry>,
     logs: BTreeMap<PublicKey, Log>,
@@ -128,10 +134,41 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened, is damaged, or belongs to another cluster.
     pub fn open(path: &Path, roots: RootChain) -> Result<Self, StoreError> {
-        let tables = Tables::open(path)?;
+        Self::open_at(Arc::new(Tables::open(path)?), roots)
+    }
+
+    /// The same on a disk in memory: for the simulator, and for tests.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_on(disk: &MemoryDisk, roots: RootChain) -> Result<Self, StoreError> {
+        Self::open_at(Arc::new(Tables::open_on(disk)?), roots)
+    }
+
+    /// Reads the disk anew when a transaction has failed: a disk that fails while it syncs may have
+    /// kept the transaction all the same. A number that was taken then must not be given to
+    /// another cell.
+    pub(super) fn make_sure(&mut self) -> Result<(), StoreError> {
+        if !self.doubtful {
+            return Ok(());
+        }
+        let fresh = Self::open_at(Arc::clone(&self.tables), self.roots.clone())?;
+        let (digest, size) = (self.digest(), self.shelf.size());
+        let quarantine = std::mem::take(&mut self.quarantine);
+        let clock = self.clock.max(fresh.clock);
+        *self = Self { quarantine, clock, ..fresh };
+        if (digest, size) == (self.digest(), self.shelf.size()) {
+            return Ok(());
+        }
+        // what is offered now was numbered before this was known
+        Err(StoreError::ReadAnew)
+    }
+
+    fn open_at(tables: Arc<Tables>, roots: RootChain) -> Result<Self, StoreError> {
         let views = Arc::new(Views::fold(&roots, std::iter::empty()));
         let mut store = Self {
             tables,
+            doubtful: false,
             roots,
             control: BTreeMap::new(),
             logs: BTreeMap::new(),
@@ -259,6 +296,7 @@ impl Store {
         record: &T,
         now: Millis,
     ) -> Result<Cell, StoreError> {
+        self.make_sure()?;
         let Write { kind, subject, slot, incarnation } = write;
         let failed = |reason: String| StoreError::Record { kind, reason };
         let payload = codec::encode(record).map_err(|e| failed(e.to_string()))?;

@@ -19,6 +19,7 @@ mod members;
 mod newer;
 mod order;
 mod persistence;
+mod power;
 mod replace;
 mod summary;
 mod sync;

@@ -1,0 +1,155 @@
+//! `testnet sim`: the simulator.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Subcommand;
+use p2pinst_testnet::bench::Table;
+use p2pinst_testnet::sim::full::{Options, run};
+use p2pinst_testnet::sim::light::{Death, Lost, Scale, lose, measure};
+use p2pinst_testnet::sim::trace::Trace;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: What,
+    /// Only the table, for the documentation
+    #[arg(long, global = true)]
+    markdown: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Tens of nodes with real stores, in all that can go wrong
+    Run {
+        /// The first seed
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How many seeds
+        #[arg(long, default_value_t = 1)]
+        seeds: u64,
+        /// Nothing goes wrong
+        #[arg(long)]
+        fair: bool,
+        /// Machines at the beginning
+        #[arg(long, default_value_t = 14)]
+        nodes: usize,
+        /// Minutes of virtual time in which things go wrong
+        #[arg(long, default_value_t = 5)]
+        minutes: u64,
+        /// Write down what happens: the last seed's course of events
+        #[arg(long, value_name = "FILE")]
+        trace: Option<PathBuf>,
+    },
+    /// Thousands of nodes: bytes, keys and times
+    Scale {
+        /// Where all chance comes from
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Machines
+        #[arg(long, default_value_t = 1000)]
+        nodes: usize,
+        /// Publications: a release and an order each
+        #[arg(long, default_value_t = 100)]
+        publications: usize,
+        /// Publications of which every machine reports, message by message
+        #[arg(long, default_value_t = 10)]
+        reported: usize,
+        /// Members that have admitted the others
+        #[arg(long, default_value_t = 16)]
+        admitters: usize,
+    },
+    /// What is lost when machines die at once, for ever
+    Loss {
+        /// The first seed
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How many seeds
+        #[arg(long, default_value_t = 100)]
+        seeds: u64,
+        /// Machines
+        #[arg(long, default_value_t = 100)]
+        nodes: usize,
+        /// Records that each has written
+        #[arg(long, default_value_t = 20)]
+        records: usize,
+        /// Machines that die, in percent
+        #[arg(long, default_value_t = 30)]
+        percent: usize,
+    },
+}
+
+impl Args {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let table = self.what.measure()?;
+        print!("{}", table.markdown());
+        if !self.markdown {
+            println!("\n{}", table.json());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl What {
+    fn measure(self) -> Result<Table> {
+        match self {
+            Self::Run { seed, seeds, fair, nodes, minutes, trace } => {
+                let title = format!("simulated: {nodes} nodes, {minutes} minutes");
+                let columns = ["agreed s", "events", "cells", "data cells", "control B", "data B"];
+                let mut table = Table::new(title, &columns);
+                for seed in seed..seed.saturating_add(seeds.max(1)) {
+                    let options = if fair { Options::fair(seed) } else { Options::storm(seed) };
+                    let written = trace.as_deref().map(Trace::to_file).transpose()?;
+                    let report =
+                        run(Options { nodes, minutes, ..options }, written.unwrap_or_default())?;
+                    eprintln!("seed {seed}: trace {}", report.trace);
+                    let numbers = [
+                        report.agreed,
+                        report.lines as f64,
+                        report.control_cells,
+                        report.data_cells,
+                        report.control_bytes,
+                        report.data_bytes,
+                    ];
+                    table.row(&seed.to_string(), &numbers);
+                }
+                Ok(table)
+            }
+            Self::Scale { seed, nodes, publications, reported, admitters } => {
+                let scale = Scale { seed, reported, admitters, ..Scale::of(nodes, publications) };
+                measure(&scale, |what| eprintln!("{what}")).context("too many nodes")
+            }
+            Self::Loss { seed, seeds, nodes, records, percent } => {
+                let title = format!(
+                    "simulated: {nodes} nodes with {records} records each, {percent} % die at once; {seeds} seeds"
+                );
+                let columns =
+                    ["cells", "lost", "of a million", "bound for drained", "lost too early"];
+                let mut table = Table::new(title, &columns);
+                for (what, drained) in [("outboxes drained", true), ("a majority has each", false)]
+                {
+                    let mut all = Lost::default();
+                    for seed in seed..seed.saturating_add(seeds) {
+                        let lost = lose(&Death { seed, nodes, records, percent, drained });
+                        all.cells += lost.cells;
+                        all.lost += lost.lost;
+                        all.too_early += lost.too_early;
+                    }
+                    let fraction = all.lost as f64 / all.cells.max(1) as f64;
+                    let bound = (percent as f64 / 100.0).powi(9);
+                    let numbers = [
+                        all.cells as f64,
+                        all.lost as f64,
+                        fraction * 1e6,
+                        bound * 1e6,
+                        all.too_early as f64,
+                    ];
+                    table.row(what, &numbers);
+                    ensure!(all.too_early == 0, "lost although a majority of the replicas lived");
+                }
+                Ok(table)
+            }
+        }
+    }
+}
