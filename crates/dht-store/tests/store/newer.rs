@@ -55,7 +55,7 @@ fn an_order_of_an_unreadable_release_waits() {
     let slot = machine(&nodes[1]).id;
     let place = CellId {
         kind: Kind::STATUS,
-        subject: id.as_bytes().to_vec(),
+        subject: p2pinst_types::shard::status_subject(&id, 0),
         slot: slot.as_bytes().to_vec(),
         author: nodes[1].id(),
     };
