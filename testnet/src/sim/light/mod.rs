@@ -118,7 +118,7 @@ pub fn measure(scale: &Scale, tell: impl Fn(&str)) -> Option<Table> {
     measure_data(scale, &mut table);
     tell("status");
     for (what, trips) in [("connected", ASK), ("not yet connected", ASK + CONNECT)] {
-        for in_flight in [16, 64] {
+        for in_flight in [16, 64, 128] {
             let time = status(scale, trips, in_flight);
             table.row(&format!("status of all, s: {in_flight} in flight, {what}"), &[time]);
         }
