@@ -16,6 +16,7 @@ use rand::seq::IndexedRandom;
 use thiserror::Error;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -27,7 +28,9 @@ use crate::store::{StoreFailure, StoreHandle};
 /// Syncs under way at once.
 const AT_ONCE: usize = 4;
 /// A pause before a sync that failed is tried again.
-const AGAIN: Duration = Duration::from_secs(2);
+const AGAIN: Duration = Duration::from_secs(5);
+/// Time for one sync in all.
+const WHOLE: Duration = Duration::from_secs(300);
 /// How long a writer waits for peers to tell what they know of its log.
 const FRESH: Duration = Duration::from_millis(1500);
 /// How long it waits for the first of them, which may have much to tell.
@@ -196,7 +199,7 @@ impl Control {
             syncs.spawn(async move { sync_with(&net, &store, peer).await });
         }
         let mut fresh = false;
-        let begun = tokio::time::Instant::now();
+        let begun = Instant::now();
         loop {
             // longer for the first, which may have much to tell
             let patience = if fresh { FRESH } else { SLOW };
@@ -268,6 +271,7 @@ impl Task {
         let mut busy: BTreeSet<NodeId> = BTreeSet::new();
         let mut queue: VecDeque<NodeId> = VecDeque::new();
         let mut again: BTreeSet<NodeId> = BTreeSet::new();
+        let mut retry = Instant::now();
         let mut tick = tokio::time::interval(self.interval);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -278,11 +282,14 @@ impl Task {
                     if let Ok((peer, synced)) = done {
                         busy.remove(&peer);
                         if !synced && again.len() < WAITING {
+                            if again.is_empty() {
+                                retry = Instant::now() + AGAIN;
+                            }
                             again.insert(peer);
                         }
                     }
                 }
-                () = tokio::time::sleep(AGAIN), if !again.is_empty() => {
+                () = tokio::time::sleep_until(retry), if !again.is_empty() => {
                     let up = |p: &NodeId| self.control.net.peers().is_up(p);
                     queue.extend(std::mem::take(&mut again).into_iter().filter(up));
                 }
@@ -314,7 +321,10 @@ impl Task {
 
 /// One sync, told in the log when it moved something or failed. Says whether it succeeded.
 async fn sync_logged(control: Control, peer: NodeId) -> (NodeId, bool) {
-    let synced = sync_with(&control.net, &control.store, peer).await;
+    let synced = sync_with(&control.net, &control.store, peer);
+    // a peer that goes on and on does not hold the place of others
+    let synced = tokio::time::timeout(WHOLE, synced).await;
+    let synced = synced.unwrap_or(Err(SyncError::Protocol(peer)));
     if synced.is_ok() {
         let now = control.store.clock().now();
         control.last.send_replace(Some((peer, now)));

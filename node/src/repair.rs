@@ -21,6 +21,9 @@ use crate::store::{Own, StoreFailure, StoreHandle};
 /// Rounds are this many sync intervals apart: ten minutes by default.
 const INTERVALS: u32 = 10;
 
+/// Time for one peer, or one subject: the rest is for the next round.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Repair {
@@ -72,11 +75,14 @@ impl Repair {
         let views = self.store.views();
         let held = self.held().await?;
         let plan = Plan::of(held.iter().map(|(s, h)| (s, h)), &ring, &*views, own);
+        // one peer cannot hold up the rest for ever
         for peer in plan.compare {
-            self.compare(peer, &ring).await?;
+            let compared = tokio::time::timeout(PATIENCE, self.compare(peer, &ring)).await;
+            compared.unwrap_or(Ok(()))?;
         }
         for subject in plan.hand_over {
-            self.hand_over(subject, &ring).await?;
+            let handed = tokio::time::timeout(PATIENCE, self.hand_over(subject, &ring)).await;
+            handed.unwrap_or(Ok(()))?;
         }
         Ok(())
     }

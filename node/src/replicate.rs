@@ -31,7 +31,7 @@ use crate::store::{Own, StoreFailure, StoreHandle};
 /// Time for a replica to answer a read: who waits for a status waits for the slowest.
 const READ: Duration = Duration::from_secs(2);
 /// Pages of one subject that a read takes from one replica.
-const PAGES: usize = 512;
+const PAGES: usize = 128;
 /// Cells that read repair sends to one replica at a time: the rest is for the next repair.
 const MENDED: usize = 32;
 /// After this long a node that has started knows who is there. What was settled before is believed to
@@ -184,8 +184,9 @@ impl Replicas {
             }
         }
         let now = self.store.clock().now();
-        let all = newest(mine.iter().cloned().chain(copies.iter().flat_map(|c| c.1.clone())));
-        let cells = self.store.run(move |s| s.vet(all, now)).await?;
+        // vetted before they are merged: a forged cell, or one that is void, must not hide a good one
+        let all = mine.iter().cloned().chain(copies.iter().flat_map(|c| c.1.clone())).collect();
+        let cells = newest(self.store.run(move |s| s.vet(all, now)).await?);
         if replicas.contains(&self.own.node) {
             copies.push((self.own.node, mine));
         }
@@ -228,22 +229,26 @@ pub(crate) async fn read_from(net: &Net, peer: NodeId, subject: &Subject) -> Opt
     let mut after: After = None;
     for _ in 0..PAGES {
         let Subject { kind, id } = subject.clone();
-        let request = Request::Get { kind, subject: id, after };
+        let request = Request::Get { kind, subject: id, after: after.clone() };
         let Ok(Response::Data { cells, more }) = rpc::ask(net, peer, &[], &request).await else {
             return None;
         };
         let of_it = |c: &Cell| c.id.kind == subject.kind && c.id.subject == subject.id;
         all.extend(from_wire(cells).into_iter().filter(of_it));
-        after = all.last().map(|c| (c.id.slot.clone(), c.id.author));
-        if !more || after.is_none() {
+        let last = all.last().map(|c| (c.id.slot.clone(), c.id.author));
+        if !more || last.is_none() {
             break;
         }
+        if last <= after {
+            return None; // it goes round in circles
+        }
+        after = last;
     }
     Some(all)
 }
 
 /// The maximum of each place: the merge, outside of the store.
-fn newest(cells: impl Iterator<Item = Cell>) -> Vec<Cell> {
+fn newest(cells: Vec<Cell>) -> Vec<Cell> {
     let mut best: BTreeMap<CellId, Cell> = BTreeMap::new();
     for cell in cells {
         let merged = match best.remove(&cell.id) {
@@ -331,7 +336,9 @@ impl Task {
     /// Who may hold what may have changed.
     fn turn(&mut self) {
         let Replicas { own, net, store, .. } = &self.replicas;
-        let fresh = ring(&store.views(), net, own.node);
+        let views = store.views();
+        let fresh = ring(&views, net, own.node);
+        self.outbox.at_site(views.machine_of(&own.node.0).map(|m| m.site.clone()));
         if !fresh.same(&self.turn.borrow()) {
             self.outbox.turned(&fresh);
             self.turn.send_replace(Arc::new(fresh));

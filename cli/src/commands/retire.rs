@@ -13,7 +13,8 @@ use crate::signer::Signer;
 
 /// End a deployment for good
 ///
-/// Machines that have not installed it yet never will, and its statuses are dropped everywhere.
+/// Machines that have not installed it yet never will, nor what it had superseded, and its statuses
+/// are dropped everywhere.
 /// Nothing is removed from any machine, and what was installed stays in the histories.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Example:\n  p2pinst retire alice-42 --reason 'superseded'")]

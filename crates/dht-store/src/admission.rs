@@ -158,8 +158,11 @@ fn control_authority(
         | Record::Retirement(_)
         | Record::Release(..)
         | Record::Deployment(..) => is_granted,
-        // a node may revoke itself: it leaves
-        Record::Revocation(r) => is_root || is_granted || (is_node && r.key == *author),
+        // a node may revoke itself, in one place: it leaves
+        Record::Revocation(r) => {
+            let farewell = r.key == *author && cell.id.slot.is_empty();
+            is_root || is_granted || (is_node && farewell)
+        }
         Record::Standing(..) => is_root,
         Record::Opaque => {
             let theirs = known.opaque.get(author);

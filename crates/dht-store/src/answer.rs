@@ -1,6 +1,8 @@
 //! Answers to what other nodes ask of the store, but for `Push` and `Put`: those are
 //! [`Store::apply`]'s, which takes the cells of several requests in one transaction.
 
+use std::collections::BTreeSet;
+
 use p2pinst_types::{Millis, Plane, PublicKey, limits};
 
 use crate::placement::Ring;
@@ -51,6 +53,7 @@ pub fn answer(
         }
         Request::Logs { buckets } => {
             let mut logs = store.heads();
+            let buckets: BTreeSet<u8> = buckets.into_iter().collect();
             logs.retain(|l| buckets.contains(&bucket_of(&l.author)));
             Response::Logs { logs }
         }

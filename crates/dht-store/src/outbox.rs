@@ -121,6 +121,11 @@ impl Outbox {
         self.entries.insert(id, entry);
     }
 
+    /// Where this node is, by the roster.
+    pub fn at_site(&mut self, site: Option<Name>) {
+        self.site = site;
+    }
+
     /// Forgets cells that no longer are (their deployment is retired).
     pub fn forget(&mut self, gone: impl Fn(&Cell) -> bool) {
         self.entries.retain(|_, e| !gone(&e.cell));

@@ -20,7 +20,9 @@ use crate::wire::{CELL_BYTES, CellBytes, Request, Response};
 /// Subjects in one answer to a list: the rest are found in the next round.
 pub const LIST: usize = 8192;
 /// Pages of one subject.
-const PAGES: usize = 4096;
+const PAGES: usize = 128;
+/// Cells of one subject that a peer may show.
+const CELLS: usize = 65_536;
 
 /// What is held of a subject, in short.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +109,7 @@ impl Shared {
     /// Answers [`Request::List`].
     #[must_use]
     pub fn list(&self, buckets: &[u8]) -> Response {
+        let buckets: BTreeSet<u8> = buckets.iter().copied().collect();
         let wanted = self.0.iter().filter(|(_, (b, _))| buckets.contains(b)).take(LIST);
         let holding = |(subject, (_, digest)): (&Subject, &(u8, Hash))| Holding {
             subject: subject.clone(),
@@ -323,6 +326,10 @@ impl Comparison {
         self.theirs.extend(cells.iter().map(Cell::hash));
         self.moved.0 += cells.len();
         let last = cells.last().map(|c| (c.id.slot.clone(), c.id.author));
+        let circles = more && last <= self.after;
+        if circles || self.theirs.len() > CELLS {
+            return Err(Violation);
+        }
         self.after = last.filter(|_| more && self.pages < PAGES);
         self.phase = Phase::Store;
         Ok(Want::Store(cells))
@@ -371,6 +378,8 @@ pub struct Handover {
     put: VecDeque<Cell>,
     /// Whether every replica has taken every cell so far.
     whole: bool,
+    /// Whether this node is the replica at the site of a writer: it passes on, and keeps.
+    keep: bool,
 }
 
 impl Handover {
@@ -386,6 +395,7 @@ impl Handover {
             to: None,
             put: VecDeque::new(),
             whole: true,
+            keep: false,
         }
     }
 
@@ -409,9 +419,10 @@ impl Handover {
                     let site = sites.of_author(&c.id.author);
                     ring.replicas(&self.subject, site.as_ref()).contains(&own)
                 };
-                if cells.is_empty() || self.left.is_empty() || cells.iter().any(for_site) {
+                if cells.is_empty() || self.left.is_empty() {
                     return Ok(Want::Nothing);
                 }
+                self.keep = cells.iter().any(for_site);
                 self.cells = cells;
             }
             Given::Answer(Some(Response::Outcomes(outcomes))) => {
@@ -433,7 +444,7 @@ impl Handover {
         }
         match self.to {
             Some(peer) => Want::Ask(peer, Request::Put { cells: some(&mut self.put) }),
-            None if self.whole => Want::Drop(self.subject.clone(), self.digest),
+            None if self.whole && !self.keep => Want::Drop(self.subject.clone(), self.digest),
             None => Want::Nothing,
         }
     }

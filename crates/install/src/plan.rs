@@ -22,6 +22,8 @@ pub struct Order {
     pub deployment: Deployment,
     /// What it orders.
     pub release: Release,
+    /// Whether it is over: it still supersedes others, and nothing is installed because of it.
+    pub retired: bool,
 }
 
 impl Order {
@@ -106,6 +108,8 @@ impl<'a> Front<'a> {
         }
         match order.compare_version(&self.order.release.package.version) {
             Ordering::Less => self,
+            // one that is over does not take the place of one that is not
+            Ordering::Equal if order.retired => self,
             Ordering::Equal => Self { order, exact: self.exact },
             Ordering::Greater => Self { order, exact: false },
         }
@@ -146,7 +150,8 @@ pub fn plan(
             let wanted = order.compare_version(&front.order.release.package.version).is_eq();
             match &satisfied {
                 Some(installed) if wanted => Decision::Satisfied { installed: installed.clone() },
-                None if order.id == front.order.id => Decision::Install,
+                // what is over is not installed, and what it had superseded does not come back
+                None if order.id == front.order.id && !order.retired => Decision::Install,
                 _ => Decision::Superseded { by: front.order.id },
             }
         };
@@ -189,6 +194,7 @@ mod tests {
                 file: "x.deb".to_owned(),
                 blob: BlobRef::new(Hash([id; 32]), 1).unwrap(),
             },
+            retired: false,
         }
     }
 
@@ -275,6 +281,26 @@ mod tests {
                 });
             orders.collect()
         })
+    }
+
+    #[test]
+    fn what_is_over_is_not_installed_and_brings_nothing_back() {
+        let over = |order: Order| Order { retired: true, ..order };
+        let decisions = |orders: &[Order], there: &str| {
+            let plans = plan(orders, "amd64", |_| Some(there.to_owned()));
+            plans.into_values().next().unwrap().decisions
+        };
+        // a rollback that is done and retired: the version that it had replaced stays away
+        let orders = [hello(1, 1, "2.0", false), over(hello(2, 2, "1.0", true))];
+        assert!(decisions(&orders, "1.0").values().all(|d| *d != Decision::Install));
+        // and one that never was done is not done any more
+        assert!(decisions(&orders, "2.0").values().all(|d| *d != Decision::Install));
+        // who orders the same again gets it
+        let again = [orders.to_vec(), vec![hello(3, 3, "2.0", false)]].concat();
+        assert_eq!(decisions(&again, "1.0")[&DeploymentId([3; 16])], Decision::Install);
+        // a repeated order that is over takes nothing from the one that is not
+        let twice = [hello(1, 1, "2.0", false), over(hello(2, 2, "2.0", false))];
+        assert_eq!(decisions(&twice, "1.0")[&DeploymentId([1; 16])], Decision::Install);
     }
 
     proptest! {

@@ -285,7 +285,7 @@ impl Agent {
         };
         let plans = plan(&orders, self.context.dpkg.native(), version);
         let mut wanted = BTreeSet::new();
-        for order in &orders {
+        for order in orders.iter().filter(|o| !o.retired) {
             let decision = plans.values().find_map(|p: &LinePlan| p.decisions.get(&order.id));
             match decision {
                 Some(Decision::Install) => {
@@ -297,7 +297,8 @@ impl Agent {
                     self.settle(order.id, &there);
                 }
                 Some(Decision::Superseded { by }) => {
-                    let by = views.order(by.as_bytes()).map(|o| views.order_name(o));
+                    let over = || views.over.iter().find(|o| o.id == *by);
+                    let by = views.order(by.as_bytes()).or_else(over).map(|o| views.order_name(o));
                     let by = format!("superseded by {}", by.unwrap_or_default());
                     self.settle(order.id, &by);
                 }
@@ -341,15 +342,18 @@ impl Agent {
         views
             .orders
             .iter()
-            .filter(|o| views.is_member(machine, &o.deployment.group))
+            .map(|o| (o, false))
+            .chain(views.over.iter().map(|o| (o, true)))
+            .filter(|(o, _)| views.is_member(machine, &o.deployment.group))
             // who is in the group is known to a newer version only: nothing is begun because of it
-            .filter(|o| views.group_needs(&o.deployment.group).is_none())
-            .map(|o| Order {
+            .filter(|(o, _)| views.group_needs(&o.deployment.group).is_none())
+            .map(|(o, retired)| Order {
                 id: o.id,
                 author: o.author,
                 hlc: o.hlc,
                 deployment: o.deployment.clone(),
                 release: o.release.clone(),
+                retired,
             })
             .collect()
     }

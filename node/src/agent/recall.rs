@@ -223,10 +223,10 @@ impl Task {
         }
         let read = self.replicas.read(place.kind, place.subject.to_vec()).await?;
         let Some(theirs) = of_place(read.cells, &place) else { return Ok(()) };
-        self.take_over(vec![theirs.clone()]).await?;
         if theirs.order(&offered).is_le() {
-            return Ok(());
+            return Ok(()); // it only says so
         }
+        self.take_over(vec![theirs.clone()]).await?;
         info!(kind = %place.kind, "a replica has a newer record of this node: taken over");
         match place.kind {
             Kind::NODE_RECORD => self.tell_of_itself().await,

@@ -240,6 +240,18 @@ pub fn entries(cells: Vec<Cell>) -> Vec<HistoryEntry> {
     segments(cells).into_iter().flat_map(|(_, _, s)| s.entries).collect()
 }
 
+/// A record that the store will never take must not hold up those behind it; a full disk, or a
+/// roster that is not here yet, passes.
+fn refused_for_good(error: StoreFailure) -> Result<(), StoreFailure> {
+    match error {
+        StoreFailure::Store(StoreError::Record { passing: false, .. }) => {
+            error!(%error, "a record of this node is refused, and given up");
+            Ok(())
+        }
+        error => Err(error),
+    }
+}
+
 impl Task {
     /// Reads back what this node has written of itself before; call it before the agent runs.
     pub async fn load(&mut self) {
@@ -325,7 +337,9 @@ impl Task {
             // history before the status that speaks of it
             let entry = self.shared.table().entries.first().cloned();
             if let Some(entry) = entry {
-                self.append(entry).await?;
+                if let Err(error) = self.append(entry).await {
+                    refused_for_good(error)?;
+                }
                 self.shared.table().entries.remove(0);
                 continue;
             }
@@ -334,11 +348,11 @@ impl Task {
             let Some(subject) = self.status_subject(&id) else { continue };
             let slot = self.own.machine.as_bytes().to_vec();
             let written = self.replicas.write(Kind::STATUS, subject, slot, status.clone()).await;
-            if written.is_err() {
+            if let Err(error) = written.map(drop).or_else(refused_for_good) {
                 // unless there is something newer to say by now
                 self.shared.table().dirty.entry(id).or_insert(status);
+                return Err(error);
             }
-            written?;
         }
     }
 

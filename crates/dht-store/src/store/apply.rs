@@ -134,8 +134,12 @@ impl Store {
             }
         }
         if turn.changed {
+            let revoked = self.views.revoked.clone();
             self.refold();
             self.drop_retired(turn)?;
+            let fresh = self.views.revoked.keys().filter(|k| !revoked.contains_key(*k));
+            let fresh: BTreeSet<PublicKey> = fresh.copied().collect();
+            self.drop_void(&fresh, turn)?;
         }
         // who may write on the data plane is for the roster to say
         waiting.extend(self.pass(data, now, turn)?);
@@ -199,7 +203,11 @@ impl Store {
                 let pending = turn.batch.cells.iter().rev().find(|c| c.id == cell.id);
                 match pending {
                     Some(cell) => Some(cell.clone()),
-                    None => self.data_cell(&cell_key(&cell.id))?,
+                    None => {
+                        let key = cell_key(&cell.id);
+                        let old = self.data_cell(&key)?;
+                        old.filter(|_| !turn.batch.dropped.contains(&key))
+                    }
                 }
             }
         };

@@ -1,5 +1,7 @@
 //! The data plane: reading, settling, and dropping what others hold or what is over.
 
+use std::collections::BTreeSet;
+
 use p2pinst_types::{Cell, CellId, Hash, Kind, Plane, PublicKey};
 
 use super::apply::Turn;
@@ -151,6 +153,36 @@ impl Store {
                 turn.undo.dropped.push(cell);
             }
             turn.batch.summaries.insert(subject.id, None);
+        }
+        Ok(())
+    }
+
+    /// R16: what a node wrote after it was revoked, and was taken before that was heard, goes again:
+    /// or replicas that were told in another order would differ for ever.
+    pub(super) fn drop_void(
+        &mut self,
+        revoked: &BTreeSet<PublicKey>,
+        turn: &mut Turn,
+    ) -> Result<(), StoreError> {
+        if revoked.is_empty() {
+            return Ok(());
+        }
+        let mut subjects = BTreeSet::new();
+        for cell in self.all(Plane::Data)? {
+            if revoked.contains(&cell.id.author) && self.views.writes_of(&cell).is_none() {
+                let key = cell_key(&cell.id);
+                if !turn.batch.dropped.contains(&key) {
+                    subjects.insert(Subject::of(&cell));
+                    turn.batch.dropped.push(key);
+                    self.shelf.take(&cell);
+                    turn.undo.dropped.push(cell);
+                }
+            }
+        }
+        for subject in subjects {
+            let mut kept = self.data(subject.kind, &subject.id)?;
+            kept.retain(|c| !turn.batch.dropped.contains(&cell_key(&c.id)));
+            turn.batch.summaries.extend(summary::left(&subject, &kept));
         }
         Ok(())
     }

@@ -68,6 +68,8 @@ pub enum StoreError {
         kind: Kind,
         /// Why.
         reason: String,
+        /// Whether it may be taken later: something that it depends on is not here yet.
+        passing: bool,
     },
 }
 
@@ -298,7 +300,7 @@ impl Store {
     ) -> Result<Cell, StoreError> {
         self.make_sure()?;
         let Write { kind, subject, slot, incarnation } = write;
-        let failed = |reason: String| StoreError::Record { kind, reason };
+        let failed = |reason: String| StoreError::Record { kind, reason, passing: false };
         let payload = codec::encode(record).map_err(|e| failed(e.to_string()))?;
         let id =
             CellId { kind, subject: subject.to_vec(), slot: slot.to_vec(), author: key.public() };
@@ -317,7 +319,8 @@ impl Store {
             .map_err(|e: CellError| failed(e.to_string()))?;
         match self.apply(vec![cell.clone()], &[], now)?.pop() {
             Some(Outcome::Accepted) => Ok(cell),
-            Some(Outcome::Held(why) | Outcome::Rejected(why)) => Err(failed(why)),
+            Some(Outcome::Held(reason)) => Err(StoreError::Record { kind, reason, passing: true }),
+            Some(Outcome::Rejected(why)) => Err(failed(why)),
             Some(Outcome::Known | Outcome::Newer) | None => {
                 Err(failed("a newer one is stored".to_owned()))
             }

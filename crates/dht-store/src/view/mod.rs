@@ -67,6 +67,9 @@ pub struct Views {
     pub releases: BTreeMap<ReleaseId, Release>,
     /// Orders whose release is known, in the order of time.
     pub orders: Vec<Order>,
+    /// Orders of retired deployments, in the order of time: nothing is installed because of them any
+    /// more, and what they had superseded stays so.
+    pub over: Vec<Order>,
     /// Deployments that are over.
     pub retired: BTreeSet<DeploymentId>,
     /// Cells of a kind or format that this version does not know.
@@ -103,6 +106,7 @@ impl Views {
             releases: BTreeMap::new(),
             orders: Vec::new(),
             retired: BTreeSet::new(),
+            over: Vec::new(),
             newer: Vec::new(),
             blocked: Vec::new(),
             equivocators: BTreeSet::new(),

@@ -101,7 +101,7 @@ impl Views {
         let mut blocked = Vec::new();
         for entry in sorted {
             let Record::Deployment(id, deployment) = &entry.record else { continue };
-            if self.releases.contains_key(&deployment.release) {
+            if self.releases.contains_key(&deployment.release) || self.retired.contains(id) {
                 continue;
             }
             let Some(release) = self.newer_release(&deployment.release) else { continue };

@@ -37,12 +37,11 @@ impl Views {
         }
         for entry in sorted {
             let Record::Deployment(id, deployment) = &entry.record else { continue };
-            if self.retired.contains(id) {
-                continue;
-            }
             let Some(release) = self.releases.get(&deployment.release) else { continue };
             if self.authorised(&entry.cell, &[Role::Operator]) {
-                self.orders.push(Order {
+                let over = self.retired.contains(id);
+                let orders = if over { &mut self.over } else { &mut self.orders };
+                orders.push(Order {
                     id: *id,
                     author: entry.cell.id.author,
                     hlc: entry.cell.hlc,

@@ -162,3 +162,23 @@ fn a_subject_is_dropped_only_as_it_was_seen() {
     assert_eq!(store.held_of(&subject), None);
     assert_shelf(&store);
 }
+
+#[test]
+fn r16_what_was_taken_before_the_revocation_was_heard_goes_again() {
+    let (mut lab, nodes, dir, mut store) = members(2);
+    let alice = lab.operator.clone();
+    let (key, machine) = &nodes[0];
+    let place = (Kind::HISTORY, machine.as_bytes().as_slice(), &0u64.to_be_bytes()[..]);
+    // dated after the revocation, and here before it
+    let late = cell(&lab, key, place, 1, 3);
+    assert_eq!(apply(&mut store, std::slice::from_ref(&late)), [Outcome::Accepted]);
+    let revocation = lab.revoke(&alice, key.public(), None);
+    apply(&mut store, &[revocation]);
+    assert_eq!(store.data(Kind::HISTORY, machine.as_bytes()).unwrap(), []);
+    assert_eq!(store.held_of(&Subject::of(&late)), None);
+    assert_shelf(&store);
+    assert!(!apply(&mut store, std::slice::from_ref(&late))[0].is_here());
+    drop(store);
+    let store = Store::open(&dir.path().join("store.redb"), lab.roots.clone()).unwrap();
+    assert_eq!(store.held_of(&Subject::of(&late)), None);
+}
