@@ -138,6 +138,10 @@ pub async fn take(
 ) -> Result<Response, StoreFailure> {
     let outcomes = store.apply(control_only(from_wire(cells)), covered).await?;
     log_refused(peer, &outcomes);
+    let taken = outcomes.iter().filter(|o| **o == Outcome::Accepted).count();
+    if taken > 0 {
+        info!(%peer, taken, "a peer has sent what was missing here");
+    }
     Ok(Response::Outcomes(outcomes))
 }
 

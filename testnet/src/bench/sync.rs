@@ -71,9 +71,12 @@ fn in_sync(node: &Node, skip: usize, records: usize) -> Result<(f64, f64)> {
             if line.contains("the node is running") {
                 running = stamp(line);
             }
-            let number = line.split_once("pulled=").map(|(_, rest)| rest);
-            let digits = number.and_then(|r| r.split(' ').next()).and_then(|d| d.parse().ok());
-            pulled += digits.unwrap_or(0);
+            // it asks, or a peer that has asked gives
+            for what in ["pulled=", "taken="] {
+                let number = line.split_once(what).map(|(_, rest)| rest);
+                let digits = number.and_then(|r| r.split(' ').next()).and_then(|d| d.parse().ok());
+                pulled += digits.unwrap_or(0);
+            }
             if let (true, Some(from), Some(at)) = (pulled >= records, running, stamp(line)) {
                 return Ok((from, at));
             }
