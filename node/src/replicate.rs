@@ -34,8 +34,8 @@ const READ: Duration = Duration::from_secs(2);
 const PAGES: usize = 128;
 /// Cells that read repair sends to one replica at a time: the rest is for the next repair.
 const MENDED: usize = 32;
-/// After this long a node that has started knows who is there. What was settled before is believed to
-/// lie with the replicas of then: earlier, all of it would be offered anew at every start.
+/// After this long a node that has started knows who is there, and offers once more what was settled
+/// before.
 const GATHERED: Duration = Duration::from_secs(60);
 /// Cells on their way from the writer to the outbox.
 const WRITTEN: usize = 4096;
@@ -306,7 +306,7 @@ impl Task {
                 Ok(()) = changes.changed() => self.turn(),
                 () = tokio::time::sleep_until(self.begun + GATHERED), if !self.settled.is_empty() => {
                     let settled = std::mem::take(&mut self.settled);
-                    self.outbox.load(settled, &self.replicas.ring(), self.begun.elapsed());
+                    self.outbox.load(settled, self.begun.elapsed());
                 }
                 Ok(()) = views.changed() => {
                     let views = self.replicas.store.views();
@@ -325,7 +325,7 @@ impl Task {
         match self.replicas.store.run(move |s| s.outbox(&author)).await {
             Ok(Ok(cells)) => {
                 let (settled, open) = cells.into_iter().partition(|(_, settled)| *settled);
-                self.outbox.load(open, &self.replicas.ring(), self.begun.elapsed());
+                self.outbox.load(open, self.begun.elapsed());
                 self.settled = settled;
             }
             Ok(Err(error)) => warn!(%error, "cannot read the outbox"),

@@ -87,19 +87,13 @@ impl Outbox {
         }
     }
 
-    /// Takes up own cells that were written before. Of one that is settled the present replicas are
-    /// believed to have it.
-    pub fn load(&mut self, cells: Vec<(Cell, bool)>, ring: &Ring, now: Duration) {
+    /// Takes up own cells that were written before. Also those that are settled are offered once
+    /// more: who has acknowledged them may be gone, and nobody but their writer would know.
+    pub fn load(&mut self, cells: Vec<(Cell, bool)>, now: Duration) {
         for (cell, settled) in cells {
-            if self.entries.get(&cell.id).is_some_and(|e| cell.order(&e.cell).is_le()) {
-                continue;
+            if self.entries.get(&cell.id).is_none_or(|e| cell.order(&e.cell).is_gt()) {
+                self.enter(cell, settled, now);
             }
-            let acked = if settled {
-                ring.replicas(&Subject::of(&cell), self.site.as_ref()).into_iter().collect()
-            } else {
-                BTreeSet::new()
-            };
-            self.enter(cell, acked, settled, now);
         }
     }
 
@@ -107,18 +101,15 @@ impl Outbox {
     pub fn written(&mut self, cell: Cell, now: Duration) {
         let newer = self.entries.get(&cell.id).is_none_or(|e| cell.order(&e.cell).is_gt());
         if newer {
-            self.enter(cell, BTreeSet::new(), false, now);
+            self.enter(cell, false, now);
         }
     }
 
-    fn enter(&mut self, cell: Cell, acked: BTreeSet<PublicKey>, settled: bool, now: Duration) {
-        if !settled {
-            self.open.insert(cell.id.clone());
-        }
-        let refused = BTreeSet::new();
+    fn enter(&mut self, cell: Cell, settled: bool, now: Duration) {
         let id = cell.id.clone();
-        let entry = Entry { cell, acked, refused, settled, offers: 0, since: now };
-        self.entries.insert(id, entry);
+        self.open.insert(id.clone());
+        let (acked, refused) = (BTreeSet::new(), BTreeSet::new());
+        self.entries.insert(id, Entry { cell, acked, refused, settled, offers: 0, since: now });
     }
 
     /// Where this node is, by the roster.

@@ -74,22 +74,20 @@ impl Views {
     /// After grants and groups, before orders.
     pub(super) fn fold_newer(&mut self, sorted: &[&Entry]) {
         let cells = sorted.iter().filter(|e| e.record == Record::Opaque).map(|e| &e.cell);
-        let counts = |c: &&Cell| {
-            let roles = p2pinst_trust::policy::roles_for(c.id.kind);
-            roles.is_empty() || self.authorised(c, roles)
-        };
-        let newer: Vec<Newer> = cells
-            .rev()
-            .filter(counts)
-            .take(LISTED)
-            .map(|c| Newer {
-                kind: c.id.kind,
-                subject: c.id.subject.to_vec(),
-                needs: needs_of(c),
-                author: c.id.author,
-                hlc: c.hlc,
-            })
-            .collect();
+        let roles = |c: &Cell| p2pinst_trust::policy::roles_for(c.id.kind);
+        // what something may depend on takes a role to write; the rest, which any node may write in
+        // any number, does not push it out
+        let counts = |c: &&&Cell| !roles(c).is_empty() && self.authorised(c, roles(c));
+        let cells: Vec<&Cell> = cells.rev().collect();
+        let rest = cells.iter().filter(|c| roles(c).is_empty());
+        let newer = cells.iter().filter(counts).chain(rest).take(LISTED).map(|c| Newer {
+            kind: c.id.kind,
+            subject: c.id.subject.to_vec(),
+            needs: needs_of(c),
+            author: c.id.author,
+            hlc: c.hlc,
+        });
+        let newer: Vec<Newer> = newer.collect();
         self.newer = newer;
     }
 

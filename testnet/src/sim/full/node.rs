@@ -184,7 +184,7 @@ impl Node {
         self.ring = Arc::new(Ring::new(*views.roots.cluster(), alone));
         self.ring_of = (Some(views), self.turns);
         let own = store.outbox(&id).unwrap_or_default();
-        self.outbox.load(own, &self.ring, Duration::ZERO);
+        self.outbox.load(own, Duration::ZERO);
     }
 
     /// What only the process had is gone.
