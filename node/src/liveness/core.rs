@@ -1,7 +1,7 @@
 //! The protocol, without sockets: time, randomness and messages are passed in, messages and changes
 //! come out.
 //!
-//! Every period one connected peer is asked whether it is there; when it does not answer, others
+//! Every period one connected peer, of those to be kept, is asked whether it is there; when it does not answer, others
 //! are asked to ask it; when they get no answer either, it is *suspect*, and down unless it objects
 //! in time. What changes is passed on as rumours on all messages, a bounded number of times each;
 //! what got lost is found by comparing digests.
@@ -58,7 +58,12 @@ pub enum Input {
         bytes: Vec<u8>,
     },
     /// A connection was made.
-    Connected(NodeId),
+    Connected {
+        /// With whom.
+        node: NodeId,
+        /// Which life of the node it has shown.
+        life: u64,
+    },
     /// The last connection with a peer was closed.
     Disconnected(NodeId),
     /// A peer could not be dialled.
@@ -204,7 +209,7 @@ impl Core {
         match input {
             Input::Tick => {}
             Input::Message { from, bytes } => self.on_message(now, from, &bytes),
-            Input::Connected(node) => self.on_connected(now, node),
+            Input::Connected { node, life } => self.on_connected(now, node, life),
             Input::Disconnected(node) => {
                 self.members.change(&node, |m| (m.connected, m.spoke) = (false, false));
                 self.doubt(now, node);
@@ -259,7 +264,9 @@ impl Core {
         }
         if !self.rumours.is_empty() && now.steady >= self.next_gossip {
             self.next_gossip = now.steady + self.period / 5;
-            for to in self.some_connected(&[]) {
+            let peers = self.companions();
+            let some: Vec<NodeId> = peers.sample(&mut self.rng, FANOUT).copied().collect();
+            for to in some {
                 self.send(to, Tag::Gossip, 0);
             }
         }
@@ -267,7 +274,7 @@ impl Core {
 
     /// Whether nothing was heard since a time of one who could have spoken.
     fn is_silent(&self, node: &NodeId, since: Duration) -> bool {
-        let silent = |m: &Member| m.connected && m.spoke && m.heard.is_none_or(|h| h < since);
+        let silent = |m: &Member| m.connected && !m.is_mute() && m.heard.is_none_or(|h| h < since);
         self.members.get(node).is_some_and(silent)
     }
 
@@ -277,7 +284,7 @@ impl Core {
             self.round.pop();
         }
         if self.round.is_empty() {
-            self.round = self.members.connected().iter().copied().collect();
+            self.round = self.companions();
             self.round.shuffle(&mut self.rng);
         }
         if let Some(target) = self.round.pop() {
@@ -291,6 +298,14 @@ impl Core {
     fn next_number(&mut self) -> u32 {
         self.number = self.number.wrapping_add(1);
         self.number
+    }
+
+    /// Whom this node talks with at rest: others' connections are to be closed when nobody needs
+    /// them, and would not be.
+    fn companions(&self) -> Vec<NodeId> {
+        let connected = self.members.connected();
+        let watched: Vec<NodeId> = connected.intersection(&self.watched).copied().collect();
+        if watched.is_empty() { connected.iter().copied().collect() } else { watched }
     }
 
     fn some_connected(&mut self, but: &[NodeId]) -> Vec<NodeId> {
@@ -334,11 +349,12 @@ impl Core {
         self.rumours.clear();
     }
 
-    fn on_connected(&mut self, now: Now, node: NodeId) {
+    fn on_connected(&mut self, now: Now, node: NodeId, life: u64) {
         let Some(member) = self.members.get(&node) else { return };
         let (was, version) = (member.state, member.version);
         self.members.change(&node, |m| {
-            (m.connected, m.spoke, m.heard, m.left) = (true, false, Some(now.steady), None);
+            (m.connected, m.spoke, m.shown) = (true, false, life);
+            (m.heard, m.left) = (Some(now.steady), None);
             if matches!(was, State::Suspect | State::Down) {
                 m.accused = Some((version, was));
             }
@@ -549,7 +565,7 @@ impl Core {
             return self.turn(now, node, State::Down, Some(from));
         }
         let recent = |m: &Member| m.heard.is_some_and(|h| h + self.period * 2 > now.steady);
-        let heard = recent(member) || !member.spoke;
+        let heard = recent(member) || member.is_mute();
         if member.connected {
             // it is told, so that it can object
             if member.accused.is_none_or(|(v, _)| v < update.version) {
@@ -559,7 +575,11 @@ impl Core {
                 self.send(node, Tag::Ping, number);
             }
             if heard {
-                return; // this node knows better
+                // this node knows better; it may have been its last word
+                if !self.round.contains(&node) {
+                    self.round.insert(0, node);
+                }
+                return;
             }
         }
         let Some(member) = self.members.get(&node) else { return };

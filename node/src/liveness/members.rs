@@ -21,9 +21,10 @@ pub(super) struct Member {
     pub(super) deadline: Duration,
     /// Others say of this suspect that it is down.
     pub(super) said_down: bool,
-    /// A connection is open; it has spoken on it.
+    /// A connection is open; it has spoken on it; which life it has shown there.
     pub(super) connected: bool,
     pub(super) spoke: bool,
+    pub(super) shown: u64,
     /// When its last message came.
     pub(super) heard: Option<Duration>,
     /// The version with which it took its leave: what it said before does not bring it back.
@@ -33,6 +34,11 @@ pub(super) struct Member {
 }
 
 impl Member {
+    /// Whether nobody has ever heard it speak in this life: a machine that is just joining does not.
+    pub(super) fn is_mute(&self) -> bool {
+        !self.spoke && self.life != self.shown
+    }
+
     /// What is told to others.
     pub(super) fn update(&self, node: &NodeId) -> Update {
         let state =

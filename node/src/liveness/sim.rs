@@ -27,6 +27,7 @@ struct Host {
     core: Core,
     rings: Rings,
     peers: BTreeSet<usize>,
+    life: u64,
     running: bool,
     side: usize,
     sent: usize,
@@ -77,6 +78,7 @@ impl Sim {
                 core: sim.core(n, 1),
                 rings: Rings::new(sim.ids[n], &sim.members, limit),
                 peers: BTreeSet::new(),
+                life: 1,
                 running: false,
                 side: 0,
                 sent: 0,
@@ -115,7 +117,7 @@ impl Sim {
 
     fn start(&mut self, n: usize, life: u64) {
         self.hosts[n].core = self.core(n, life);
-        self.hosts[n].running = true;
+        (self.hosts[n].running, self.hosts[n].life) = (true, life);
         self.step(n, Input::Roster(self.ids.iter().copied().collect()));
         let soon = Duration::from_millis(self.rng.random_range(0..1000));
         self.hosts[n].stale = true;
@@ -134,7 +136,7 @@ impl Sim {
 
     fn step(&mut self, n: usize, input: Input) {
         let now = self.now();
-        self.hosts[n].stale |= matches!(input, Input::Connected(_) | Input::Disconnected(_));
+        self.hosts[n].stale |= matches!(input, Input::Connected { .. } | Input::Disconnected(_));
         for output in self.hosts[n].core.step(now, input) {
             match output {
                 Output::Send { to, bytes } => self.send(n, self.index[&to], bytes),
@@ -170,8 +172,10 @@ impl Sim {
     fn connect(&mut self, a: usize, b: usize) {
         if self.hosts[a].peers.insert(b) {
             self.hosts[b].peers.insert(a);
-            self.step(a, Input::Connected(self.ids[b]));
-            self.step(b, Input::Connected(self.ids[a]));
+            for (one, other) in [(a, b), (b, a)] {
+                let (node, life) = (self.ids[other], self.hosts[other].life);
+                self.step(one, Input::Connected { node, life });
+            }
         }
     }
 
@@ -413,4 +417,99 @@ fn a_liar_takes_nobody_out() {
         }
         sim.hosts[0].running = false;
     }
+}
+
+/// One core by itself, and three members it may hear of.
+struct One {
+    core: Core,
+    peers: [NodeId; 3],
+    now: Now,
+}
+
+impl One {
+    /// Connected with all of them, in the lives 11, 12 and 13; the first `watched` are to be kept.
+    fn new(watched: usize) -> Self {
+        let id = |n: u8| NodeId(PublicKey([n; 32]));
+        let (own, peers) = (id(1), [id(2), id(3), id(4)]);
+        let now = Now { steady: Duration::ZERO, wall: Millis(START) };
+        let mut one =
+            Self { core: Core::new(own, 1, PERIOD, now, StdRng::seed_from_u64(1)), peers, now };
+        one.core.step(now, Input::Roster(peers.into_iter().chain([own]).collect()));
+        one.core.step(now, Input::Watch(peers[..watched].iter().copied().collect()));
+        for (node, life) in peers.into_iter().zip(11..) {
+            one.core.step(now, Input::Connected { node, life });
+        }
+        one
+    }
+
+    fn message(&mut self, from: usize, tag: Tag, number: u32, updates: Vec<Update>) -> Vec<Output> {
+        let (version, life) = (START, 11 + from as u64);
+        let message = Message { tag, number, version, life, digest: 0, updates };
+        let bytes = message.encode();
+        self.core.step(self.now, Input::Message { from: self.peers[from], bytes })
+    }
+
+    fn says(&self, of: usize, state: State) -> Vec<Update> {
+        let (who, life) = (Short::of(&self.peers[of]), 11 + of as u64);
+        vec![Update { who, version: START, life, state }]
+    }
+
+    /// Lets time pass in which these answer what they are asked; returns who was sent something.
+    fn pass(&mut self, periods: u32, answer: &[usize]) -> BTreeSet<usize> {
+        let mut sent = BTreeSet::new();
+        for _ in 0..periods * 10 {
+            self.now.steady += PERIOD / 10;
+            self.now.wall = self.now.wall.after(PERIOD / 10);
+            for output in self.core.step(self.now, Input::Tick) {
+                let Output::Send { to, bytes } = output else { continue };
+                let to = self.peers.iter().position(|p| *p == to).unwrap();
+                sent.insert(to);
+                let asked = Message::decode(&bytes).unwrap();
+                if asked.tag == Tag::Ping && answer.contains(&to) {
+                    self.message(to, Tag::Ack, asked.number, Vec::new());
+                }
+            }
+        }
+        sent
+    }
+
+    fn state(&self, of: usize) -> State {
+        self.core.get(&self.peers[of]).unwrap().state
+    }
+}
+
+#[test]
+fn who_has_not_spoken_on_this_connection_but_to_others_is_found_dead() {
+    // one that nobody has heard is just joining: its connection counts
+    let mut one = One::new(3);
+    one.pass(20, &[0, 1]);
+    assert_eq!(one.state(2), State::Alive);
+    // others have heard it in this life
+    one.message(0, Tag::Gossip, 0, one.says(2, State::Alive));
+    one.pass(12, &[0, 1]);
+    assert_eq!(one.state(2), State::Down, "it does not answer, as others can");
+    // the same by hearsay
+    let mut one = One::new(3);
+    one.message(0, Tag::Gossip, 0, one.says(2, State::Alive));
+    one.pass(3, &[0, 1]);
+    one.message(1, Tag::Gossip, 0, one.says(2, State::Down));
+    one.pass(2, &[0, 1]);
+    assert_eq!(one.state(2), State::Down);
+}
+
+#[test]
+fn nothing_is_said_at_rest_on_a_connection_that_need_not_be_kept() {
+    let mut one = One::new(2);
+    for n in 0..3 {
+        one.message(n, Tag::Ack, 0, Vec::new());
+    }
+    one.pass(20, &[0, 1]); // news of the beginning
+    assert_eq!(one.pass(60, &[0, 1]), BTreeSet::from([0, 1]));
+    assert_eq!(one.state(2), State::Alive);
+    // unless others miss it, though it was heard just before
+    one.message(2, Tag::Ack, 0, Vec::new());
+    one.message(0, Tag::Gossip, 0, one.says(2, State::Down));
+    assert_eq!(one.state(2), State::Alive, "this node knows better");
+    one.pass(8, &[0, 1]);
+    assert_eq!(one.state(2), State::Down);
 }

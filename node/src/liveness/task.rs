@@ -32,8 +32,10 @@ const OUTBOX: usize = 32;
 const DIALS: usize = 8;
 /// A stream to a peer that need not stay connected is closed after so long without a message.
 const IDLE: Duration = Duration::from_secs(10);
-/// A pause after a stream broke.
+/// A pause after a stream could not be opened.
 const PAUSE: Duration = Duration::from_secs(3);
+/// A pause before it is tried again with who is connected: of two connections one was just closed.
+const AGAIN: Duration = Duration::from_millis(200);
 /// Messages that one peer may send in a second, on average, and at once.
 const RATE: (f64, f64) = (50.0, 200.0);
 /// A stream whose other end takes nothing is broken.
@@ -104,13 +106,21 @@ async fn read(stream: &mut NetStream) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// How a stream ended: to whom it was, whether it was open at all.
+type Written = (NodeId, bool);
+
 /// Writes what comes, until there is nothing more to say or the stream breaks.
-async fn write(net: Net, to: NodeId, mut outbox: mpsc::Receiver<Vec<u8>>, stay: bool) -> NodeId {
-    let mut stream = match net.open(to, Protocol::Swim, &[]).await {
+async fn write(net: Net, to: NodeId, mut outbox: mpsc::Receiver<Vec<u8>>, stay: bool) -> Written {
+    let mut opened = net.open(to, Protocol::Swim, &[]).await;
+    if opened.is_err() && net.peers().get(&to).connected {
+        tokio::time::sleep(AGAIN).await;
+        opened = net.open(to, Protocol::Swim, &[]).await;
+    }
+    let mut stream = match opened {
         Ok(stream) => stream,
         Err(error) => {
             debug!(peer = %to, %error, "no stream to a peer");
-            return to;
+            return (to, false);
         }
     };
     loop {
@@ -121,7 +131,7 @@ async fn write(net: Net, to: NodeId, mut outbox: mpsc::Receiver<Vec<u8>>, stay: 
         };
         let Some(bytes) = next else {
             drop(stream.shutdown().await);
-            return to;
+            return (to, true);
         };
         let Ok(len) = u16::try_from(bytes.len()) else { continue };
         let mut frame = len.to_be_bytes().to_vec();
@@ -131,7 +141,7 @@ async fn write(net: Net, to: NodeId, mut outbox: mpsc::Receiver<Vec<u8>>, stay: 
             stream.flush().await
         };
         if !matches!(tokio::time::timeout(STUCK, sent).await, Ok(Ok(()))) {
-            return to;
+            return (to, true);
         }
     }
 }
@@ -151,7 +161,7 @@ pub struct Task {
     connections: BTreeMap<NodeId, u64>,
     /// A stream to each peer: its queue, and whether it stays.
     streams: BTreeMap<NodeId, (mpsc::Sender<Vec<u8>>, bool)>,
-    writers: JoinSet<NodeId>,
+    writers: JoinSet<Written>,
     /// Peers whose streams broke, and when they are tried again.
     later: BTreeMap<NodeId, Instant>,
     members: BTreeSet<NodeId>,
@@ -204,8 +214,8 @@ impl Task {
                 biased;
                 () = shutdown.cancelled() => break,
                 Some(done) = self.writers.join_next(), if !self.writers.is_empty() => {
-                    if let Ok(peer) = done {
-                        self.on_written(peer);
+                    if let Ok(written) = done {
+                        self.on_written(written);
                     }
                 }
                 Ok(()) = views.changed() => self.on_roster(),
@@ -247,6 +257,9 @@ impl Task {
         let Some(known) = self.core.get(&node) else { return };
         debug!(peer = %node, state = ?known.state, by = ?known.by, "a member's state");
         self.net.peers().found(node, known.state, known.by, known.life);
+        if known.state == State::Down {
+            self.net.forget_soon(node);
+        }
     }
 
     fn on_roster(&mut self) {
@@ -266,11 +279,11 @@ impl Task {
         }
         let sites: Vec<_> = machines().map(|m| (m.node, m.site.clone())).collect();
         self.rings = Rings::new(self.own, &sites, self.settings.limit);
-        self.members.clone_from(&members);
+        let before = std::mem::replace(&mut self.members, members.clone());
         self.step(Input::Roster(members));
         self.watch();
         // whose connection was there before it was known as a member
-        self.connections.clear();
+        self.connections.retain(|node, _| before.contains(node));
         self.on_connections();
     }
 
@@ -299,7 +312,8 @@ impl Task {
         for (node, _) in now.iter().filter(|(n, number)| before.get(n) != Some(number)) {
             self.streams.remove(node);
             self.later.remove(node);
-            self.step(Input::Connected(*node));
+            let life = self.net.peers().get(node).incarnation;
+            self.step(Input::Connected { node: *node, life });
         }
     }
 
@@ -327,9 +341,12 @@ impl Task {
         self.writers.spawn(write(self.net.clone(), to, outbox, stay));
     }
 
-    fn on_written(&mut self, peer: NodeId) {
+    fn on_written(&mut self, (peer, opened): Written) {
         if self.streams.get(&peer).is_some_and(|(queue, _)| queue.is_closed()) {
             self.streams.remove(&peer);
+            if opened {
+                return; // with the next message another is opened
+            }
             self.later.retain(|_, at| *at > Instant::now());
             self.later.insert(peer, Instant::now() + PAUSE);
         }
