@@ -34,6 +34,9 @@ pub struct Config {
     /// number, with neighbours, and makes others when they are needed. At least 4.
     #[serde(default = "connections")]
     pub connections: u32,
+    /// Seconds after which a connection that nobody uses, and that need not be kept, is closed.
+    #[serde(default = "unused_secs")]
+    pub unused_secs: u32,
     /// Seconds that an install waits for another package manager to finish.
     #[serde(default = "lock_secs")]
     pub lock_secs: u32,
@@ -65,6 +68,10 @@ fn connections() -> u32 {
     64
 }
 
+fn unused_secs() -> u32 {
+    60
+}
+
 fn lock_secs() -> u32 {
     600
 }
@@ -81,6 +88,7 @@ impl Default for Config {
             ping_secs: ping_secs(),
             probe_secs: probe_secs(),
             connections: connections(),
+            unused_secs: unused_secs(),
             lock_secs: lock_secs(),
             script_secs: script_secs(),
             idle: IdleConfig::default(),
@@ -128,6 +136,9 @@ impl Config {
         if !(1..=60).contains(&config.probe_secs) {
             return Err(invalid("probe_secs must be from 1 to 60".to_owned()));
         }
+        if config.unused_secs == 0 {
+            return Err(invalid("unused_secs must be at least 1".to_owned()));
+        }
         if !(4..=512).contains(&config.connections) {
             return Err(invalid("connections must be from 4 to 512".to_owned()));
         }
@@ -166,6 +177,7 @@ mod tests {
             "sync_secs = 0",
             "probe_secs = 0",
             "connections = 3",
+            "unused_secs = 0",
         ] {
             std::fs::write(dir.config(), bad).unwrap();
             let error = Config::load(&dir).unwrap_err().to_string();

@@ -128,8 +128,11 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         clones: Arc::clone(&clones),
         joining: false,
     };
-    let settings =
-        Settings { cluster: identity.cluster, ping: Duration::from_secs(config.ping_secs.into()) };
+    let settings = Settings {
+        cluster: identity.cluster,
+        ping: Duration::from_secs(config.ping_secs.into()),
+        unused: Duration::from_secs(config.unused_secs.into()),
+    };
     let net_config =
         NetConfig { key, listen: config.listen.clone(), keeper: Arc::new(keeper), peers, settings };
     // the agent stops first; what it still has to tell needs the rest of the node

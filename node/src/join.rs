@@ -297,7 +297,11 @@ impl<'a> Joining<'a> {
             listen: Vec::new(),
             keeper: Arc::new(keeper),
             peers,
-            settings: Settings { cluster: self.identity.cluster, ping: Duration::from_secs(10) },
+            settings: Settings {
+                cluster: self.identity.cluster,
+                ping: Duration::from_secs(10),
+                unused: Duration::from_secs(60),
+            },
         };
         let shutdown = CancellationToken::new();
         let (net, _events, task) = net::start(config, shutdown.clone()).await?;

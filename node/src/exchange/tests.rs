@@ -51,7 +51,11 @@ async fn host() -> Host {
         listen: vec![addr.clone()],
         keeper: Arc::new(Open),
         peers: Arc::new(Peers::new(Clock::default())),
-        settings: Settings { cluster: ClusterId(Hash([7; 32])), ping: Duration::from_secs(5) },
+        settings: Settings {
+            cluster: ClusterId(Hash([7; 32])),
+            ping: Duration::from_secs(5),
+            unused: Duration::from_secs(60),
+        },
     };
     let (net, events, driver) = net::start(config, CancellationToken::new()).await.unwrap();
     let mut tasks = JoinSet::new();

@@ -11,6 +11,7 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::{StreamProtocol, Swarm, kad, ping, swarm};
 use p2pinst_types::{ClusterId, Hash};
 
+use super::quiet::Quiet;
 use super::streams;
 use super::transport;
 use super::{Gatekeeper, NetError};
@@ -19,8 +20,6 @@ use super::{Gatekeeper, NetError};
 const PENDING_IN: u32 = 256;
 /// Connections in all.
 const CONNECTIONS: u32 = 1024;
-/// A connection on which no stream is open is closed after so long.
-const IDLE: Duration = Duration::from_secs(60);
 /// A gossiped message: one cell (8 KiB payload) and its envelope.
 const MESSAGE: usize = 16 * 1024;
 /// A message is not taken twice within this time.
@@ -33,6 +32,8 @@ pub struct Settings {
     pub cluster: ClusterId,
     /// A silent connection is probed this often; twice without an answer and it is closed.
     pub ping: Duration,
+    /// A connection on which no stream is open is closed after so long.
+    pub unused: Duration,
 }
 
 impl Settings {
@@ -45,7 +46,7 @@ impl Settings {
 pub(super) struct Behaviour {
     pub(super) limits: connection_limits::Behaviour,
     pub(super) streams: streams::Behaviour,
-    pub(super) gossip: gossipsub::Behaviour,
+    pub(super) gossip: Quiet<gossipsub::Behaviour>,
     pub(super) kad: kad::Behaviour<MemoryStore>,
     pub(super) ping: ping::Behaviour,
 }
@@ -103,12 +104,12 @@ pub(super) fn swarm(
     let behaviour = Behaviour {
         limits: connection_limits::Behaviour::new(limits),
         streams: streams::Behaviour::default(),
-        gossip: gossip(keypair, settings)?,
+        gossip: Quiet(gossip(keypair, settings)?),
         kad: kademlia(keypair),
         ping: ping::Behaviour::new(ping),
     };
     let transport = transport::build(keypair, keeper)?;
     let peer = keypair.public().to_peer_id();
-    let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE);
+    let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(settings.unused);
     Ok(Swarm::new(transport, behaviour, peer, config))
 }

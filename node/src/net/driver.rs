@@ -144,6 +144,9 @@ impl Driver {
             Command::Close { peer } => {
                 let _was_connected = self.swarm.disconnect_peer_id(peer).is_ok();
             }
+            // who is only not connected stays: Kademlia looks around with every newcomer while it
+            // knows few, which connects many
+            Command::Forget { peer } => drop(self.swarm.behaviour_mut().kad.remove_peer(&peer)),
         }
     }
 
@@ -259,7 +262,6 @@ impl Driver {
     fn on_disconnected(&mut self, peer: PeerId) {
         self.connections.remove(&peer);
         if let Some(node) = node_id(&peer) {
-            self.swarm.behaviour_mut().kad.remove_peer(&peer);
             self.peers.down(node);
         }
     }

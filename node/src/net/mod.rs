@@ -7,7 +7,10 @@
 mod behaviour;
 mod driver;
 mod gate;
+mod quiet;
 mod streams;
+#[cfg(test)]
+mod tests;
 mod transport;
 
 use std::io;
@@ -217,6 +220,9 @@ enum Command {
     Close {
         peer: PeerId,
     },
+    Forget {
+        peer: PeerId,
+    },
 }
 
 type OpenReply = oneshot::Sender<Result<libp2p::Stream, String>>;
@@ -405,6 +411,13 @@ impl Net {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Providers { root, reply }).await?;
         answer.await.map_err(|_| NetError::Closed)
+    }
+
+    /// A node is down: it is no longer asked for providers of blobs.
+    pub fn forget_soon(&self, node: NodeId) {
+        if let Some(peer) = peer_id(node) {
+            drop(self.tx.try_send(Command::Forget { peer }));
+        }
     }
 
     /// Closes all connections with a node, unless the network is too busy to be told.

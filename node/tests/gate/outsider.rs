@@ -72,7 +72,11 @@ impl Outsider {
             listen: Vec::new(),
             keeper: Arc::clone(&self.face) as Arc<dyn Gatekeeper>,
             peers: Arc::new(Peers::new(Clock::default())),
-            settings: Settings { cluster: ClusterId(Hash([0; 32])), ping: Duration::from_secs(5) },
+            settings: Settings {
+                cluster: ClusterId(Hash([0; 32])),
+                ping: Duration::from_secs(5),
+                unused: Duration::from_secs(60),
+            },
         };
         let (net, _events, driver) = net::start(config, shutdown.clone()).await.unwrap();
         let mut tasks = JoinSet::new();

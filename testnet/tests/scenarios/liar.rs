@@ -98,7 +98,11 @@ async fn lie(dir: &DataDir) -> Result<()> {
         joining: false,
         identity: identity.clone(),
     };
-    let settings = Settings { cluster: identity.cluster, ping: Duration::from_secs(5) };
+    let settings = Settings {
+        cluster: identity.cluster,
+        ping: Duration::from_secs(5),
+        unused: Duration::from_secs(60),
+    };
     let config =
         NetConfig { key, listen: config.listen, keeper: Arc::new(keeper), peers, settings };
     let (net, mut events, task) = net::start(config, CancellationToken::new()).await?;
