@@ -634,7 +634,10 @@ impl Core {
         self.next_table = now.steady + self.period * TABLE_PAUSE;
         let mut table: Vec<Update> = self.members.iter().map(|(n, m)| m.update(n)).collect();
         table.push(self.own_update());
-        for page in table.chunks(PAGE) {
+        let mut pages: Vec<&[Update]> = table.chunks(PAGE).collect();
+        // of many some get lost: not always the same
+        pages.shuffle(&mut self.rng);
+        for page in pages {
             self.send_updates(with, Tag::Table, 0, page.to_vec());
         }
     }
