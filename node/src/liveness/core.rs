@@ -132,7 +132,7 @@ pub struct Core {
     rng: StdRng,
     members: Members,
     watched: BTreeSet<NodeId>,
-    /// Rumours in their order, newest first, and how often each is still told.
+    /// Rumours in their order, newest first, each once, and how often each is still told.
     queue: VecDeque<NodeId>,
     rumours: BTreeMap<NodeId, usize>,
     round: Vec<NodeId>,
@@ -218,6 +218,7 @@ impl Core {
             Input::Roster(roster) => {
                 let gone = self.members.set(self.own, &roster);
                 self.rumours.retain(|n, _| !gone.contains(n));
+                self.queue.retain(|n| !gone.contains(n));
             }
             Input::Watch(watched) => self.watched = watched,
             Input::Leave => {
@@ -397,10 +398,10 @@ impl Core {
     /// A rumour more.
     fn spread(&mut self, node: NodeId) {
         let digits = (self.members.len() + 1).checked_ilog10().unwrap_or(0) as usize + 1;
-        self.rumours.insert(node, TOLD * digits);
+        if self.rumours.insert(node, TOLD * digits).is_some() {
+            self.queue.retain(|n| *n != node);
+        }
         self.queue.push_front(node);
-        // what stands there twice is told earlier, not more often
-        self.queue.truncate(2 * self.members.len() + 2);
     }
 
     fn own_update(&self) -> Update {

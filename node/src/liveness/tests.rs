@@ -90,3 +90,20 @@ fn a_table_of_which_pages_are_lost_is_whole_after_some_exchanges() {
     }
     assert!(untold.is_empty(), "{} of {count} were not told", untold.len());
 }
+
+#[test]
+fn one_rumour_told_anew_over_and_over_does_not_stop_the_others() {
+    let mut alone = Alone::new(3);
+    let news = alone.update(2, START + 1);
+    alone.hear(0, Tag::Gossip, START, vec![news]);
+    alone.connect(1);
+    for n in 0..20 {
+        alone.hear(1, Tag::Gossip, START + n, Vec::new());
+    }
+    let sent = alone.pass(40);
+    let told = |m: &Message| m.tag != Tag::Table && m.updates.contains(&news);
+    assert!(sent.iter().any(told));
+    let sent = alone.pass(40);
+    assert!(sent.iter().all(|m| m.tag != Tag::Gossip), "nothing is left to gossip about");
+    assert!(sent.iter().any(|m| m.tag == Tag::Table), "what was lost is found");
+}
