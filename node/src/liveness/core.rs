@@ -462,9 +462,10 @@ impl Core {
             return;
         }
         if message.tag == Tag::Leave {
+            let absurd = is_absurd(now, message.version);
             self.members.change(&from, |m| {
-                m.version = m.version.max(message.version);
-                m.left = Some(message.version);
+                m.version = if absurd { m.version } else { m.version.max(message.version) };
+                m.left = Some(m.version);
             });
             self.turn(now, from, State::Down, None);
             return self.spread(from);

@@ -107,3 +107,23 @@ fn one_rumour_told_anew_over_and_over_does_not_stop_the_others() {
     assert!(sent.iter().all(|m| m.tag != Tag::Gossip), "nothing is left to gossip about");
     assert!(sent.iter().any(|m| m.tag == Tag::Table), "what was lost is found");
 }
+
+#[test]
+fn a_leave_with_a_version_beyond_all_others_is_known_as_others_know_it() {
+    let mut alone = Alone::new(3);
+    alone.connect(1);
+    alone.hear(1, Tag::Ack, START + 5, Vec::new());
+    alone.hear(1, Tag::Leave, u64::MAX, Vec::new());
+    let known = alone.core.get(&alone.members[1]).unwrap();
+    assert_eq!(known.state, State::Down);
+    let sent = alone.pass(2);
+    let left = Update { state: State::Down, ..alone.update(1, START + 5) };
+    let told: Vec<&Update> =
+        sent.iter().flat_map(|m| &m.updates).filter(|u| u.who == left.who).collect();
+    assert!(!told.is_empty() && told.iter().all(|u| **u == left), "{told:?}");
+    // it comes back: its word is news again
+    alone.connect(1);
+    alone.hear(1, Tag::Ack, START + 6, Vec::new());
+    let back = alone.update(1, START + 6);
+    assert!(alone.pass(2).iter().any(|m| m.updates.contains(&back)));
+}
