@@ -97,7 +97,8 @@ impl Clones {
         info!(%peer, "a node has started anew: its old connection is closed");
         let mut changes = net.peers().changes();
         drop(net.close(peer).await);
-        let closed = async { while net.peers().is_up(&peer) && changes.changed().await.is_ok() {} };
+        let open = || net.peers().get(&peer).connected;
+        let closed = async { while open() && changes.changed().await.is_ok() {} };
         if tokio::time::timeout(CLOSING, closed).await.is_err() {
             debug!(%peer, "the old connection is still being closed");
         }

@@ -294,8 +294,8 @@ impl Task {
                     }
                 }
                 () = tokio::time::sleep_until(retry), if !again.is_empty() => {
-                    let up = |p: &NodeId| self.control.net.peers().is_up(p);
-                    queue.extend(std::mem::take(&mut again).into_iter().filter(up));
+                    let open = |p: &NodeId| self.control.net.peers().get(p).connected;
+                    queue.extend(std::mem::take(&mut again).into_iter().filter(open));
                 }
                 Some(cell) = self.announcements.recv() => {
                     self.control.announce(&[cell]).await;

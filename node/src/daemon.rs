@@ -173,6 +173,16 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let left = CancellationToken::new();
     let started = clock.now();
     let (watch, watching) = Watch::new(own.node, net.clone(), store.clone(), replicas.clone());
+    let (liveness, detector) = liveness::Task::new(
+        own.node,
+        own.life.first(),
+        net.clone(),
+        store.clone(),
+        liveness::Settings {
+            period: Duration::from_secs(config.probe_secs.into()),
+            limit: usize::try_from(config.connections).unwrap_or(usize::MAX),
+        },
+    );
     let api = Api {
         own: Arc::clone(&own),
         identity: Arc::new(identity.clone()),
@@ -187,6 +197,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         dir: dir.clone(),
         started,
         sync: interval,
+        wanted: liveness.wanted(),
         clones,
         submitting: api::submit_lock(),
         left: left.clone(),
@@ -195,16 +206,6 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let membership = Membership::new(dir.clone(), Arc::clone(&own), identity.name.clone(), parts);
     let name = store.views().machine_of(&own.node.0).map(|m| m.name.clone());
     let name = name.unwrap_or_else(|| identity.name.clone());
-    let (liveness, detector) = liveness::Task::new(
-        own.node,
-        own.life.first(),
-        net.clone(),
-        store.clone(),
-        liveness::Settings {
-            period: Duration::from_secs(config.probe_secs.into()),
-            limit: usize::try_from(config.connections).unwrap_or(usize::MAX),
-        },
-    );
     let mesh = Mesh::new(own.node, net.clone(), store.clone(), replicas.clone(), liveness.clone());
     let repair = Repair {
         own: Arc::clone(&own),

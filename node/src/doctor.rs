@@ -28,8 +28,6 @@ const OUTBOX: Duration = Duration::from_secs(60);
 const SYNCS: u32 = 3;
 /// Records set aside that are worth telling: a few come and go.
 const ASIDE: usize = 100;
-/// Machines that a node is connected with at most, however many there are.
-const CONNECTED: usize = 64;
 
 fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
@@ -69,9 +67,10 @@ fn room(name: &str, path: &str, free: u64) -> Check {
     }
 }
 
-/// Whether enough other machines are connected; `others`: in the roster, besides this one.
+/// Whether enough other machines are connected; `others`: in the roster, besides this one; `kept`:
+/// of those that this node is to keep connected, and how many these are.
 #[must_use]
-pub fn peers(connected: usize, others: usize) -> Check {
+pub fn peers(connected: usize, others: usize, kept: (usize, usize)) -> Check {
     let message = format!("{connected} of {others} other machines are connected");
     let look = "see who is down: p2pinst node ls; is the network up, is the port open?";
     if others == 0 {
@@ -81,7 +80,9 @@ pub fn peers(connected: usize, others: usize) -> Check {
         let message = format!("{message}: this node is isolated");
         return Check::fail("peers", message, look);
     }
-    if connected * 2 < others.min(CONNECTED) {
+    let (kept, wanted) = kept;
+    if kept * 2 < wanted {
+        let message = format!("{message}: {kept} of the {wanted} that this node keeps connected");
         return Check::warn("peers", message, look);
     }
     Check::ok("peers", message)
@@ -316,11 +317,13 @@ mod tests {
     #[test]
     fn a_hint_comes_with_whatever_is_not_well() {
         let checks = [
-            (peers(0, 0), Level::Ok),
-            (peers(0, 3), Level::Fail),
-            (peers(1, 3), Level::Warn),
-            (peers(3, 3), Level::Ok),
-            (peers(32, 10_000), Level::Ok),
+            (peers(0, 0, (0, 0)), Level::Ok),
+            (peers(0, 3, (0, 3)), Level::Fail),
+            (peers(1, 3, (1, 3)), Level::Warn),
+            (peers(3, 3, (3, 3)), Level::Ok),
+            (peers(1, 3, (0, 0)), Level::Ok),
+            (peers(22, 300, (21, 22)), Level::Ok),
+            (peers(60, 300, (9, 22)), Level::Warn),
             (clock(9_999), Level::Ok),
             (clock(-3_600_000), Level::Warn),
             (outbox(0, None), Level::Ok),
@@ -350,7 +353,7 @@ mod tests {
             assert_eq!(check.level, level, "{check:?}");
             assert_eq!(check.hint.is_some(), level > Level::Ok, "{check:?}");
         }
-        assert!(peers(0, 3).message.contains("isolated"));
+        assert!(peers(0, 3, (0, 3)).message.contains("isolated"));
         assert_eq!(clock(-3_600_000).message, "this machine's clock is 60m behind the cluster's");
     }
 

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::liveness::{Liveness, Wanted};
-use crate::net::Net;
+use crate::net::{Net, NetError};
 use crate::replicate::Replicas;
 use crate::store::StoreHandle;
 
@@ -57,7 +57,7 @@ pub struct Mesh {
 }
 
 /// How a dial ended: to whom, whether it had failed before, whether it succeeded.
-type Dialled = (NodeId, bool, bool);
+type Dialled = (NodeId, bool, Result<(), NetError>);
 
 impl Mesh {
     /// The mesh around a node.
@@ -163,15 +163,18 @@ impl Mesh {
                 if let Err(error) = &dialled {
                     debug!(peer = %node, %error, "cannot connect");
                 }
-                (node, again, dialled.is_ok())
+                (node, again, dialled.map(drop))
             });
         }
         wake
     }
 
-    fn on_dialled(&mut self, (node, again, connected): Dialled, wanted: &Wanted) {
+    fn on_dialled(&mut self, (node, again, dialled): Dialled, wanted: &Wanted) {
         self.again -= usize::from(again);
-        if !connected && wanted.members.contains(&node) {
+        let connected = dialled.is_ok();
+        // what this node itself could not do says nothing of the other
+        let theirs = matches!(dialled, Err(NetError::Dial { .. } | NetError::Refused { .. }));
+        if theirs && wanted.members.contains(&node) {
             self.liveness.unreachable(node);
         }
         let Some(attempt) = self.attempts.get_mut(&node) else { return };

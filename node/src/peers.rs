@@ -42,6 +42,7 @@ pub struct Peer {
 pub struct Peers {
     table: Mutex<BTreeMap<NodeId, Peer>>,
     changes: watch::Sender<u64>,
+    turns: watch::Sender<u64>,
     isolated: watch::Sender<Option<Millis>>,
     clock: Clock,
     traffic: Traffic,
@@ -51,8 +52,9 @@ impl Peers {
     /// An empty table.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        let (changes, isolated) = (watch::Sender::new(0), watch::Sender::new(None));
-        Self { table: Mutex::default(), changes, isolated, clock, traffic: Traffic::default() }
+        let (changes, turns) = (watch::Sender::new(0), watch::Sender::new(0));
+        let (table, traffic) = (Mutex::default(), Traffic::default());
+        Self { table, changes, turns, isolated: watch::Sender::new(None), clock, traffic }
     }
 
     /// What was exchanged with each.
@@ -69,6 +71,12 @@ impl Peers {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// Counts only changes of who is up: connections come and go without them.
+    #[must_use]
+    pub fn turns(&self) -> watch::Receiver<u64> {
+        self.turns.subscribe()
     }
 
     /// Since when this node, which is not the only one, reaches nobody; `None`: it does.
@@ -139,12 +147,16 @@ impl Peers {
         change(peer);
         let changed = before != (peer.connected, peer.state);
         let up = peer.connected || peer.state.is_up();
-        if changed && (up != peer.up || peer.since.is_none()) {
+        let turned = up != peer.up;
+        if changed && (turned || peer.since.is_none()) {
             (peer.up, peer.since) = (up, Some(now));
         }
         drop(table);
         if changed {
             self.changes.send_modify(|n| *n += 1);
+        }
+        if turned {
+            self.turns.send_modify(|n| *n += 1);
         }
     }
 
@@ -207,6 +219,21 @@ mod tests {
         assert!(!peers.is_up(&node) && peers.connected().is_empty());
         peers.keep_only(|_| false);
         assert!(peers.addrs_of(&node).is_empty());
+    }
+
+    #[test]
+    fn connections_of_one_that_is_up_wake_only_who_waits_for_connections() {
+        let (peers, node) = (Peers::new(Clock::default()), NodeId(PublicKey([1; 32])));
+        let (changes, turns) = (peers.changes(), peers.turns());
+        let counts = || (*changes.borrow(), *turns.borrow());
+        peers.found(node, State::Alive, None, 1);
+        assert_eq!(counts(), (1, 1));
+        peers.up(node);
+        peers.found(node, State::Suspect, None, 1);
+        peers.down(node);
+        assert_eq!(counts(), (4, 1));
+        peers.found(node, State::Down, None, 1);
+        assert_eq!(counts(), (5, 2));
     }
 
     #[test]

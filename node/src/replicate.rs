@@ -290,7 +290,7 @@ type Acks = (NodeId, Option<Vec<(Cell, Outcome)>>);
 impl Task {
     /// Runs until shutdown.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let mut changes = self.replicas.net.peers().changes();
+        let mut changes = self.replicas.net.peers().turns();
         let mut views = self.replicas.store.watch();
         self.load().await;
         loop {

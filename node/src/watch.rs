@@ -326,7 +326,7 @@ impl Task {
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut told: JoinSet<NodeId> = JoinSet::new();
         let mut views = self.watch.store.watch();
-        let mut peers = self.watch.net.peers().changes();
+        let mut peers = self.watch.net.peers().turns();
         loop {
             for (peer, cells) in self.outgoing.due(Instant::now()) {
                 told.spawn(tell(self.watch.net.clone(), peer, cells));

@@ -295,7 +295,7 @@ impl Task {
             return; // the journal has what there was to tell
         }
         let outdated = self.replicas.outdated().clone();
-        let mut changes = self.replicas.net().peers().changes();
+        let mut changes = self.replicas.net().peers().turns();
         let mut views = self.store.watch();
         loop {
             let written = self.write_all().await;

@@ -16,6 +16,8 @@ impl Api {
         let connected = self.net.peers().connected();
         let others = views.machines.values().filter(|m| m.node != self.own.node).count();
         let peers = connected.iter().filter(|p| views.machine_of(&p.0).is_some()).count();
+        let wanted = self.wanted.borrow().members.clone();
+        let kept = connected.iter().filter(|p| wanted.contains(p)).count();
         let last = self.control.last_sync().map(|(peer, at)| {
             let name = views.machine_of(&peer.0).map(|m| m.name.to_string());
             (name.unwrap_or_else(|| peer.short()), now.since(at))
@@ -30,7 +32,7 @@ impl Api {
         let version = env!("CARGO_PKG_VERSION");
         let mut checks = vec![
             Check::ok("daemon", format!("p2pinstd {version} runs since {}", self.started)),
-            doctor::peers(peers, others),
+            doctor::peers(peers, others, (kept, wanted.len())),
             doctor::sync(last, others, self.sync, up),
             doctor::clock(self.store.clock().ahead()),
             doctor::member(views.machine_of(&own).is_some(), views.void.get(&own).copied()),

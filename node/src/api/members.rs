@@ -200,6 +200,7 @@ impl Api {
 /// Whether a peer has closed its connections, which may be noticed after the stream broke.
 async fn has_closed(net: &Net, peer: NodeId) -> bool {
     let mut changes = net.peers().changes();
-    let closed = async { while net.peers().is_up(&peer) && changes.changed().await.is_ok() {} };
+    let open = || net.peers().get(&peer).connected;
+    let closed = async { while open() && changes.changed().await.is_ok() {} };
     tokio::time::timeout(NOTICED, closed).await.is_ok()
 }

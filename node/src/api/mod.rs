@@ -30,7 +30,7 @@ use p2pinst_trust::policy;
 use p2pinst_types::{Cell, Millis, codec};
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -39,6 +39,7 @@ use crate::clones::Clones;
 use crate::control::{Control, SubmitLock, is_submittable};
 use crate::exchange::Exchange;
 use crate::identity::Identity;
+use crate::liveness::Wanted;
 use crate::net::Net;
 use crate::replicate::Replicas;
 use crate::store::{Own, StoreFailure, StoreHandle};
@@ -80,6 +81,8 @@ pub struct Api {
     pub started: Millis,
     /// How often it syncs.
     pub sync: Duration,
+    /// Whom it keeps connected.
+    pub wanted: watch::Receiver<Wanted>,
     /// Machines that use one key.
     pub clones: Arc<Clones>,
     /// Keeps two submissions from interleaving.

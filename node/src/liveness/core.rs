@@ -132,7 +132,7 @@ pub struct Core {
     rng: StdRng,
     members: Members,
     watched: BTreeSet<NodeId>,
-    /// Rumours in their order, newest first, and how often each is still told.
+    /// Rumours in their order, newest first, each once, and how often each is still told.
     queue: VecDeque<NodeId>,
     rumours: BTreeMap<NodeId, usize>,
     round: Vec<NodeId>,
@@ -218,6 +218,7 @@ impl Core {
             Input::Roster(roster) => {
                 let gone = self.members.set(self.own, &roster);
                 self.rumours.retain(|n, _| !gone.contains(n));
+                self.queue.retain(|n| !gone.contains(n));
             }
             Input::Watch(watched) => self.watched = watched,
             Input::Leave => {
@@ -397,10 +398,10 @@ impl Core {
     /// A rumour more.
     fn spread(&mut self, node: NodeId) {
         let digits = (self.members.len() + 1).checked_ilog10().unwrap_or(0) as usize + 1;
-        self.rumours.insert(node, TOLD * digits);
+        if self.rumours.insert(node, TOLD * digits).is_some() {
+            self.queue.retain(|n| *n != node);
+        }
         self.queue.push_front(node);
-        // what stands there twice is told earlier, not more often
-        self.queue.truncate(2 * self.members.len() + 2);
     }
 
     fn own_update(&self) -> Update {
@@ -461,9 +462,10 @@ impl Core {
             return;
         }
         if message.tag == Tag::Leave {
+            let absurd = is_absurd(now, message.version);
             self.members.change(&from, |m| {
-                m.version = m.version.max(message.version);
-                m.left = Some(message.version);
+                m.version = if absurd { m.version } else { m.version.max(message.version) };
+                m.left = Some(m.version);
             });
             self.turn(now, from, State::Down, None);
             return self.spread(from);
@@ -634,7 +636,10 @@ impl Core {
         self.next_table = now.steady + self.period * TABLE_PAUSE;
         let mut table: Vec<Update> = self.members.iter().map(|(n, m)| m.update(n)).collect();
         table.push(self.own_update());
-        for page in table.chunks(PAGE) {
+        let mut pages: Vec<&[Update]> = table.chunks(PAGE).collect();
+        // of many some get lost: not always the same
+        pages.shuffle(&mut self.rng);
+        for page in pages {
             self.send_updates(with, Tag::Table, 0, page.to_vec());
         }
     }

@@ -12,6 +12,8 @@ mod wire;
 
 #[cfg(test)]
 mod sim;
+#[cfg(test)]
+mod tests;
 
 pub use task::{Liveness, Settings, Task, Wanted};
 pub use wire::State;

@@ -4,7 +4,7 @@
 //! whoever wants a connection to stay holds its stream open. Everything here may lose messages.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use p2pinst_types::{Millis, NodeId};
@@ -36,7 +36,7 @@ const IDLE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(3);
 /// A pause before it is tried again with who is connected: of two connections one was just closed.
 const AGAIN: Duration = Duration::from_millis(200);
-/// Messages that one peer may send in a second, on average, and at once.
+/// Messages that one peer may send in a second, on average, and at once, over all its streams.
 const RATE: (f64, f64) = (50.0, 200.0);
 /// A stream whose other end takes nothing is broken.
 const STUCK: Duration = Duration::from_secs(10);
@@ -57,6 +57,34 @@ pub struct Settings {
 pub struct Liveness {
     inputs: mpsc::Sender<Input>,
     wanted: watch::Receiver<Wanted>,
+    credits: Arc<Credits>,
+}
+
+/// How many messages each peer may still send, over all of its streams, and since when. Who has
+/// no entry may send as many as anybody at once.
+#[derive(Debug, Default)]
+struct Credits(Mutex<BTreeMap<NodeId, (f64, Instant)>>);
+
+impl Credits {
+    fn table(&self) -> MutexGuard<'_, BTreeMap<NodeId, (f64, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a message; says how long the next has to wait.
+    fn take(&self, peer: NodeId, now: Instant) -> Duration {
+        let mut table = self.table();
+        let (credit, last) = table.entry(peer).or_insert((RATE.1, now));
+        let past = now.saturating_duration_since(*last).as_secs_f64();
+        *credit = (*credit + RATE.0 * past).min(RATE.1) - 1.0;
+        *last = now.max(*last);
+        Duration::from_secs_f64((-*credit / RATE.0).max(0.0))
+    }
+
+    /// Forgets those who have been silent long enough.
+    fn tidy(&self, now: Instant) {
+        let silent = Duration::from_secs_f64(RATE.1 / RATE.0) * 2;
+        self.table().retain(|_, (_, last)| now.saturating_duration_since(*last) < silent);
+    }
 }
 
 /// Whom a node is to keep connected.
@@ -77,13 +105,11 @@ impl Liveness {
 
     /// Reads what a peer says until its stream ends.
     pub async fn serve(&self, peer: NodeId, mut stream: NetStream) {
-        let (mut credit, mut last) = (RATE.1, Instant::now());
+        self.credits.tidy(Instant::now());
         while let Some(bytes) = read(&mut stream).await {
-            let now = Instant::now();
-            credit = (credit + RATE.0 * (now - last).as_secs_f64()).min(RATE.1) - 1.0;
-            last = now;
-            if credit < 0.0 {
-                tokio::time::sleep(Duration::from_secs_f64(-credit / RATE.0)).await;
+            let wait = self.credits.take(peer, Instant::now());
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
             }
             // when the task is too busy the message is lost, as on any network
             drop(self.inputs.try_send(Input::Message { from: peer, bytes }));
@@ -200,7 +226,7 @@ impl Task {
             members: BTreeSet::new(),
             alone: None,
         };
-        (Liveness { inputs: tx, wanted: watched }, task)
+        (Liveness { inputs: tx, wanted: watched, credits: Arc::default() }, task)
     }
 
     /// Runs until shutdown, and says goodbye.
@@ -374,5 +400,33 @@ impl Task {
             );
             peers.set_isolated(Some(shown));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use p2pinst_types::PublicKey;
+
+    use super::*;
+
+    #[test]
+    fn the_rate_counts_for_a_peer_not_for_a_stream() {
+        let (credits, now) = (Credits::default(), Instant::now());
+        let [one, other] = [1, 2].map(|n| NodeId(PublicKey([n; 32])));
+        for _ in 0..200 {
+            assert_eq!(credits.take(one, now), Duration::ZERO);
+        }
+        // whichever stream it comes on
+        assert_eq!(credits.take(one, now), Duration::from_millis(20));
+        assert_eq!(credits.take(one, now), Duration::from_millis(40));
+        assert_eq!(credits.take(other, now), Duration::ZERO);
+        let later = now + Duration::from_secs(1);
+        credits.tidy(later);
+        for _ in 0..48 {
+            assert_eq!(credits.take(one, later), Duration::ZERO);
+        }
+        assert!(!credits.take(one, later).is_zero(), "another stream does not help");
+        credits.tidy(later + Duration::from_secs(60));
+        assert!(credits.table().is_empty());
     }
 }

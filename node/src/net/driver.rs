@@ -11,6 +11,7 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, ping};
 use p2pinst_types::{Hash, NodeId};
+use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 use tokio_util::sync::CancellationToken;
@@ -153,7 +154,7 @@ impl Driver {
     fn on_dial(&mut self, peer: Option<PeerId>, addrs: Vec<Multiaddr>, reply: DialReply) {
         let shown = addrs.first().map(ToString::to_string).unwrap_or_default();
         let refuse = |reply: DialReply, reason: String| {
-            drop(reply.send(Err(NetError::Dial { addr: shown.clone(), reason })));
+            drop(reply.send(Err(NetError::NotDialled { addr: shown.clone(), reason })));
         };
         if self.dials.len() >= QUERIES {
             return refuse(reply, "too many connections are being set up".to_owned());
@@ -351,6 +352,7 @@ impl Driver {
 /// Finds the reason of the gate in what libp2p made of it.
 fn dial_error(addr: String, error: &DialError) -> NetError {
     let mut reason = error.to_string();
+    let mut own = !matches!(error, DialError::Transport(_) | DialError::WrongPeerId { .. });
     if let DialError::Transport(failed) = error {
         for (_, e) in failed {
             let mut source: Option<&(dyn std::error::Error + 'static)> = Some(e);
@@ -362,6 +364,7 @@ fn dial_error(addr: String, error: &DialError) -> NetError {
                 }
                 if let Some(io) = inner.downcast_ref::<std::io::Error>() {
                     reason = io.to_string();
+                    own |= is_own(io);
                     if let Some(GateError::RefusedBy(r) | GateError::Refused(r)) =
                         io.get_ref().and_then(|e| find_gate(e))
                     {
@@ -372,7 +375,13 @@ fn dial_error(addr: String, error: &DialError) -> NetError {
             }
         }
     }
-    NetError::Dial { addr, reason }
+    if own { NetError::NotDialled { addr, reason } } else { NetError::Dial { addr, reason } }
+}
+
+/// Whether this machine has no more to give: nobody was asked.
+fn is_own(error: &std::io::Error) -> bool {
+    let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|e| own.contains(&e))
 }
 
 /// Looks for a gate error below an error.
@@ -387,4 +396,27 @@ fn find_gate<'a>(
         source = inner.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use libp2p::TransportError;
+
+    use super::*;
+
+    #[test]
+    fn what_this_node_cannot_do_is_told_from_what_the_other_did() {
+        let transport = |e: io::Error| {
+            DialError::Transport(vec![(Multiaddr::empty(), TransportError::Other(e))])
+        };
+        let is_own =
+            |e: &DialError| matches!(dial_error(String::new(), e), NetError::NotDialled { .. });
+        assert!(is_own(&DialError::NoAddresses));
+        assert!(is_own(&DialError::Aborted));
+        assert!(is_own(&transport(io::Error::from(Errno::MFILE))));
+        assert!(!is_own(&transport(io::Error::from(Errno::CONNREFUSED))));
+        assert!(!is_own(&transport(io::Error::from(io::ErrorKind::TimedOut))));
+    }
 }

@@ -164,6 +164,14 @@ pub enum NetError {
         /// Why.
         refusal: Refusal,
     },
+    /// This node does not dial now: that says nothing of the other.
+    #[error("cannot connect to {addr}: {reason}")]
+    NotDialled {
+        /// The address.
+        addr: String,
+        /// Why not.
+        reason: String,
+    },
     /// Nobody answered at an address.
     #[error("cannot connect to {addr}: {reason}")]
     Dial {
