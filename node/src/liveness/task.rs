@@ -405,9 +405,66 @@ impl Task {
 
 #[cfg(test)]
 mod tests {
+    use dht_store::Store;
+    use futures::future::{BoxFuture, ready};
+    use p2pinst_trust::Refusal;
+    use p2pinst_trust::fixture::Lab;
     use p2pinst_types::PublicKey;
 
     use super::*;
+    use crate::clock::Clock;
+    use crate::net::{self, Gatekeeper, NetConfig};
+    use crate::peers::Peers;
+
+    struct Anybody;
+
+    impl Gatekeeper for Anybody {
+        fn hello(&self) -> BoxFuture<'static, Result<Vec<u8>, Refusal>> {
+            Box::pin(ready(Ok(Vec::new())))
+        }
+        fn judge(&self, _: NodeId, _: Vec<u8>, _: bool) -> BoxFuture<'static, Result<(), Refusal>> {
+            Box::pin(ready(Ok(())))
+        }
+    }
+
+    #[tokio::test]
+    async fn who_was_a_member_before_is_not_met_anew_when_another_joins() {
+        let (dir, mut lab) = (tempfile::tempdir().unwrap(), Lab::default());
+        let invite = lab.invite(100, 3);
+        let nodes = [101, 102, 103].map(|n| lab.node(&invite, n, &format!("n{n}")));
+        let [own, before, new] = nodes.each_ref().map(|n| NodeId(n.id()));
+        let mut cells = vec![lab.operator_grant.clone(), invite.cell.clone()];
+        let alice = lab.operator.clone();
+        cells.push(lab.admit(&alice, &nodes[0]));
+        cells.extend(nodes[1..].iter().map(|n| lab.admit(&nodes[0].key, n)));
+        let mut store = Store::open(&dir.path().join("store"), lab.roots.clone()).unwrap();
+        store.apply(cells, &[], lab.clock).unwrap();
+        let (store, _ended) = crate::store::start(store, Clock::default()).unwrap();
+        let config = NetConfig {
+            key: nodes[0].key.clone(),
+            listen: Vec::new(),
+            keeper: Arc::new(Anybody),
+            peers: Arc::new(Peers::new(Clock::default())),
+            settings: net::Settings {
+                cluster: *lab.cluster(),
+                ping: Duration::from_secs(5),
+                unused: Duration::from_secs(60),
+            },
+        };
+        let (net, _events, _driver) = net::start(config, CancellationToken::new()).await.unwrap();
+        let settings = Settings { period: Duration::from_secs(1), limit: 64 };
+        let (_, mut task) = Task::new(own, 1, net.clone(), store, settings);
+        [before, new].into_iter().for_each(|n| drop(net.peers().up(n)));
+        task.on_roster();
+        assert_eq!(task.members.len(), 3);
+        // as if one of them were known as a member only from now on
+        task.members.remove(&new);
+        task.streams.remove(&new);
+        let stream = task.streams[&before].0.clone();
+        task.on_roster();
+        assert!(task.streams[&before].0.same_channel(&stream), "it goes on as it was");
+        assert!(task.streams.contains_key(&new), "it is greeted");
+    }
 
     #[test]
     fn the_rate_counts_for_a_peer_not_for_a_stream() {

@@ -35,7 +35,7 @@ impl Alone {
     }
 
     fn connect(&mut self, n: usize) {
-        self.core.step(self.now, Input::Connected(self.members[n]));
+        self.core.step(self.now, Input::Connected { node: self.members[n], life: 1 });
     }
 
     /// Member `n` says something; returns what it, or whoever it is, is sent.
