@@ -191,11 +191,11 @@ impl Gatekeeper for Keeper {
     }
 
     fn refused(&self, proof: Vec<u8>) -> BoxFuture<'static, ()> {
-        let store = self.store.clone();
+        let (store, own) = (self.store.clone(), self.own.node);
         Box::pin(async move {
             let Some(proof) = Proof::decode(&proof) else { return };
             let now = store.clock().now();
-            let taken = store.run(move |s: &mut Store| take_proof(s, &proof, now)).await;
+            let taken = store.run(move |s: &mut Store| take_proof(s, own, &proof, now)).await;
             if let Ok(Err(error)) = taken {
                 warn!(%error, "cannot store why this node is refused");
             }
@@ -203,10 +203,17 @@ impl Gatekeeper for Keeper {
     }
 }
 
-/// Takes over what proves that this node was removed.
-fn take_proof(store: &mut Store, proof: &Proof, now: Millis) -> Result<(), StoreError> {
+/// Takes over what proves that this node was removed, and nothing of others: whoever shows it need
+/// not be a member.
+fn take_proof(
+    store: &mut Store,
+    own: NodeId,
+    proof: &Proof,
+    now: Millis,
+) -> Result<(), StoreError> {
+    let Some(cells) = proof.of(&own.0) else { return Ok(()) };
     store.extend_roots(&proof.roots)?;
-    store.apply(proof.cells(), &[], now).map(drop)
+    store.apply(cells, &[], now).map(drop)
 }
 
 impl std::fmt::Debug for Keeper {

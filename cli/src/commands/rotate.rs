@@ -18,8 +18,8 @@ use crate::signer::Signer;
 ///
 /// For a key that may be in wrong hands, or in too few. Signed with the keys of the present root
 /// and of the new one, so it runs where they are. Whoever has power now keeps it (revoke before
-/// who should not); the former root keys give none any more. Machines that are off catch up when
-/// they are back, also after several rotations. Afterwards export the new keys (`p2pinst key
+/// who should not); the former root keys give none any more, and take none away. Machines that are
+/// off catch up when they are back, also after several rotations. Afterwards export the new keys (`p2pinst key
 /// export`), as those of before.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
@@ -85,7 +85,7 @@ pub(super) async fn rotate(context: &Context, args: RotateArgs) -> Result<(), Cl
     let (mut client, info) = context.connect_info().await?;
     let roots = RootKeys::find(context, &mut client, info.cluster).await?;
     roots.ensure_enough(context, "replace the root")?;
-    let standing = standing(&roots.grants)?;
+    let standing = standing(&roots)?;
     let list = codec::encode(&standing)?;
     let version = roots.doc.version + 1;
     let New { keys, signers } = new_keys(context, &args.new_keys, version)?;
@@ -124,17 +124,22 @@ pub(super) async fn rotate(context: &Context, args: RotateArgs) -> Result<(), Cl
     Ok(())
 }
 
-/// The list of the grants that go on: all that count, and those that they replaced, under which
-/// things were done.
-fn standing(grants: &[(p2pinst_types::Cell, Grant)]) -> Result<Standing, CliError> {
-    let grants: BTreeSet<_> = grants.iter().map(|(cell, _)| cell.hash()).collect();
-    if grants.len() > limits::STANDING {
-        let (n, most) = (grants.len(), limits::STANDING);
+/// The list of what goes on: all grants that count, those that they replaced, under which things
+/// were done, and what root keys have revoked.
+fn standing(roots: &RootKeys) -> Result<Standing, CliError> {
+    let standing = Standing {
+        grants: roots.grants.iter().map(|(cell, _)| cell.hash()).collect(),
+        revocations: roots.revocations.iter().map(p2pinst_types::Cell::hash).collect(),
+    };
+    if standing.cells() > limits::STANDING {
+        let (n, most) = (standing.cells(), limits::STANDING);
         return Err(CliError::failed(format!(
-            "the cluster has {n} grants, and a new root takes over at most {most}"
-        )));
+            "the cluster has {n} grants and revocations by root keys, and a new root takes over at most {most}"
+        ))
+        .hint("grants that have expired or were replaced or revoked count, too: what was done under them would be void")
+        .hint("found a new cluster when the root key is in wrong hands"));
     }
-    Ok(Standing { grants })
+    Ok(standing)
 }
 
 /// The keys of the new root, and those of them that are here.
@@ -224,7 +229,7 @@ fn explain(
     ));
     if !former.is_empty() {
         let list = format::names(former, 20);
-        context.tell(format_args!("No power gives any more: {list}."));
+        context.tell(format_args!("No power gives or takes any more: {list}."));
     }
     for name in here {
         let export = context.command(&format!("key export {name} FILE"));

@@ -290,7 +290,12 @@ impl State {
             Request::ReadRoots(_) => {
                 let grants = self.grants.iter().map(|(_, cell)| CellBytes(cell.clone()));
                 let chain = self.roots.signed().to_vec();
-                say(Ok(Roots { in_force: chain.len() as u64, chain, grants: grants.collect() }))
+                say(Ok(Roots {
+                    in_force: chain.len() as u64,
+                    chain,
+                    grants: grants.collect(),
+                    revocations: self.root_revocations(),
+                }))
             }
             Request::SubmitRoots(ask) => say(self.replace_root(&ask)),
             Request::Leave(_) => {
@@ -299,6 +304,14 @@ impl State {
             }
             Request::PutBlob(_) => unreachable!(),
         }
+    }
+
+    fn root_revocations(&self) -> Vec<CellBytes> {
+        let cells = self
+            .cells
+            .iter()
+            .filter(|c| c.id.kind == Kind::REVOCATION && self.roots.has_key(&c.id.author));
+        cells.map(|c| CellBytes(c.bytes().to_vec())).collect()
     }
 
     fn invites(&self) -> Vec<InviteView> {
@@ -329,6 +342,8 @@ impl State {
         let list: Standing = standing.record().unwrap();
         let hash = |bytes: &Vec<u8>| Cell::parse(bytes.clone()).unwrap().hash();
         assert!(self.grants.iter().all(|(_, cell)| list.grants.contains(&hash(cell))));
+        let revoked = self.root_revocations();
+        assert!(revoked.iter().all(|cell| list.revocations.contains(&hash(&cell.0))));
         self.submit(std::slice::from_ref(&ask.standing))
     }
 

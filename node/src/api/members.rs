@@ -77,10 +77,12 @@ impl Api {
     pub(super) fn roots(&self) -> Roots {
         let views = self.store.views();
         let cells = views.grants.values().flat_map(|info| info.cells());
+        let revocations = views.root_revocations();
         Roots {
             chain: views.roots.signed().to_vec(),
             in_force: views.root_in_force,
             grants: cells.map(|c| CellBytes(c.bytes().to_vec())).collect(),
+            revocations: revocations.map(|c| CellBytes(c.bytes().to_vec())).collect(),
         }
     }
 
