@@ -33,6 +33,10 @@ pub(crate) struct RotateArgs {
     /// How many of the new keys must sign [default: as before]
     #[arg(long, value_name = "M", value_parser = clap::value_parser!(u8).range(1..))]
     threshold: Option<u8>,
+    /// Also when no other machine can be asked: grants that are not known here end, and a root that
+    /// was replaced elsewhere meanwhile splits the cluster for good
+    #[arg(long)]
+    alone: bool,
 }
 
 /// Show the cluster's root: its version, its keys, how many must sign
@@ -83,8 +87,24 @@ pub(super) async fn show(context: &Context) -> Result<(), CliError> {
 
 pub(super) async fn rotate(context: &Context, args: RotateArgs) -> Result<(), CliError> {
     let (mut client, info) = context.connect_info().await?;
+    let mut before = RootKeys::find(context, &mut client, info.cluster).await?;
+    before.ensure_enough(context, "replace the root")?;
+    // the node asks others what is new: the list is of all that the cluster knows
+    let key = before.here.remove(0);
+    let mut signer = Signer::open(context, &mut client, key, info.cluster).await?;
+    if !signer.is_fresh() && !args.alone {
+        return Err(CliError::failed(
+            "no other machine can be asked, and this one may not know of all grants",
+        )
+        .hint("repeat it when another machine is connected: p2pinst node ls")
+        .hint("when there will be none again: --alone"));
+    }
     let roots = RootKeys::find(context, &mut client, info.cluster).await?;
     roots.ensure_enough(context, "replace the root")?;
+    if roots.doc != before.doc {
+        return Err(CliError::failed("the root was replaced meanwhile")
+            .hint(format!("see {}, and repeat the command", context.command("root show"))));
+    }
     let standing = standing(&roots)?;
     let list = codec::encode(&standing)?;
     let version = roots.doc.version + 1;
@@ -105,8 +125,6 @@ pub(super) async fn rotate(context: &Context, args: RotateArgs) -> Result<(), Cl
     let former: Vec<Name> =
         roots.here.iter().filter(|k| !keys.contains(&k.public())).map(|k| k.name.clone()).collect();
     // by a key of the present root: the list goes before the root that names it
-    let mut present = roots.here;
-    let mut signer = Signer::open(context, &mut client, present.remove(0), info.cluster).await?;
     let id = Standing::id(&list);
     signer.add_encoded(Kind::STANDING, id.0.as_slice(), list)?;
     let peers = signer.submit_roots(&mut client, chain.signed().to_vec()).await?.peers;

@@ -76,6 +76,8 @@ pub(crate) struct State {
     pub(crate) checks: Vec<Check>,
     pub(crate) lies_about_blobs: bool,
     pub(crate) refuses_cells: bool,
+    /// No other node can be asked.
+    pub(crate) isolated: bool,
     pub(crate) removed: Option<RemovalView>,
     socket: std::path::PathBuf,
     /// What the machines are called and labelled by now.
@@ -137,6 +139,7 @@ impl Fake {
             checks: vec![],
             lies_about_blobs: false,
             refuses_cells: false,
+            isolated: false,
             removed: None,
             socket: data.socket(),
             nodes: nodes(),
@@ -223,7 +226,8 @@ impl State {
             Request::Grants(_) => say(Ok(self.grants())),
             Request::ReadHead(ask) => {
                 let version = self.heads.get(&ask.author).copied().unwrap_or_default();
-                say(Ok(Head { version, hlc: Hlc::at(NOW), now: NOW, fresh: true }))
+                let fresh = !self.isolated;
+                say(Ok(Head { version, hlc: Hlc::at(NOW), now: NOW, fresh }))
             }
             Request::Submit(ask) => say(self.submit(&ask.cells)),
             Request::PrepareInvite(ask) => {
