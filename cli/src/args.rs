@@ -7,6 +7,17 @@ use p2pinst_types::{LabelValue, Labels, Name};
 
 use crate::error::CliError;
 
+/// The reason of a revocation, for people.
+pub(crate) fn reason(text: &str) -> Result<String, String> {
+    if text.len() > REASON {
+        return Err(format!("longer than {REASON} bytes"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Longest reason, in bytes: as revocations bound it.
+const REASON: usize = 1024;
+
 /// Where a node listens when nothing else is said.
 pub(crate) const LISTEN: &str = "/ip4/0.0.0.0/tcp/4001";
 /// Longest address taken, in bytes: as certificates bound it.

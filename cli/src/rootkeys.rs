@@ -2,9 +2,10 @@
 
 use p2pinst_api::Client;
 use p2pinst_api::request::ReadRoots;
+use p2pinst_trust::key::verify_cell;
 use p2pinst_trust::{RootChain, policy};
 use p2pinst_types::record::{Grant, RootDoc};
-use p2pinst_types::{Cell, ClusterId};
+use p2pinst_types::{Cell, ClusterId, Kind};
 
 use crate::context::Context;
 use crate::error::CliError;
@@ -20,6 +21,8 @@ pub(crate) struct RootKeys {
     pub(crate) in_force: u64,
     /// The grants that count, or counted, verified.
     pub(crate) grants: Vec<(Cell, Grant)>,
+    /// The revocations by root keys that count.
+    pub(crate) revocations: Vec<Cell>,
     /// The newest root.
     pub(crate) doc: RootDoc,
     /// Its keys on this machine.
@@ -43,9 +46,22 @@ impl RootKeys {
             policy::check_grant(&chain, &cell, &grant).map_err(CliError::failed)?;
             grants.push((cell, grant));
         }
+        let mut revocations = Vec::new();
+        for bytes in roots.revocations {
+            let cell = Cell::parse(bytes.0)?;
+            let good = cell.id.kind == Kind::REVOCATION
+                && chain.has_key(&cell.id.author)
+                && verify_cell(&cluster, &cell);
+            if !good {
+                return Err(CliError::failed(
+                    "the node shows a revocation that no root key signed",
+                ));
+            }
+            revocations.push(cell);
+        }
         let mut here = context.keystore().all()?;
         here.retain(|k| doc.keys.contains(&k.public()));
-        Ok(Self { chain, in_force: roots.in_force, grants, doc, here })
+        Ok(Self { chain, in_force: roots.in_force, grants, revocations, doc, here })
     }
 
     /// How many of the root's keys must sign.

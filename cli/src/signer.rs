@@ -28,6 +28,7 @@ pub(crate) struct Signer {
     cluster: ClusterId,
     log: Log,
     now: Millis,
+    fresh: bool,
     cells: Vec<CellBytes>,
     _lock: Lock,
 }
@@ -81,12 +82,18 @@ impl Signer {
         };
         let head = client.call(ReadHead { author: key.public() }).await?;
         let log = Log::resume(keystore.head(&key)?, &head);
-        Ok(Self { keystore, key, cluster, log, now: head.now, cells: Vec::new(), _lock: lock })
+        let Head { now, fresh, .. } = head;
+        Ok(Self { keystore, key, cluster, log, now, fresh, cells: Vec::new(), _lock: lock })
     }
 
     /// Cluster time.
     pub(crate) fn now(&self) -> Millis {
         self.now
+    }
+
+    /// Whether the node has asked another one what is new, or there is none.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.fresh
     }
 
     /// Who signs.

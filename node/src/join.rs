@@ -150,6 +150,11 @@ impl JoinError {
         }
     }
 
+    /// Whether another member may let this machine in all the same.
+    fn is_of_one_member(&self) -> bool {
+        matches!(self, Self::Sync(_) | Self::Void { refusal: Refusal::NotAdmitted, .. })
+    }
+
     /// What to do.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
@@ -172,6 +177,7 @@ impl JoinError {
                 "ask an operator for a new token (p2pinst invite --ttl 24h); if this machine's clock is wrong, set it",
             ),
             Self::Refused { refusal, .. } | Self::Void { refusal, .. } => of_refusal(refusal),
+            Self::Sync(_) => Some("try again, or through another member (--bootstrap)"),
             Self::Unreachable { .. } => Some(
                 "is p2pinstd running there, and may this machine connect? `p2pinst invite --bootstrap ADDR` names other members",
             ),
@@ -331,8 +337,15 @@ impl<'a> Joining<'a> {
             match net.dial(None, std::slice::from_ref(&addr)).await {
                 Ok(peer) => {
                     debug!(%peer, %addr, "connected");
-                    self.settle(net, store, own, peer).await?;
-                    return Ok(self.joined(own, addr));
+                    match self.settle(net, store, own, peer).await {
+                        Ok(()) => return Ok(self.joined(own, addr)),
+                        // others may know better, or answer
+                        Err(error) if error.is_of_one_member() => {
+                            info!(%addr, %error, "trying the next member");
+                            refused.get_or_insert(error);
+                        }
+                        Err(error) => return Err(error),
+                    }
                 }
                 Err(NetError::Refused { refusal, .. }) => {
                     let name = self.identity.name.clone();

@@ -5,11 +5,11 @@ use std::sync::{Arc, Weak};
 use dht_store::store::Write;
 use dht_store::{Store, StoreError};
 use futures::future::BoxFuture;
-use p2pinst_trust::{Hello, Presented, Proof, Refusal, policy};
+use p2pinst_trust::{Hello, Presented, Proof, Refusal, RootChain, policy};
 use p2pinst_types::record::Admission;
 use p2pinst_types::{Cell, Kind, Millis, NodeId};
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::clock;
 use crate::clones::Clones;
@@ -99,6 +99,10 @@ fn admit(
     if let Some(refusal) = views.void.get(&node) {
         return Err(*refusal);
     }
+    // who was put out itself takes nobody in: its word does not count any more
+    if views.removal(&own.node.0).is_some() {
+        return Err(Refusal::Unavailable);
+    }
     // a node that has lost its store knows nobody; what others show was signed by an operator's
     // invite, and sync tells whether it still counts
     let lost = views.machine_of(&own.node.0).is_none();
@@ -127,9 +131,10 @@ fn admit(
     };
     let cell = store.write(&own.key, write, &record, now).map_err(|e| unavailable(&e))?;
     // the fold has the last word
-    match store.views().void.get(&node) {
-        Some(refusal) => Err(*refusal),
-        None => Ok(Some(cell)),
+    let views = store.views();
+    match views.machine_of(&node) {
+        Some(_) => Ok(Some(cell)),
+        None => Err(views.void.get(&node).copied().unwrap_or(Refusal::NotAdmitted)),
     }
 }
 
@@ -149,7 +154,11 @@ impl Gatekeeper for Keeper {
         let (clones, own_addrs) = (Arc::clone(&self.clones), self.addrs.clone());
         Box::pin(async move {
             let roots = store.views().roots.clone();
-            let presented = Hello::verify(&hello, &roots, &peer.0)?;
+            let presented = Hello::verify(&hello, &roots, &peer.0).inspect_err(|refusal| {
+                if *refusal == Refusal::NotCertified {
+                    tell_of_fork(&hello, &roots, peer);
+                }
+            })?;
             let peers = peers.upgrade().ok_or(Refusal::Unavailable)?;
             // a cloned disk: the same key, alive twice; or a node that has started anew
             let known = peers.get(&peer);
@@ -179,7 +188,16 @@ impl Gatekeeper for Keeper {
     }
 
     fn turned_away(&self, by: NodeId, refusal: Refusal) {
-        self.clones.refused_by(by, refusal);
+        // whoever has taken over a member's address can say anything: a removal is believed when it
+        // was proved, anything else when a member says it
+        let views = self.store.views();
+        let believed = match refusal {
+            Refusal::Revoked => views.revoked.contains_key(&self.own.node.0),
+            _ => views.machine_of(&by.0).is_some(),
+        };
+        if believed {
+            self.clones.refused_by(by, refusal);
+        }
     }
 
     fn proof(&self, peer: NodeId) -> Vec<u8> {
@@ -191,11 +209,11 @@ impl Gatekeeper for Keeper {
     }
 
     fn refused(&self, proof: Vec<u8>) -> BoxFuture<'static, ()> {
-        let store = self.store.clone();
+        let (store, own) = (self.store.clone(), self.own.node);
         Box::pin(async move {
             let Some(proof) = Proof::decode(&proof) else { return };
             let now = store.clock().now();
-            let taken = store.run(move |s: &mut Store| take_proof(s, &proof, now)).await;
+            let taken = store.run(move |s: &mut Store| take_proof(s, own, &proof, now)).await;
             if let Ok(Err(error)) = taken {
                 warn!(%error, "cannot store why this node is refused");
             }
@@ -203,10 +221,27 @@ impl Gatekeeper for Keeper {
     }
 }
 
-/// Takes over what proves that this node was removed.
-fn take_proof(store: &mut Store, proof: &Proof, now: Millis) -> Result<(), StoreError> {
+/// Two halves of a cluster that have replaced its root differently refuse each other for good.
+fn tell_of_fork(hello: &[u8], roots: &RootChain, peer: NodeId) {
+    if let Some(version) = Hello::fork(hello, roots) {
+        error!(%peer, version, advice = FORKED, "the cluster has two roots of one version");
+    }
+}
+
+/// What to do about it.
+const FORKED: &str = "the root was replaced twice, on machines that could not reach each other; the two parts stay apart: decide for one, and join the machines of the other anew (p2pinst invite, p2pinst join with a fresh data directory)";
+
+/// Takes over what proves that this node was removed, and nothing of others: whoever shows it need
+/// not be a member.
+fn take_proof(
+    store: &mut Store,
+    own: NodeId,
+    proof: &Proof,
+    now: Millis,
+) -> Result<(), StoreError> {
+    let Some(cells) = proof.of(&own.0) else { return Ok(()) };
     store.extend_roots(&proof.roots)?;
-    store.apply(proof.cells(), &[], now).map(drop)
+    store.apply(cells, &[], now).map(drop)
 }
 
 impl std::fmt::Debug for Keeper {

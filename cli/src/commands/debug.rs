@@ -5,7 +5,7 @@ use p2pinst_api::request::{CellBytes, DebugCells, DebugKeys, DebugPeers, Info};
 use p2pinst_types::cell::FORMAT_CBOR;
 use p2pinst_types::record::{
     Admission, Deployment, Grant, Group, GroupEdit, HistorySegment, Invite, LabelEdit, MachineName,
-    NodeRecord, Release, Retirement, Revocation, Status,
+    NodeRecord, Release, Retirement, Revocation, Standing, Status,
 };
 use p2pinst_types::{Cell, Hlc, Kind, Millis, NodeId, PublicKey};
 use serde::Serialize;
@@ -147,6 +147,7 @@ fn payload(cell: &Cell) -> Option<Value> {
         Kind::RELEASE => value::<Release>(cell),
         Kind::DEPLOYMENT => value::<Deployment>(cell),
         Kind::RETIREMENT => value::<Retirement>(cell),
+        Kind::STANDING => value::<Standing>(cell),
         Kind::NODE_RECORD => value::<NodeRecord>(cell),
         Kind::HISTORY => value::<HistorySegment>(cell),
         Kind::STATUS => value::<Status>(cell),

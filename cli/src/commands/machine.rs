@@ -10,6 +10,7 @@ use p2pinst_types::record::{LabelEdit, MachineName, Revocation, Role};
 use p2pinst_types::{Kind, LabelValue, Name, NodeId, codec, limits};
 use serde::Serialize;
 
+use crate::args;
 use crate::choose::{self, Need};
 use crate::context::Context;
 use crate::error::CliError;
@@ -68,7 +69,7 @@ pub(crate) struct RmArgs {
     /// The machine's name, or its node's id
     node: String,
     /// Why, for people
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    #[arg(long, value_name = "TEXT", value_parser = args::reason, default_value = "", hide_default_value = true)]
     reason: String,
     /// The operator's key that signs [default: the only one that may]
     #[arg(long, value_name = "NAME")]

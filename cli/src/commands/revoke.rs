@@ -7,6 +7,7 @@ use p2pinst_types::record::{Revocation, Role};
 use p2pinst_types::{Kind, Name, PublicKey};
 use serde::Serialize;
 
+use crate::args;
 use crate::choose::{self, Need};
 use crate::context::Context;
 use crate::error::CliError;
@@ -33,7 +34,7 @@ pub(crate) struct RevokeArgs {
     #[arg(value_name = "KEY|NAME")]
     target: String,
     /// Why, for people
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    #[arg(long, value_name = "TEXT", value_parser = args::reason, default_value = "", hide_default_value = true)]
     reason: String,
     /// The key that signs [default: the only one that may]
     #[arg(long, value_name = "NAME")]

@@ -18,8 +18,8 @@ use crate::signer::Signer;
 ///
 /// For a key that may be in wrong hands, or in too few. Signed with the keys of the present root
 /// and of the new one, so it runs where they are. Whoever has power now keeps it (revoke before
-/// who should not); the former root keys give none any more. Machines that are off catch up when
-/// they are back, also after several rotations. Afterwards export the new keys (`p2pinst key
+/// who should not); the former root keys give none any more, and take none away. Machines that are
+/// off catch up when they are back, also after several rotations. Afterwards export the new keys (`p2pinst key
 /// export`), as those of before.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
@@ -33,6 +33,10 @@ pub(crate) struct RotateArgs {
     /// How many of the new keys must sign [default: as before]
     #[arg(long, value_name = "M", value_parser = clap::value_parser!(u8).range(1..))]
     threshold: Option<u8>,
+    /// Also when no other machine can be asked: grants that are not known here end, and a root that
+    /// was replaced elsewhere meanwhile splits the cluster for good
+    #[arg(long)]
+    alone: bool,
 }
 
 /// Show the cluster's root: its version, its keys, how many must sign
@@ -83,9 +87,25 @@ pub(super) async fn show(context: &Context) -> Result<(), CliError> {
 
 pub(super) async fn rotate(context: &Context, args: RotateArgs) -> Result<(), CliError> {
     let (mut client, info) = context.connect_info().await?;
+    let mut before = RootKeys::find(context, &mut client, info.cluster).await?;
+    before.ensure_enough(context, "replace the root")?;
+    // the node asks others what is new: the list is of all that the cluster knows
+    let key = before.here.remove(0);
+    let mut signer = Signer::open(context, &mut client, key, info.cluster).await?;
+    if !signer.is_fresh() && !args.alone {
+        return Err(CliError::failed(
+            "no other machine can be asked, and this one may not know of all grants",
+        )
+        .hint("repeat it when another machine is connected: p2pinst node ls")
+        .hint("when there will be none again: --alone"));
+    }
     let roots = RootKeys::find(context, &mut client, info.cluster).await?;
     roots.ensure_enough(context, "replace the root")?;
-    let standing = standing(&roots.grants)?;
+    if roots.doc != before.doc {
+        return Err(CliError::failed("the root was replaced meanwhile")
+            .hint(format!("see {}, and repeat the command", context.command("root show"))));
+    }
+    let standing = standing(&roots)?;
     let list = codec::encode(&standing)?;
     let version = roots.doc.version + 1;
     let New { keys, signers } = new_keys(context, &args.new_keys, version)?;
@@ -105,8 +125,6 @@ pub(super) async fn rotate(context: &Context, args: RotateArgs) -> Result<(), Cl
     let former: Vec<Name> =
         roots.here.iter().filter(|k| !keys.contains(&k.public())).map(|k| k.name.clone()).collect();
     // by a key of the present root: the list goes before the root that names it
-    let mut present = roots.here;
-    let mut signer = Signer::open(context, &mut client, present.remove(0), info.cluster).await?;
     let id = Standing::id(&list);
     signer.add_encoded(Kind::STANDING, id.0.as_slice(), list)?;
     let peers = signer.submit_roots(&mut client, chain.signed().to_vec()).await?.peers;
@@ -124,17 +142,22 @@ pub(super) async fn rotate(context: &Context, args: RotateArgs) -> Result<(), Cl
     Ok(())
 }
 
-/// The list of the grants that go on: all that count, and those that they replaced, under which
-/// things were done.
-fn standing(grants: &[(p2pinst_types::Cell, Grant)]) -> Result<Standing, CliError> {
-    let grants: BTreeSet<_> = grants.iter().map(|(cell, _)| cell.hash()).collect();
-    if grants.len() > limits::STANDING {
-        let (n, most) = (grants.len(), limits::STANDING);
+/// The list of what goes on: all grants that count, those that they replaced, under which things
+/// were done, and what root keys have revoked.
+fn standing(roots: &RootKeys) -> Result<Standing, CliError> {
+    let standing = Standing {
+        grants: roots.grants.iter().map(|(cell, _)| cell.hash()).collect(),
+        revocations: roots.revocations.iter().map(p2pinst_types::Cell::hash).collect(),
+    };
+    if standing.cells() > limits::STANDING {
+        let (n, most) = (standing.cells(), limits::STANDING);
         return Err(CliError::failed(format!(
-            "the cluster has {n} grants, and a new root takes over at most {most}"
-        )));
+            "the cluster has {n} grants and revocations by root keys, and a new root takes over at most {most}"
+        ))
+        .hint("grants that have expired or were replaced or revoked count, too: what was done under them would be void")
+        .hint("found a new cluster when the root key is in wrong hands"));
     }
-    Ok(Standing { grants })
+    Ok(standing)
 }
 
 /// The keys of the new root, and those of them that are here.
@@ -224,7 +247,7 @@ fn explain(
     ));
     if !former.is_empty() {
         let list = format::names(former, 20);
-        context.tell(format_args!("No power gives any more: {list}."));
+        context.tell(format_args!("No power gives or takes any more: {list}."));
     }
     for name in here {
         let export = context.command(&format!("key export {name} FILE"));

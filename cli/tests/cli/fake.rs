@@ -76,6 +76,8 @@ pub(crate) struct State {
     pub(crate) checks: Vec<Check>,
     pub(crate) lies_about_blobs: bool,
     pub(crate) refuses_cells: bool,
+    /// No other node can be asked.
+    pub(crate) isolated: bool,
     pub(crate) removed: Option<RemovalView>,
     socket: std::path::PathBuf,
     /// What the machines are called and labelled by now.
@@ -137,6 +139,7 @@ impl Fake {
             checks: vec![],
             lies_about_blobs: false,
             refuses_cells: false,
+            isolated: false,
             removed: None,
             socket: data.socket(),
             nodes: nodes(),
@@ -223,7 +226,8 @@ impl State {
             Request::Grants(_) => say(Ok(self.grants())),
             Request::ReadHead(ask) => {
                 let version = self.heads.get(&ask.author).copied().unwrap_or_default();
-                say(Ok(Head { version, hlc: Hlc::at(NOW), now: NOW, fresh: true }))
+                let fresh = !self.isolated;
+                say(Ok(Head { version, hlc: Hlc::at(NOW), now: NOW, fresh }))
             }
             Request::Submit(ask) => say(self.submit(&ask.cells)),
             Request::PrepareInvite(ask) => {
@@ -290,7 +294,12 @@ impl State {
             Request::ReadRoots(_) => {
                 let grants = self.grants.iter().map(|(_, cell)| CellBytes(cell.clone()));
                 let chain = self.roots.signed().to_vec();
-                say(Ok(Roots { in_force: chain.len() as u64, chain, grants: grants.collect() }))
+                say(Ok(Roots {
+                    in_force: chain.len() as u64,
+                    chain,
+                    grants: grants.collect(),
+                    revocations: self.root_revocations(),
+                }))
             }
             Request::SubmitRoots(ask) => say(self.replace_root(&ask)),
             Request::Leave(_) => {
@@ -299,6 +308,14 @@ impl State {
             }
             Request::PutBlob(_) => unreachable!(),
         }
+    }
+
+    fn root_revocations(&self) -> Vec<CellBytes> {
+        let cells = self
+            .cells
+            .iter()
+            .filter(|c| c.id.kind == Kind::REVOCATION && self.roots.has_key(&c.id.author));
+        cells.map(|c| CellBytes(c.bytes().to_vec())).collect()
     }
 
     fn invites(&self) -> Vec<InviteView> {
@@ -329,6 +346,8 @@ impl State {
         let list: Standing = standing.record().unwrap();
         let hash = |bytes: &Vec<u8>| Cell::parse(bytes.clone()).unwrap().hash();
         assert!(self.grants.iter().all(|(_, cell)| list.grants.contains(&hash(cell))));
+        let revoked = self.root_revocations();
+        assert!(revoked.iter().all(|cell| list.revocations.contains(&hash(&cell.0))));
         self.submit(std::slice::from_ref(&ask.standing))
     }
 

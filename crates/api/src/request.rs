@@ -141,9 +141,9 @@ requests! {
     } => view::StatusView;
     /// The invites, with what is left of them.
     Invites {} => Vec<view::InviteView>;
-    /// The root of trust, and the grants that a new root would take over.
+    /// The root of trust, and what a new root would take over.
     ReadRoots {} => Roots;
-    /// Replaces the root: a longer chain, and the list of the grants that it takes over.
+    /// Replaces the root: a longer chain, and the list of what it takes over.
     SubmitRoots {
         /// The whole chain.
         roots: Vec<SignedRoot>,
@@ -266,6 +266,9 @@ pub struct Roots {
     pub in_force: u64,
     /// The cells of all grants that count, or counted until they were replaced or revoked.
     pub grants: Vec<CellBytes>,
+    /// The cells of the revocations by root keys that count.
+    #[serde(default)]
+    pub revocations: Vec<CellBytes>,
 }
 
 /// The answer to [`Leave`].

@@ -120,7 +120,7 @@ impl Record {
             }
             Kind::STANDING => {
                 let (id, list) = (Standing::id(cell.payload()), cell.record::<Standing>().ok()?);
-                if subject != id.0 || list.grants.len() > limits::STANDING {
+                if subject != id.0 || list.cells() > limits::STANDING {
                     return None;
                 }
                 Self::Standing(id, list)

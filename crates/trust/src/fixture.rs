@@ -263,10 +263,13 @@ impl Lab {
         self.write_in(by, (Kind::MACHINE_NAME, machine.as_bytes(), None), &record)
     }
 
-    /// A new root with the key of a number, which takes over these grants. Returns the list.
+    /// A new root with the key of a number, which takes over these grants and revocations. Returns
+    /// the list.
     pub fn rotate(&mut self, n: u16, standing: &[&Cell]) -> Cell {
         let (old, new) = (self.root.clone(), key(n));
-        let list = Standing { grants: standing.iter().map(|c| c.hash()).collect() };
+        let hashes =
+            |kind| standing.iter().filter(|c| c.id.kind == kind).map(|c| c.hash()).collect();
+        let list = Standing { grants: hashes(Kind::GRANT), revocations: hashes(Kind::REVOCATION) };
         let id = Standing::id(&codec::encode(&list).unwrap());
         let last = self.roots.current().unwrap();
         let doc = RootDoc {

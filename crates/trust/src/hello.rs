@@ -155,6 +155,18 @@ impl Hello {
         Ok(bytes)
     }
 
+    /// Whether a hello proves that the root keys of our cluster have made two different roots of one
+    /// version: which version.
+    #[must_use]
+    pub fn fork(bytes: &[u8], ours: &RootChain) -> Option<u64> {
+        let hello: Self = codec::decode(bytes).ok()?;
+        let mut theirs = RootChain::verify(*ours.cluster(), hello.roots).ok()?;
+        match theirs.extend(ours.signed()) {
+            Err(RootError::Fork(version)) => Some(version),
+            _ => None,
+        }
+    }
+
     /// Verifies the chain from the root of our cluster to the key of the connection.
     ///
     /// # Errors

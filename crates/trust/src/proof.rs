@@ -2,7 +2,7 @@
 //! refuses it; what it is given is checked like any other record.
 
 use p2pinst_types::record::SignedRoot;
-use p2pinst_types::{Cell, Kind, codec, limits};
+use p2pinst_types::{Cell, Kind, PublicKey, codec, limits};
 use serde::{Deserialize, Serialize};
 
 /// Grants that a proof carries beside the revocation.
@@ -41,11 +41,18 @@ impl Proof {
         codec::decode(bytes).ok().filter(fits)
     }
 
-    /// Its cells, as far as they are of the kinds that a proof has. Nothing about them is verified.
+    /// What it says of one key: the revocation of that key, and the grants of its author, before
+    /// it. `None`: it proves nothing of this key. Nothing about the cells is verified.
     #[must_use]
-    pub fn cells(&self) -> Vec<Cell> {
-        let cells = self.cells.iter().filter_map(|b| Cell::parse(b.to_vec()).ok());
-        cells.filter(|c| [Kind::GRANT, Kind::REVOCATION].contains(&c.id.kind)).collect()
+    pub fn of(&self, key: &PublicKey) -> Option<Vec<Cell>> {
+        let parsed = self.cells.iter().filter_map(|b| Cell::parse(b.to_vec()).ok());
+        let cells: Vec<Cell> = parsed.collect();
+        let is =
+            |c: &Cell, kind, of: &PublicKey| c.id.kind == kind && c.id.subject == of.as_bytes();
+        let revocation = cells.iter().rfind(|c| is(c, Kind::REVOCATION, key))?.clone();
+        let by = revocation.id.author;
+        let grants = cells.into_iter().filter(|c| is(c, Kind::GRANT, &by));
+        Some(grants.chain([revocation]).collect())
     }
 }
 
@@ -64,8 +71,14 @@ mod tests {
         let proof = Proof::new(lab.roots.signed(), grants.iter().chain([&group]), &revocation);
         let read = Proof::decode(&proof.encode()).unwrap();
         assert_eq!(read, proof);
-        let cells = read.cells();
+        let cells = read.of(&key(9).public()).unwrap();
         assert_eq!((cells.len(), cells.last()), (16, Some(&revocation)), "the group is left out");
+        assert_eq!(read.of(&key(8).public()), None, "it is of another key");
+        // the grants of others, and revocations of others, are left out
+        let (bobs, other) =
+            (lab.publisher_grant.clone(), lab.revoke(&alice, key(8).public(), None));
+        let proof = Proof::new(lab.roots.signed(), [&bobs, &other].into_iter(), &revocation);
+        assert_eq!(proof.of(&key(9).public()), Some(vec![revocation]));
         assert!(Proof::decode(&[]).is_none() && Proof::decode(&[0xff; 9]).is_none());
     }
 }

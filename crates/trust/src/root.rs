@@ -35,7 +35,20 @@ pub enum RootError {
     /// Two different documents of one version.
     #[error("root v{0} differs from the one known here: the root keys were misused")]
     Fork(u64),
+    /// Every node shows the whole chain in every handshake.
+    #[error(
+        "with the new root the chain would have {bytes} bytes, and nodes can show {most}: fewer keys that must sign make it shorter"
+    )]
+    Long {
+        /// Its length.
+        bytes: usize,
+        /// What is possible.
+        most: usize,
+    },
 }
+
+/// Length of a chain beyond which no root is added: it is a part of what a node shows of itself.
+const CHAIN: usize = limits::HELLO / 2;
 
 /// A verified chain, version 1 to the current one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,14 +100,41 @@ impl RootChain {
     /// When the document does not continue the chain, cannot be encoded, or the keys are too few.
     pub fn rotate(&self, doc: &RootDoc, keys: &[&SecretKey]) -> Result<Self, RootError> {
         let bytes = codec::encode(doc).map_err(|_| RootError::Malformed(self.docs.len() + 1))?;
+        let signers = self.enough(doc, keys);
         let signatures =
-            keys.iter().map(|k| (k.public(), k.sign_in(Domain::Root, None, &bytes))).collect();
+            signers.iter().map(|k| (k.public(), k.sign_in(Domain::Root, None, &bytes))).collect();
         if self.signed.len() >= limits::ROOTS {
             return Err(RootError::Malformed(self.docs.len() + 1));
         }
         let mut longer = self.clone();
         longer.push(SignedRoot { doc: bytes, signatures })?;
+        let bytes = codec::encode(&longer.signed).map_or(usize::MAX, |b| b.len());
+        if bytes > CHAIN {
+            return Err(RootError::Long { bytes, most: CHAIN });
+        }
         Ok(longer)
+    }
+
+    /// As many of the keys as must sign, of the current root and of the next: every signature is
+    /// carried by every handshake from then on.
+    fn enough<'a>(&self, next: &RootDoc, keys: &[&'a SecretKey]) -> Vec<&'a SecretKey> {
+        let is_old = |k: &SecretKey| self.current().is_some_and(|d| d.keys.contains(&k.public()));
+        let is_new = |k: &SecretKey| next.keys.contains(&k.public());
+        let mut old = self.current().map_or(0, |d| d.threshold);
+        let mut new = next.threshold;
+        let mut sorted = keys.to_vec();
+        sorted.sort_by_key(|k| !(is_old(k) && is_new(k)));
+        let mut seen = BTreeSet::new();
+        sorted.retain(|k| {
+            let needed = (is_old(k) && old > 0) || (is_new(k) && new > 0);
+            if !needed || !seen.insert(k.public()) {
+                return false;
+            }
+            old = old.saturating_sub(is_old(k).into());
+            new = new.saturating_sub(is_new(k).into());
+            true
+        });
+        sorted
     }
 
     fn push(&mut self, root: SignedRoot) -> Result<(), RootError> {
@@ -259,6 +299,26 @@ mod tests {
             chain.rotate(&doc(1, &[4], 1), &[&key(1)]),
             Err(RootError::Version { expected: 2 })
         );
+    }
+
+    #[test]
+    fn a_chain_stays_short_enough_to_be_shown() {
+        let many: Vec<u8> = (1..=16).collect();
+        let secrets: Vec<SecretKey> = many.iter().map(|n| key(*n)).collect();
+        let all: Vec<&SecretKey> = secrets.iter().collect();
+        // no more signatures than needed
+        let mut chain = RootChain::found(&doc(1, &many, 2), &all).unwrap();
+        chain = chain.rotate(&doc(2, &many, 2), &all).unwrap();
+        assert_eq!(chain.signed()[1].signatures.len(), 2);
+        let refused = (3..=128).find_map(|v| match chain.rotate(&doc(v, &many, 16), &all) {
+            Ok(longer) => {
+                chain = longer;
+                None
+            }
+            Err(error) => Some(error),
+        });
+        assert!(matches!(refused, Some(RootError::Long { .. })), "{refused:?}");
+        assert!(codec::encode(&chain.signed().to_vec()).unwrap().len() <= CHAIN);
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub const HANDSHAKE: Duration = Duration::from_secs(10);
 pub const ROOTS: usize = 128;
 /// Keys in one root document.
 pub const ROOT_KEYS: usize = 16;
-/// Grants that one list of standing grants names: it fits into one cell.
+/// Grants and revocations that one list of standing grants names: it fits into one cell.
 pub const STANDING: usize = 200;
 /// A cell may be this far ahead of cluster time before it is set aside (quarantined). A day: the
 /// first machines of a cluster have no majority that corrects them, and what they wrote with a

@@ -20,14 +20,25 @@ fn invalid(message: String, hint: &str) -> ApiFailure {
     ApiError::new(ErrorKind::Invalid, message).hint(hint).into()
 }
 
+fn known() -> impl Iterator<Item = Kind> {
+    (1..=15).chain(0x8001..=0x8003).map(Kind).filter(|k| k.is_known())
+}
+
+fn word(kind: Kind) -> String {
+    kind.to_string().replace(' ', "-")
+}
+
+fn kinds() -> String {
+    known().map(word).collect::<Vec<_>>().join(", ")
+}
+
 /// `status`, `node-record`, `0x8003`, `7`
 fn kind(text: &str) -> Option<Kind> {
-    let known = (1..=11).chain(0x8001..=0x8003).map(Kind);
     let number = || match text.strip_prefix("0x") {
         Some(hex) => u16::from_str_radix(hex, 16).ok(),
         None => text.parse().ok(),
     };
-    let named = known.into_iter().find(|k| k.to_string().replace(' ', "-") == text);
+    let named = known().find(|k| word(*k) == text);
     named.or_else(|| number().map(Kind))
 }
 
@@ -77,7 +88,7 @@ impl Api {
             ..Wanted::default()
         };
         if let Some(text) = &ask.kind {
-            let hint = "kinds: grant, invite, admission, revocation, group, release, deployment, node-record, history, status, or a number";
+            let hint = &format!("kinds: {}, or a number", kinds());
             let kind =
                 kind(text).ok_or_else(|| invalid(format!("there is no kind {text:?}"), hint))?;
             wanted.kind = Some(kind);

@@ -9,7 +9,7 @@ use p2pinst_api::request::{
     ApiError, CellBytes, ErrorKind, Leave, Left, Roots, SubmitRoots, Submitted,
 };
 use p2pinst_api::view::{InviteView, RemovalView};
-use p2pinst_types::record::Revocation;
+use p2pinst_types::record::{Revocation, Standing};
 use p2pinst_types::{Cell, Kind, Name, NodeId};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -77,10 +77,12 @@ impl Api {
     pub(super) fn roots(&self) -> Roots {
         let views = self.store.views();
         let cells = views.grants.values().flat_map(|info| info.cells());
+        let revocations = views.root_revocations();
         Roots {
             chain: views.roots.signed().to_vec(),
             in_force: views.root_in_force,
             grants: cells.map(|c| CellBytes(c.bytes().to_vec())).collect(),
+            revocations: revocations.map(|c| CellBytes(c.bytes().to_vec())).collect(),
         }
     }
 
@@ -106,6 +108,10 @@ impl Api {
             let reason = "the new root does not name this list of grants";
             return Err(ApiError::new(ErrorKind::Invalid, reason).into());
         }
+        let list: Standing = cell.record().map_err(|e| {
+            ApiError::new(ErrorKind::Invalid, format!("the list of grants cannot be read: {e}"))
+        })?;
+        self.ensure_complete(&list)?;
         let outcomes = self.store.apply(vec![cell.clone()], Vec::new()).await?;
         if let Some(Outcome::Held(why) | Outcome::Rejected(why)) = outcomes.first() {
             return Err(refused(format!("the list of grants is refused: {why}")).into());
@@ -120,6 +126,19 @@ impl Api {
         info!(version, "the root of the cluster was replaced");
         let peers = self.control.announce(&[cell]).await;
         Ok(Submitted { peers })
+    }
+
+    /// What is not on the list ends with the former root: nothing is left out by mistake.
+    fn ensure_complete(&self, list: &Standing) -> Reply<()> {
+        let views = self.store.views();
+        let grants = views.grants.values().flat_map(|info| info.cells());
+        let missing = grants.filter(|c| !list.grants.contains(&c.hash())).count()
+            + views.root_revocations().filter(|c| !list.revocations.contains(&c.hash())).count();
+        if missing == 0 {
+            return Ok(());
+        }
+        let reason = "the new root is refused: a grant or a revocation has come in meanwhile";
+        Err(refused(reason).hint("repeat the command").into())
     }
 
     /// Writes this node's farewell and tells the others; the daemon ends when this is answered.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use p2pinst_trust::policy;
-use p2pinst_types::record::{Grant, Invite, Role};
+use p2pinst_types::record::{Grant, Invite, Role, Standing};
 use p2pinst_types::{Cell, Hash, Hlc, Kind, Name, PublicKey, Version};
 
 use super::{Entry, Views};
@@ -60,6 +60,8 @@ pub struct Revoked {
     pub reason: String,
     /// The cell that says so: by a root key, an operator, or the key itself.
     pub cell: Cell,
+    /// Whether a root key says so.
+    pub by_root: bool,
 }
 
 impl Revoked {
@@ -77,7 +79,7 @@ impl Views {
         let mut names: BTreeSet<&Name> = BTreeSet::new();
         for entry in sorted {
             let Record::Grant(grant) = &entry.record else { continue };
-            if !self.is_good(&entry.cell, grant, &standing) {
+            if !self.is_good(&entry.cell, grant, &standing.grants) {
                 continue;
             }
             // a name belongs to the first key that got it; later grants to that key replace
@@ -97,7 +99,7 @@ impl Views {
         // keys' own last: who is removed cannot say that it left before
         for by in [By::Root, By::Operator, By::Itself] {
             for entry in sorted {
-                self.fold_revocation(entry, by);
+                self.fold_revocation(entry, by, &standing.revocations);
             }
         }
         for entry in sorted {
@@ -112,24 +114,24 @@ impl Views {
     /// Finds the root that is in force: the newest whose list of standing grants is here. Until
     /// the list has come, what counted before counts: a node that hears of a new root first must
     /// not take its own cluster for strangers. Returns the list.
-    fn put_in_force(&mut self, sorted: &[&Entry]) -> BTreeSet<Hash> {
+    fn put_in_force(&mut self, sorted: &[&Entry]) -> Standing {
         let list = |id: &Hash| {
             sorted.iter().find_map(|e| match &e.record {
-                Record::Standing(of, list) if of == id => Some(list.grants.clone()),
+                Record::Standing(of, list) if of == id => Some(list.clone()),
                 _ => None,
             })
         };
         for doc in self.roots.docs().iter().skip(1).rev() {
             let found = match &doc.standing {
-                None => Some(BTreeSet::new()),
+                None => Some(Standing::default()),
                 Some(id) => list(id),
             };
-            if let Some(grants) = found {
+            if let Some(standing) = found {
                 self.root_in_force = doc.version;
-                return grants;
+                return standing;
             }
         }
-        BTreeSet::new()
+        Standing::default()
     }
 
     /// R12: a grant counts when it is signed by the root in force, or a newer one, or is one that
@@ -140,17 +142,35 @@ impl Views {
             || (stands() && policy::check_grant(&self.roots, cell, grant).is_ok())
     }
 
-    /// R16: whether the author of a revocation may revoke this key: the root any key, operators
+    /// R16: whether the author of a new revocation may revoke this key: the root any key, operators
     /// invites and nodes, a node itself.
     #[must_use]
     pub fn may_revoke(&self, cell: &Cell, key: &PublicKey) -> bool {
         let by = [By::Root, By::Operator, By::Itself];
-        by.into_iter().any(|by| self.may_revoke_as(cell, key, by))
+        by.into_iter().any(|by| self.may_revoke_as(cell, key, by, &BTreeSet::new()))
     }
 
-    fn may_revoke_as(&self, cell: &Cell, key: &PublicKey, by: By) -> bool {
-        // any version of the root: a rotation undoes no revocation
-        let is_root = self.roots.has_key(&cell.id.author);
+    /// R12: whether a key of the root in force, or of a newer one, has signed this. What the keys
+    /// of former roots have revoked counts when the root in force took it over.
+    fn is_by_root(&self, cell: &Cell, standing: &BTreeSet<Hash>) -> bool {
+        let mut docs = self.roots.docs().iter();
+        docs.any(|d| d.version >= self.root_in_force && d.keys.contains(&cell.id.author))
+            || (standing.contains(&cell.hash()) && self.roots.has_key(&cell.id.author))
+    }
+
+    /// The revocations by root keys that count: what a new root has to take over.
+    pub fn root_revocations(&self) -> impl Iterator<Item = &Cell> {
+        self.revoked.values().filter(|r| r.by_root).map(|r| &r.cell)
+    }
+
+    fn may_revoke_as(
+        &self,
+        cell: &Cell,
+        key: &PublicKey,
+        by: By,
+        standing: &BTreeSet<Hash>,
+    ) -> bool {
+        let is_root = self.is_by_root(cell, standing);
         let of_grant = self.grants.contains_key(key) || self.roots.has_key(key);
         match by {
             By::Root => is_root,
@@ -159,10 +179,10 @@ impl Views {
         }
     }
 
-    fn fold_revocation(&mut self, entry: &Entry, by: By) {
+    fn fold_revocation(&mut self, entry: &Entry, by: By, standing: &BTreeSet<Hash>) {
         let Record::Revocation(revocation) = &entry.record else { return };
         let (cell, key) = (&entry.cell, revocation.key);
-        if !self.may_revoke_as(cell, &key, by) {
+        if !self.may_revoke_as(cell, &key, by, standing) {
             return;
         }
         let revoked = Revoked {
@@ -171,6 +191,7 @@ impl Views {
             last_good: if by == By::Itself { Some(cell.version) } else { revocation.last_good },
             reason: revocation.reason.clone(),
             cell: cell.clone(),
+            by_root: by == By::Root,
         };
         // the first counts: a later one cannot give time back
         self.revoked.entry(key).or_insert(revoked);

@@ -75,7 +75,12 @@ fn golden_records() {
         },
         "123:00bffea2b9b76aad",
     );
-    check(&mut f, "standing", &Standing { grants: [Hash([4; 32])].into() }, "43:5839904e4bcca55b");
+    check(
+        &mut f,
+        "standing",
+        &Standing { grants: [Hash([4; 32])].into(), ..Standing::default() },
+        "43:5839904e4bcca55b",
+    );
     check(
         &mut f,
         "signed root",

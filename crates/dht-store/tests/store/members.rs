@@ -414,7 +414,7 @@ fn r12_a_former_root_key_gives_no_power() {
     let cells = [release, lab.deploy(&mallory, two, "all"), lab.deploy(&alice, two, "all")];
     apply(&mut store, &cells);
     assert_eq!(store.views().orders.len(), before);
-    // the new root gives power; the old one still takes it away
+    // the new root gives power; the old one takes none away
     let erin = key(52);
     let cells = [
         lab.grant(erin.public(), "erin", &[Role::Operator]),
@@ -424,7 +424,43 @@ fn r12_a_former_root_key_gives_no_power() {
     apply(&mut store, &cells);
     let views = store.views();
     assert_eq!(views.orders.len(), before + 1);
-    assert!(views.roles(&bob.public(), Hlc::at(LATER)).is_empty());
+    assert!(views.roles(&bob.public(), Hlc::at(LATER)).contains(&Role::Publisher));
+    // nor a membership, also as an operator would
+    let cell = lab.revoke(&old, world.nodes[0].id(), None);
+    assert!(!store.views().may_revoke(&cell, &world.nodes[0].id()));
+    apply(&mut store, &[cell]);
+    assert_eq!(store.views().machines.len(), 1);
+}
+
+/// R12: what the root has revoked stays revoked through any number of rotations; what the thief of
+/// a former key revokes, however dated, does not count.
+#[test]
+fn r12_a_rotation_keeps_revocations() {
+    let mut world = world(2);
+    let (_dir, mut store) = world.store();
+    let lab = &mut world.lab;
+    let (bob, old) = (lab.publisher.clone(), lab.root.clone());
+    let (one, two) = (world.nodes[0].id(), world.nodes[1].id());
+    let mut early = lab.clone();
+    let good = [lab.revoke(&old, bob.public(), None), lab.revoke(&old, one, None)];
+    apply(&mut store, &good);
+    early.clock = START;
+    let bad = [early.revoke(&old, lab.operator.public(), None), early.revoke(&old, two, None)];
+    for n in [90, 91] {
+        let grants =
+            store.views().grants.values().flat_map(|g| g.cells().cloned()).collect::<Vec<_>>();
+        let revoked: Vec<Cell> = store.views().root_revocations().cloned().collect();
+        assert_eq!(revoked.len(), 2);
+        let list = lab.rotate(n, &grants.iter().chain(&revoked).collect::<Vec<_>>());
+        store.extend_roots(lab.roots.signed()).unwrap();
+        apply(&mut store, &[list]);
+        apply(&mut store, &bad);
+        let views = store.views();
+        assert_eq!(views.root_in_force, u64::from(n) - 88);
+        assert_eq!(views.revoked.keys().count(), 2);
+        assert!(views.roles(&bob.public(), Hlc::at(LATER)).is_empty());
+        assert!(views.machine_of(&one).is_none() && views.machine_of(&two).is_some());
+    }
 }
 
 /// Whoever forges a list, or holds back the real one, changes nothing.

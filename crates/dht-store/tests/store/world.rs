@@ -128,15 +128,20 @@ pub(crate) fn cells() -> (Lab, Vec<Cell>) {
     let odd = lab.group(&alice, "odd", "n1");
     cells.push(lab.in_format(&alice, &odd, 9));
 
-    // the root is replaced; the old key goes on granting
+    // the root is replaced; the old key goes on granting and revoking
     let old = lab.root.clone();
-    let is_grant =
-        |c: &&Cell| c.id.kind == Kind::GRANT && c.id.subject != carol.public().as_bytes();
-    let standing: Vec<Cell> = cells.iter().filter(is_grant).cloned().collect();
+    let stands = |c: &&Cell| match c.id.kind {
+        Kind::GRANT => c.id.subject != carol.public().as_bytes(),
+        Kind::REVOCATION => c.id.author == old.public(),
+        _ => false,
+    };
+    let standing: Vec<Cell> = cells.iter().filter(stands).cloned().collect();
     cells.push(lab.rotate(90, &standing.iter().collect::<Vec<_>>()));
     let new = std::mem::replace(&mut lab.root, old);
     let (frank, mallory) = (key(53), key(54));
     cells.push(lab.grant(mallory.public(), "mallory", &[Role::Operator, Role::Publisher]));
+    let old = lab.root.clone();
+    cells.push(lab.revoke(&old, alice.public(), None));
     lab.root = new;
     cells.push(lab.grant(frank.public(), "frank", &[Role::Operator]));
     cells.push(lab.group(&frank, "new", "n1"));

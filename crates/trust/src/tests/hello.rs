@@ -226,6 +226,26 @@ fn malformed_huge_and_deep_messages_are_refused() {
     assert!(huge.encode().is_err());
 }
 
+/// Two halves of a cluster that have both replaced the root.
+#[test]
+fn a_fork_is_proved_by_both_roots() {
+    let case = case();
+    let branch = |new| {
+        let mut longer = case.lab.roots.signed().to_vec();
+        longer.push(rotated(&case.lab, 2, new, &[new]));
+        longer
+    };
+    let ours = RootChain::verify(*case.lab.cluster(), branch(80)).unwrap();
+    let fork =
+        |roots| Hello::fork(&codec::encode(&Hello { roots, ..case.hello.clone() }).unwrap(), &ours);
+    assert_eq!(fork(branch(81)), Some(2));
+    assert_eq!((fork(branch(80)), fork(case.lab.roots.signed().to_vec())), (None, None));
+    // a forgery proves nothing
+    let mut forged = branch(81);
+    forged[1].signatures.remove(0);
+    assert_eq!((fork(forged), Hello::fork(b"?", &ours)), (None, None));
+}
+
 fn rotated(lab: &Lab, version: u64, new: u16, signers: &[u16]) -> SignedRoot {
     let doc = RootDoc {
         version,

@@ -31,15 +31,25 @@ pub struct RootDoc {
     pub standing: Option<Hash>,
 }
 
-/// The grants that go on to count when the root is replaced: the keys of former roots, which may
-/// be stolen, give no power any more. Named by its hash in [`RootDoc::standing`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What goes on to count when the root is replaced: the keys of former roots, which may be stolen,
+/// give no power any more, and take none away. Named by its hash in [`RootDoc::standing`]. It names
+/// at most [`crate::limits::STANDING`] cells.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
-    /// Hashes of the grants' cells; at most [`crate::limits::STANDING`].
+    /// Hashes of the grants' cells.
     pub grants: BTreeSet<Hash>,
+    /// Hashes of the cells of root keys' revocations.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub revocations: BTreeSet<Hash>,
 }
 
 impl Standing {
+    /// How many cells it names.
+    #[must_use]
+    pub fn cells(&self) -> usize {
+        self.grants.len() + self.revocations.len()
+    }
+
     /// The list's id, from its encoding.
     #[must_use]
     pub fn id(list: &[u8]) -> Hash {
