@@ -309,7 +309,8 @@ fn life_of(count: usize, most: [u64; 2]) -> Sim {
         dead.iter().for_each(|n| sim.kill(*n, closes));
         let took = sim.settle(30);
         println!("three are dead (connections close: {closes}): all know in {took:?}");
-        assert!(took <= if closes { detect } else { detect + PERIOD * 4 });
+        // of a cut cable one period may pass after the other without the right probe
+        assert!(took <= if closes { detect } else { detect + PERIOD * 10 });
         sim.run(PERIOD * 5);
         dead.iter().for_each(|n| sim.start(*n, 2));
         let took = sim.settle(60);
