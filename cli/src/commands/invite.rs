@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use p2pinst_api::Client;
-use p2pinst_api::request::{Invites, Nodes, PrepareInvite};
+use p2pinst_api::request::PrepareInvite;
 use p2pinst_api::view::{InviteView, NodeView};
 use p2pinst_trust::{RootChain, SecretKey, Token};
 use p2pinst_types::name::parse_label;
@@ -90,7 +90,7 @@ struct Document<'a> {
 }
 
 async fn list(context: &Context, args: LsArgs) -> Result<(), CliError> {
-    let mut invites = context.connect().await?.call(Invites {}).await?;
+    let mut invites = context.connect().await?.invites().await?;
     invites.retain(|i| i.open || args.all);
     if context.json {
         return context.print_json(&List { invites });
@@ -187,7 +187,7 @@ async fn replaced(
     client: &mut Client,
     name: &Name,
 ) -> Result<NodeView, CliError> {
-    let nodes = client.call(Nodes {}).await?;
+    let nodes = client.nodes(false).await?;
     let found = nodes.into_iter().find(|n| n.name == *name);
     let machine = found.ok_or_else(|| {
         CliError::failed(format!("no machine of the cluster is called {name}"))

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use p2pinst_api::Client;
-use p2pinst_api::request::Nodes;
 use p2pinst_api::view::NodeView;
 use p2pinst_types::name::parse_label;
 use p2pinst_types::record::{LabelEdit, MachineName, Revocation, Role};
@@ -128,7 +127,7 @@ async fn operator(
 
 pub(super) async fn label(context: &Context, args: LabelArgs) -> Result<(), CliError> {
     let (mut client, info) = context.connect_info().await?;
-    let nodes = client.call(Nodes {}).await?;
+    let nodes = client.nodes(false).await?;
     let node = find(context, &nodes, &args.node)?;
     let mut labels = node.labels.clone();
     for (i, edit) in args.labels.iter().enumerate() {
@@ -160,7 +159,7 @@ pub(super) async fn label(context: &Context, args: LabelArgs) -> Result<(), CliE
 
 pub(super) async fn rename(context: &Context, args: RenameArgs) -> Result<(), CliError> {
     let (mut client, info) = context.connect_info().await?;
-    let nodes = client.call(Nodes {}).await?;
+    let nodes = client.nodes(false).await?;
     let node = find(context, &nodes, &args.node)?;
     if node.name == args.name {
         return Err(CliError::failed(format!("{} is called that already", node.name)));
@@ -191,7 +190,7 @@ async fn shown(
 ) -> Result<NodeView, CliError> {
     let begun = Instant::now();
     loop {
-        let node = client.call(Nodes {}).await?.into_iter().find(|n| n.id == id);
+        let node = client.nodes(false).await?.into_iter().find(|n| n.id == id);
         let node = node.ok_or_else(|| CliError::failed("the machine was removed meanwhile"))?;
         if done(&node) || begun.elapsed() > GRACE {
             return Ok(node);
@@ -202,7 +201,7 @@ async fn shown(
 
 pub(super) async fn rm(context: &Context, args: RmArgs) -> Result<(), CliError> {
     let (mut client, info) = context.connect_info().await?;
-    let nodes = client.call(Nodes {}).await?;
+    let nodes = client.nodes(false).await?;
     let node = find(context, &nodes, &args.node)?;
     if node.id == info.id {
         return Err(CliError::failed(format!("{} is this machine", node.name))

@@ -1,6 +1,5 @@
 //! `p2pinst node`
 
-use p2pinst_api::request::Nodes;
 use p2pinst_api::view::{NodeInfo, NodeView, RemovalView};
 use p2pinst_types::{Millis, Name};
 use serde::Serialize;
@@ -64,7 +63,7 @@ fn tell_removal(context: &Context, info: &NodeInfo) {
 
 async fn list(context: &Context) -> Result<(), CliError> {
     let (mut client, info) = context.connect_info().await?;
-    let nodes = client.call(Nodes {}).await?;
+    let nodes = client.nodes(true).await?;
     let now = cluster_now(&info);
     tell_removal(context, &info);
     if let Some(since) = info.isolated_since {
@@ -140,7 +139,7 @@ fn dash(text: String) -> String {
 
 async fn show(context: &Context, name: &str) -> Result<(), CliError> {
     let (mut client, info) = context.connect_info().await?;
-    let nodes = client.call(Nodes {}).await?;
+    let nodes = client.nodes(true).await?;
     let now = cluster_now(&info);
     let node = machine::find(context, &nodes, name)?;
     if context.json {

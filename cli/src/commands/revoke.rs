@@ -1,7 +1,7 @@
 //! `p2pinst revoke`
 
 use p2pinst_api::Client;
-use p2pinst_api::request::{Grants, Invites, Nodes};
+use p2pinst_api::request::Grants;
 use p2pinst_api::view::NodeInfo;
 use p2pinst_types::record::{Revocation, Role};
 use p2pinst_types::{Kind, Name, PublicKey};
@@ -98,13 +98,13 @@ async fn targets(client: &mut Client) -> Result<Vec<Target>, CliError> {
         revoked: g.revoked,
     });
     let mut all: Vec<Target> = grants.collect();
-    all.extend(client.call(Nodes {}).await?.into_iter().map(|n| Target {
+    all.extend(client.nodes(false).await?.into_iter().map(|n| Target {
         what: What::Machine,
         key: n.id.0,
         name: n.name.to_string(),
         revoked: false,
     }));
-    all.extend(client.call(Invites {}).await?.into_iter().map(|i| Target {
+    all.extend(client.invites().await?.into_iter().map(|i| Target {
         what: What::Invite,
         key: i.invite,
         name: format!("the invite {}", i.invite.short()),

@@ -220,7 +220,13 @@ impl State {
     fn answer(&mut self, request: Request) -> Vec<u8> {
         match request {
             Request::Info(_) => say(Ok(self.info())),
-            Request::Nodes(_) => say(Ok(self.nodes.clone())),
+            Request::Nodes(ask) => {
+                let behind = |n: &&NodeView| ask.after.as_ref().is_none_or(|a| n.name > *a);
+                let mut page: Vec<NodeView> = self.nodes.iter().filter(behind).cloned().collect();
+                page.sort_by(|a, b| a.name.cmp(&b.name));
+                page.truncate(2);
+                say(Ok(page))
+            }
             Request::Groups(ask) => say(Ok(self.page(ask.after.as_ref()))),
             Request::OneGroup(ask) => say(Ok(self.state(&ask.name))),
             Request::Grants(_) => say(Ok(self.grants())),
@@ -290,7 +296,13 @@ impl State {
                     entries: vec![],
                 }))
             }
-            Request::Invites(_) => say(Ok(self.invites())),
+            Request::Invites(ask) => {
+                let mut invites = self.invites();
+                invites.sort_by_key(|i| i.invite);
+                invites.retain(|i| ask.after.is_none_or(|after| i.invite > after));
+                invites.truncate(1);
+                say(Ok(invites))
+            }
             Request::ReadRoots(_) => {
                 let grants = self.grants.iter().map(|(_, cell)| CellBytes(cell.clone()));
                 let chain = self.roots.signed().to_vec();

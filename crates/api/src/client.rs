@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use crate::frame;
 use crate::paths::DataDir;
-use crate::request::{ApiError, Call, PutBlob, Request};
+use crate::request::{ApiError, Call, Invites, Nodes, PutBlob, Request};
+use crate::view::{InviteView, NodeView};
 
 /// How long a client waits for a node that is just starting.
 const START_UP: Duration = Duration::from_secs(10);
@@ -97,6 +98,39 @@ impl Client {
     pub async fn call<C: Call>(&mut self, call: C) -> Result<C::Reply, ClientError> {
         self.send(call.into()).await?;
         self.receive().await
+    }
+
+    /// The roster, page by page. `records`: with what the machines say of themselves.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn nodes(&mut self, records: bool) -> Result<Vec<NodeView>, ClientError> {
+        let mut all: Vec<NodeView> = Vec::new();
+        loop {
+            let after = all.last().map(|n| n.name.clone());
+            let page = self.call(Nodes { after, records }).await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
+    }
+
+    /// The invites, page by page; the one that ends first comes first.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn invites(&mut self) -> Result<Vec<InviteView>, ClientError> {
+        let mut all: Vec<InviteView> = Vec::new();
+        loop {
+            let after = all.last().map(|i| i.invite);
+            let page = self.call(Invites { after }).await?;
+            if page.is_empty() {
+                all.sort_by_key(|i| (i.not_after, i.invite));
+                return Ok(all);
+            }
+            all.extend(page);
+        }
     }
 
     async fn send(&mut self, request: Request) -> Result<(), ClientError> {

@@ -78,8 +78,14 @@ macro_rules! requests {
 requests! {
     /// Who this node is.
     Info {} => view::NodeInfo;
-    /// The roster, with what is known of each machine now.
-    Nodes {} => Vec<view::NodeView>;
+    /// The roster by name, with what is known of each machine now: as many as fit into one answer.
+    /// An empty answer: there are no more.
+    Nodes {
+        /// Behind which name to begin.
+        after: Option<Name>,
+        /// Whether the machines' own records (version, start, addresses) are read for it.
+        records: bool,
+    } => Vec<view::NodeView>;
     /// The groups with their members: `all`, then the others by name, as many as fit into one
     /// answer. An empty answer: there are no more.
     Groups {
@@ -139,8 +145,12 @@ requests! {
         /// Show machines whose names come after this one.
         from: Option<Name>,
     } => view::StatusView;
-    /// The invites, with what is left of them.
-    Invites {} => Vec<view::InviteView>;
+    /// The invites by key, with what is left of them: as many as fit into one answer. An empty
+    /// answer: there are no more.
+    Invites {
+        /// Behind which key to begin.
+        after: Option<PublicKey>,
+    } => Vec<view::InviteView>;
     /// The root of trust, and what a new root would take over.
     ReadRoots {} => Roots;
     /// Replaces the root: a longer chain, and the list of what it takes over.

@@ -10,10 +10,11 @@ use p2pinst_api::request::{
 };
 use p2pinst_api::view::{InviteView, RemovalView};
 use p2pinst_types::record::{Revocation, Standing};
-use p2pinst_types::{Cell, Kind, Name, NodeId};
+use p2pinst_types::{Cell, Kind, Name, NodeId, PublicKey};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use super::show::fitting;
 use super::{Api, Reply};
 use crate::net::Net;
 use crate::rpc;
@@ -48,13 +49,12 @@ impl Api {
         })
     }
 
-    pub(super) fn invites(&self) -> Vec<InviteView> {
+    pub(super) fn invites(&self, after: Option<&PublicKey>) -> Vec<InviteView> {
         let views = self.store.views();
         let now = self.store.clock().now();
-        let mut invites: Vec<InviteView> = views
-            .invites
-            .values()
-            .map(|info| {
+        let invites = views.invites.values();
+        let invites =
+            invites.filter(|info| after.is_none_or(|after| info.invite.key > *after)).map(|info| {
                 let invite = &info.invite;
                 let revoked = views.revoked.contains_key(&invite.key);
                 InviteView {
@@ -68,10 +68,8 @@ impl Api {
                     revoked,
                     open: !revoked && info.used < invite.uses && now <= invite.not_after,
                 }
-            })
-            .collect();
-        invites.sort_by_key(|i| (i.not_after, i.invite));
-        invites
+            });
+        fitting(invites)
     }
 
     pub(super) fn roots(&self) -> Roots {

@@ -208,7 +208,7 @@ impl Api {
     async fn answer(&self, request: Request) -> Vec<u8> {
         match request {
             Request::Info(_) => encode(Ok(self.info())),
-            Request::Nodes(_) => encode(self.nodes().await),
+            Request::Nodes(r) => encode(self.nodes(r).await),
             Request::Groups(r) => encode(Ok(self.groups(r.after.as_ref()))),
             Request::OneGroup(r) => encode(Ok(self.one_group(&r.name))),
             Request::Grants(_) => encode(Ok(self.grants())),
@@ -226,7 +226,7 @@ impl Api {
             Request::DebugPeers(_) => encode(Ok(self.debug_peers())),
             Request::DebugKeys(r) => encode(self.debug_keys(r.limit).await),
             Request::History(r) => encode(self.history(r.machine).await),
-            Request::Invites(_) => encode(Ok(self.invites())),
+            Request::Invites(r) => encode(Ok(self.invites(r.after.as_ref()))),
             Request::ReadRoots(_) => encode(Ok(self.roots())),
             Request::SubmitRoots(r) => encode(self.submit_roots(r).await),
             // answered where the stream is

@@ -4,16 +4,21 @@ use std::collections::BTreeMap;
 
 use dht_store::Views;
 use dht_store::view::Machine;
-use p2pinst_api::request::{ApiError, ErrorKind};
+use p2pinst_api::request::{ApiError, ErrorKind, Nodes};
 use p2pinst_api::view::{GrantView, HistoryView, NodeInfo, NodeView};
 use p2pinst_types::record::NodeRecord;
 use p2pinst_types::{Cell, Hash, Kind, MachineId, Name, NodeId, codec};
+use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::{Api, Reply};
 use crate::agent::history_entries;
 use crate::liveness::State;
 
+/// Machines of one answer: whose records are read for it.
+const MACHINES: usize = 1000;
+/// Bytes of one answer, about.
+const PAGE: usize = 512 * 1024;
 /// Reads of the data plane under way at once.
 const AT_ONCE: usize = 16;
 
@@ -39,10 +44,16 @@ impl Api {
         }
     }
 
-    pub(super) async fn nodes(&self) -> Reply<Vec<NodeView>> {
+    /// A page of the roster.
+    pub(super) async fn nodes(&self, ask: Nodes) -> Reply<Vec<NodeView>> {
         let views = self.store.views();
         let name = |node: &NodeId| views.machine_of(&node.0).map(|m| m.name.clone());
-        let subjects = views.machines.keys().map(|m| m.as_bytes().to_vec()).collect();
+        let mut page: Vec<&Machine> = views.machines.values().collect();
+        page.retain(|m| ask.after.as_ref().is_none_or(|after| m.name > *after));
+        page.sort_by(|a, b| a.name.cmp(&b.name));
+        page.truncate(MACHINES);
+        let subjects = page.iter().map(|m| m.id.as_bytes().to_vec());
+        let subjects = if ask.records { subjects.collect() } else { Vec::new() };
         let mut records: BTreeMap<MachineId, NodeRecord> = BTreeMap::new();
         let mut cells = self.read_all(Kind::NODE_RECORD, subjects).await;
         // a machine that was replaced has written with several keys: the newest stays
@@ -53,10 +64,8 @@ impl Api {
                 records.insert(id, record);
             }
         }
-        let mut nodes: Vec<NodeView> =
-            views.machines.values().map(|m| self.node(m, records.get(&m.id), name)).collect();
-        nodes.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(nodes)
+        let nodes = page.into_iter().map(|m| self.node(m, records.get(&m.id), name));
+        Ok(fitting(nodes))
     }
 
     fn node(
@@ -166,6 +175,17 @@ impl Api {
             entries,
         })
     }
+}
+
+/// As many as one answer holds: at least one.
+pub(super) fn fitting<T: Serialize>(views: impl Iterator<Item = T>) -> Vec<T> {
+    let mut bytes = 0;
+    let room = |view: &T| {
+        let room = bytes < PAGE;
+        bytes += codec::encode(view).map_or(0, |b| b.len());
+        room
+    };
+    views.take_while(room).collect()
 }
 
 /// The names of nodes' machines.

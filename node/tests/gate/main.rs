@@ -114,7 +114,7 @@ async fn an_invite_is_for_its_time_and_its_uses() {
     let more = cluster.token(5, 3_600_000).await;
     refused(cluster.enter("n2", more.clone()).await.unwrap_err(), Refusal::NameTaken);
     cluster.enter("n3", more).await.unwrap();
-    assert_eq!(cluster.first().ask(Nodes {}).await.unwrap().len(), 3);
+    assert_eq!(cluster.first().ask(Nodes { after: None, records: true }).await.unwrap().len(), 3);
     cluster.stop().await;
 }
 
@@ -125,7 +125,7 @@ async fn a_join_that_was_cut_off_is_taken_up_again() {
     let mut cluster = Cluster::found("lab").await;
     let token = cluster.token(1, 3_600_000).await;
     cluster.enter_twice("n2", &token).await.unwrap();
-    assert_eq!(cluster.first().ask(Nodes {}).await.unwrap().len(), 2);
+    assert_eq!(cluster.first().ask(Nodes { after: None, records: true }).await.unwrap().len(), 2);
     cluster.stop().await;
 }
 
@@ -142,7 +142,7 @@ async fn r16_a_revoked_node_loses_the_mesh() {
     cluster.submit(Kind::REVOCATION, key.public().as_bytes(), &record).await.unwrap();
     for name in ["n1", "n2"] {
         until("the others are among themselves", async || {
-            let names = cluster.node(name).ask(Nodes {}).await.unwrap();
+            let names = cluster.node(name).ask(Nodes { after: None, records: true }).await.unwrap();
             let info = cluster.node(name).ask(Info {}).await.unwrap();
             names.len() == 2 && info.peers == 1
         })
@@ -172,7 +172,7 @@ async fn a_cloned_disk_is_refused() {
     let clone = Outsider::showing(&identity, &key);
     assert_eq!(clone.dial(cluster.first()).await, Err(Refusal::Cloned));
     assert!(logged("two machines use one key"));
-    let named = cluster.first().ask(Nodes {}).await.unwrap();
+    let named = cluster.first().ask(Nodes { after: None, records: true }).await.unwrap();
     let named: Vec<_> = named.iter().filter(|n| n.cloned.is_some()).collect();
     assert!(named.len() == 1 && named[0].name.as_str() == "n2", "{named:?}");
     assert_eq!(named[0].cloned.as_ref().unwrap().first, member.addrs());
