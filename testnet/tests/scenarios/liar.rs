@@ -16,14 +16,16 @@ use p2pinst_node::config::Config;
 use p2pinst_node::identity::{Identity, load_key};
 use p2pinst_node::keeper::Keeper;
 use p2pinst_node::life::Life;
-use p2pinst_node::net::{self, NetConfig, NetEvent, NetStream, Protocol, Settings, Worth};
+use p2pinst_node::net::{self, Net, NetConfig, NetEvent, NetStream, Protocol, Settings, Worth};
 use p2pinst_node::peers::Peers;
-use p2pinst_node::store::{self, Own};
+use p2pinst_node::store::{self, Own, StoreHandle};
 use p2pinst_testnet::root::expect_whole;
 use p2pinst_testnet::{Deb, Node, eventually};
+use p2pinst_trust::SecretKey;
 use p2pinst_types::NodeId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{LATER, SOON, cluster, publish_to_all};
@@ -77,10 +79,20 @@ fn helper_liar() {
     runtime.block_on(lie(&DataDir::new(dir))).expect("a life of lies");
 }
 
-async fn lie(dir: &DataDir) -> Result<()> {
+/// A member's network, without the rest of a node.
+pub(crate) struct Member {
+    pub(crate) net: Net,
+    pub(crate) events: mpsc::Receiver<NetEvent>,
+    pub(crate) store: StoreHandle,
+    pub(crate) key: SecretKey,
+    pub(crate) tasks: JoinSet<()>,
+}
+
+pub(crate) async fn member(dir: &DataDir) -> Result<Member> {
     let (identity, config, key) = (Identity::load(dir)?, Config::load(dir)?, load_key(dir)?);
     let clock = Clock::default();
     let store = Store::open(&dir.store(), identity.roots(dir)?)?;
+    let (store, _ended) = store::start(store, clock.clone())?;
     let peers = Arc::new(Peers::new(clock.clone()));
     let (announce, _nobody) = mpsc::channel(1);
     let keeper = Keeper {
@@ -91,7 +103,7 @@ async fn lie(dir: &DataDir) -> Result<()> {
             life: Life::fixed(clock.now().0),
         }),
         addrs: config.listen.clone(),
-        store: store::start(store, clock.clone())?.0,
+        store: store.clone(),
         peers: Arc::downgrade(&peers),
         announce,
         clones: Arc::new(Clones::new(clock.clone())),
@@ -103,11 +115,21 @@ async fn lie(dir: &DataDir) -> Result<()> {
         ping: Duration::from_secs(5),
         unused: Duration::from_secs(60),
     };
-    let config =
-        NetConfig { key, listen: config.listen, keeper: Arc::new(keeper), peers, settings };
-    let (net, mut events, task) = net::start(config, CancellationToken::new()).await?;
-    let mut tasks = tokio::task::JoinSet::new();
+    let config = NetConfig {
+        key: key.clone(),
+        listen: config.listen,
+        keeper: Arc::new(keeper),
+        peers,
+        settings,
+    };
+    let (net, events, task) = net::start(config, CancellationToken::new()).await?;
+    let mut tasks = JoinSet::new();
     tasks.spawn(task);
+    Ok(Member { net, events, store, key, tasks })
+}
+
+async fn lie(dir: &DataDir) -> Result<()> {
+    let Member { net, mut events, mut tasks, .. } = member(dir).await?;
     let blobs = BlobStore::open(&dir.blobs())?;
     while let Some(event) = events.recv().await {
         match event {

@@ -28,6 +28,7 @@ mod main_job;
 mod members;
 mod network;
 mod newer;
+mod poison;
 mod second_operator;
 mod status;
 mod strangers;
