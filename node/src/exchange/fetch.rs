@@ -263,8 +263,7 @@ impl Running<'_> {
             let (link, requests) = queue();
             let addrs = self.exchange.net.peers().get(&peer).addrs;
             let task = Task {
-                net: self.exchange.net.clone(),
-                blobs: self.exchange.blobs.clone(),
+                exchange: self.exchange.clone(),
                 root: self.blob.root,
                 peer,
                 addrs,

@@ -11,8 +11,8 @@ use p2pinst_types::{BlobRef, Hash, NodeId, PieceIndex};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
-use super::wire;
-use crate::net::{Net, NetError, Protocol};
+use super::line::{self, Hold, Line};
+use super::{Exchange, wire};
 
 /// Requests that may wait to be written.
 const QUEUE: usize = 512;
@@ -63,8 +63,7 @@ pub(super) fn queue() -> (Link, mpsc::Receiver<ToSource>) {
 
 /// Everything that a link's task needs.
 pub(super) struct Task {
-    pub(super) net: Net,
-    pub(super) blobs: BlobStore,
+    pub(super) exchange: Exchange,
     pub(super) root: Hash,
     pub(super) peer: NodeId,
     pub(super) addrs: Vec<String>,
@@ -86,16 +85,16 @@ impl Task {
     }
 
     async fn connect_and_pump(self) -> Result<(), String> {
-        let Self { net, blobs, root, peer, addrs, requests, events, bytes } = self;
-        let opened = net.open(peer, Protocol::Exchange, &addrs).await;
-        let stream = opened.map_err(|e: NetError| e.to_string())?;
-        let (reader, mut writer) = tokio::io::split(stream);
+        let Self { exchange, root, peer, addrs, requests, events, bytes } = self;
+        let opened = line::open(&exchange.net, &exchange.shared.indirect, peer, &addrs).await;
+        let Line { reader, mut writer, hold } = opened?;
         let mut open = Vec::new();
         ToSource::Open { root }.encode(&mut open);
         wire::write(&mut writer, &[&open]).await.map_err(|e| e.to_string())?;
         tokio::select! {
-            read = read_all(reader, &bytes, blobs, root, peer, events) => read,
+            read = read_all(reader, &bytes, exchange.blobs, root, peer, events) => read,
             written = write_all(writer, requests) => written,
+            ended = Hold::ended(hold) => ended,
         }
         .map_err(|e| e.to_string())
     }
@@ -133,6 +132,7 @@ async fn read_all<R: AsyncRead + Unpin>(
         let event = match ToDownloader::decode(header, &body).map_err(wire::invalid)? {
             ToDownloader::Opened { blob, have } => Event::Opened { blob, have },
             ToDownloader::NotFound { .. } => Event::NotFound,
+            ToDownloader::Ticket(_) => return Err(io::ErrorKind::InvalidData.into()),
             ToDownloader::Layer { from, bytes } => Event::Layer { from, bytes: bytes.to_vec() },
             ToDownloader::Have { pieces } => Event::Have(pieces),
             ToDownloader::Refused { piece, reason } => Event::Refused { piece, reason },

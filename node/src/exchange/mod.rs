@@ -2,6 +2,7 @@
 //! `p2pinst-chunks`; here are the sockets and the tasks.
 
 mod fetch;
+mod line;
 mod link;
 mod serve;
 #[cfg(test)]
@@ -39,6 +40,7 @@ struct Shared {
     /// Blobs that are here in part: woken whenever there is more of one.
     progress: Mutex<BTreeMap<Hash, watch::Sender<u64>>>,
     uploads: Mutex<Uploads>,
+    indirect: line::Indirect,
     next_stream: AtomicU64,
 }
 
@@ -61,6 +63,7 @@ impl Exchange {
         let shared = Shared {
             progress: Mutex::default(),
             uploads: Mutex::new(uploads),
+            indirect: line::Indirect::default(),
             next_stream: AtomicU64::new(0),
         };
         Self { net, blobs, shared: Arc::new(shared) }

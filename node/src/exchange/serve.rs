@@ -11,8 +11,10 @@ use p2pinst_chunks::{Bitmap, BlobStatus};
 use p2pinst_types::{Hash, NodeId, PieceIndex};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::line::{self, Hold, Line};
 use super::{Exchange, StreamId, Turn, lock, wire};
 use crate::net::NetStream;
 
@@ -20,6 +22,9 @@ use crate::net::NetStream;
 const QUEUE: usize = 128;
 /// A downloader that asks for nothing for so long has to open a stream again.
 const IDLE: Duration = Duration::from_secs(120);
+/// What has come is told together this often: a message for each piece and downloader would cost
+/// more than the pieces do.
+const NEWS: Duration = Duration::from_millis(20);
 /// How long a downloader waits here for a blob that this node has only just begun to fetch.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -40,11 +45,35 @@ impl Exchange {
 
     async fn serve_stream(&self, id: StreamId, stream: NetStream) -> io::Result<()> {
         let (mut reader, mut writer) = tokio::io::split(stream);
-        let mut body = Vec::new();
-        let first = read_message(&mut reader, &mut body);
-        let first = tokio::time::timeout(wire::STALLED, first).await;
-        let first = first.map_err(|_| io::ErrorKind::TimedOut)??;
-        let Some(ToSource::Open { root }) = first else {
+        let first = read_first(&mut reader).await?;
+        if first != ToSource::Direct {
+            return self.serve_line(id, Line::stream(reader, writer), first).await;
+        }
+        let Some((ticket, mut claim)) = self.net.bulk_ticket() else {
+            send(&mut writer, &ToDownloader::Ticket(None)).await?;
+            let first = read_first(&mut reader).await?;
+            return self.serve_line(id, Line::stream(reader, writer), first).await;
+        };
+        let bytes = line::encode(&ticket);
+        send(&mut writer, &ToDownloader::Ticket(Some(&bytes))).await?;
+        // a downloader that cannot connect goes on over the stream
+        let arrived = tokio::select! {
+            bulk = claim.arrived() => Ok(bulk.ok_or(io::ErrorKind::TimedOut)?),
+            first = read_first(&mut reader) => Err(first?),
+        };
+        match arrived {
+            Ok(bulk) => {
+                let mut line = Line::bulk(bulk, Hold::new(reader, writer));
+                let first = read_first(&mut line.reader).await?;
+                self.serve_line(id, line, first).await
+            }
+            Err(first) => self.serve_line(id, Line::stream(reader, writer), first).await,
+        }
+    }
+
+    async fn serve_line(&self, id: StreamId, line: Line, first: ToSource) -> io::Result<()> {
+        let Line { reader, mut writer, hold } = line;
+        let ToSource::Open { root } = first else {
             return Err(io::ErrorKind::InvalidData.into());
         };
         let progress = self.progress(&root);
@@ -60,6 +89,7 @@ impl Exchange {
         tokio::select! {
             read = read_all(reader, messages_tx) => read,
             answered = session.run(messages, turns, progress) => answered,
+            ended = Hold::ended(hold) => ended,
         }
     }
 
@@ -83,6 +113,14 @@ impl Exchange {
         };
         tokio::time::timeout(SOON, begun).await.ok().flatten()
     }
+}
+
+/// The first message, which must come soon.
+async fn read_first<R: AsyncRead + Unpin>(reader: &mut R) -> io::Result<ToSource> {
+    let mut body = Vec::new();
+    let first = tokio::time::timeout(wire::STALLED, read_message(reader, &mut body)).await;
+    let first = first.map_err(|_| io::ErrorKind::TimedOut)??;
+    first.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 async fn read_message<R: AsyncRead + Unpin>(
@@ -133,10 +171,14 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         mut progress: Option<watch::Receiver<u64>>,
     ) -> io::Result<()> {
         let mut piece = Vec::new();
+        let mut told = Instant::now();
         loop {
             let more = async {
                 match &mut progress {
-                    Some(p) => p.changed().await.is_ok(),
+                    Some(p) => {
+                        tokio::time::sleep_until(told + NEWS).await;
+                        p.changed().await.is_ok()
+                    }
                     None => std::future::pending().await,
                 }
             };
@@ -155,6 +197,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                         progress = None;
                     }
                     self.tell_news().await?;
+                    told = Instant::now();
                 }
             }
         }
@@ -162,7 +205,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
 
     async fn on_message(&mut self, message: ToSource) -> io::Result<()> {
         match message {
-            ToSource::Open { .. } => Err(io::ErrorKind::InvalidData.into()),
+            ToSource::Open { .. } | ToSource::Direct => Err(io::ErrorKind::InvalidData.into()),
             ToSource::GetLayer { from } => self.send_layer(from).await,
             ToSource::Request { piece } => {
                 let status = self.exchange.blobs.status(&self.root);

@@ -10,6 +10,8 @@ use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::{StreamProtocol, Swarm, kad, ping, swarm};
 use p2pinst_types::{ClusterId, Hash};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 use super::quiet::Quiet;
 use super::streams;
@@ -94,6 +96,7 @@ fn kademlia(keypair: &Keypair) -> kad::Behaviour<MemoryStore> {
 pub(super) fn swarm(
     keypair: &Keypair,
     keeper: Arc<dyn Gatekeeper>,
+    bulks: mpsc::Sender<TcpStream>,
     settings: &Settings,
 ) -> Result<Swarm<Behaviour>, NetError> {
     let limits = ConnectionLimits::default()
@@ -108,7 +111,7 @@ pub(super) fn swarm(
         kad: kademlia(keypair),
         ping: ping::Behaviour::new(ping),
     };
-    let transport = transport::build(keypair, keeper)?;
+    let transport = transport::build(keypair, keeper, bulks)?;
     let peer = keypair.public().to_peer_id();
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(settings.unused);
     Ok(Swarm::new(transport, behaviour, peer, config))

@@ -5,6 +5,7 @@
 //! are dropped (sync finds what they told) and inbound streams are refused.
 
 mod behaviour;
+mod bulk;
 mod driver;
 mod gate;
 mod quiet;
@@ -31,6 +32,7 @@ use crate::liveness::State;
 use crate::peers::Peers;
 
 pub use behaviour::Settings;
+pub use bulk::{Bulk, Claim, NAME, SECRET, Ticket};
 
 /// A stream to another node: ordered bytes both ways, encrypted, between admitted members.
 pub type NetStream = Compat<libp2p::Stream>;
@@ -240,6 +242,7 @@ type OpenReply = oneshot::Sender<Result<libp2p::Stream, String>>;
 pub struct Net {
     tx: mpsc::Sender<Command>,
     peers: Arc<Peers>,
+    bulks: Arc<bulk::Bulks>,
 }
 
 /// What a network is made of.
@@ -274,13 +277,18 @@ pub async fn start(config: NetConfig, shutdown: CancellationToken) -> Result<Sta
     let keypair = Keypair::ed25519_from_bytes(key.to_seed().as_mut_slice())
         .map_err(|e| NetError::Key(e.to_string()))?;
     let listen = listen.iter().map(|a| parse(a)).collect::<Result<Vec<_>, _>>()?;
-    let mut swarm = behaviour::swarm(&keypair, keeper, &settings)?;
+    let (bulks, acceptor) = bulk::Bulks::new();
+    let mut swarm = behaviour::swarm(&keypair, keeper, bulks.inbound(), &settings)?;
     driver::listen(&mut swarm, listen).await?;
     let (tx, commands) = mpsc::channel(COMMANDS);
     let (events_tx, events) = mpsc::channel(EVENTS);
     let driver = driver::Driver::new(swarm, commands, events_tx, Arc::clone(&peers), &settings);
-    let net = Net { tx, peers };
-    Ok((net, events, Box::pin(driver.run(shutdown))))
+    let net = Net { tx, peers, bulks: Arc::new(bulks) };
+    let accepting = acceptor.run(shutdown.clone());
+    let task = async move {
+        tokio::join!(driver.run(shutdown), accepting);
+    };
+    Ok((net, events, Box::pin(task)))
 }
 
 fn parse(text: &str) -> Result<Multiaddr, NetError> {
@@ -385,6 +393,23 @@ impl Net {
         let opened = opened.map_err(|_| failed("it does not answer".to_owned()))?;
         let stream = opened.map_err(|_| NetError::Closed)?.map_err(failed)?;
         Ok(tokio_util::compat::FuturesAsyncReadCompatExt::compat(stream))
+    }
+
+    /// A ticket for a bulk connection that another member makes to this node; `None` when too many
+    /// wait for theirs.
+    #[must_use]
+    pub fn bulk_ticket(&self) -> Option<(Ticket, Claim)> {
+        self.bulks.issue()
+    }
+
+    /// Makes a bulk connection to a member that gave out a ticket.
+    ///
+    /// # Errors
+    /// When none of its addresses answers, or it does not know the ticket any more.
+    pub async fn bulk(&self, node: NodeId, ticket: &Ticket) -> io::Result<Bulk> {
+        let addrs = self.peers.addrs_of(&node);
+        let addrs: Vec<_> = addrs.iter().filter_map(|a| socket_addr(a)).collect();
+        bulk::connect(&addrs, ticket).await
     }
 
     /// Tells all members something small. A hint: it may be lost.

@@ -168,6 +168,7 @@ async fn answer(blobs: &BlobStore, mut stream: NetStream) -> Result<()> {
                 let bytes = vec![0x5a; usize::try_from(range.end - range.start)?];
                 ToDownloader::Piece { piece, bytes: &bytes }.encode(&mut out);
             }
+            ToSource::Direct => ToDownloader::Ticket(None).encode(&mut out),
             ToSource::Cancel { .. } => {}
         }
         stream.write_all(&out).await?;

@@ -11,6 +11,7 @@
 //! | 2 get layer | first piece (4) |
 //! | 3 request | piece (4) |
 //! | 4 cancel | piece (4) |
+//! | 5 direct | – |
 //!
 //! | to the downloader | body |
 //! |---|---|
@@ -20,6 +21,7 @@
 //! | 20 have | 1 to 4096 pieces (4 each) |
 //! | 21 piece | piece (4), its bytes |
 //! | 22 refused | piece (4), reason (1): 1 busy, 2 missing, 3 given away |
+//! | 23 ticket | name (16) and secret (32) of a connection; or nothing |
 
 mod to_downloader;
 mod to_source;
@@ -112,12 +114,14 @@ mod tag {
     pub(super) const GET_LAYER: u8 = 2;
     pub(super) const REQUEST: u8 = 3;
     pub(super) const CANCEL: u8 = 4;
+    pub(super) const DIRECT: u8 = 5;
     pub(super) const OPENED: u8 = 17;
     pub(super) const NOT_FOUND: u8 = 18;
     pub(super) const LAYER: u8 = 19;
     pub(super) const HAVE: u8 = 20;
     pub(super) const PIECE: u8 = 21;
     pub(super) const REFUSED: u8 = 22;
+    pub(super) const TICKET: u8 = 23;
 }
 
 /// The least and most bytes of a body.
@@ -134,9 +138,14 @@ fn bounds(tag: u8, direction: Direction) -> Option<(usize, usize)> {
         (ToDownloader, tag::HAVE) => Some((4, 4 * HAVE_PIECES)),
         (ToDownloader, tag::PIECE) => Some((4, 4 + PIECE_MAX)),
         (ToDownloader, tag::REFUSED) => exactly(5),
+        (ToSource, tag::DIRECT) => exactly(0),
+        (ToDownloader, tag::TICKET) => Some((0, TICKET_LEN)),
         _ => None,
     }
 }
+
+/// Bytes of a ticket: the name and the secret of a connection.
+pub const TICKET_LEN: usize = 16 + 32;
 
 /// Root, length, piece size.
 const BLOB_LEN: usize = Hash::LEN + 8 + 1;

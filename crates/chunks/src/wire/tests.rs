@@ -28,6 +28,7 @@ fn golden_bytes_to_the_source() {
         (ToSource::GetLayer { from }, "020000000400000800".into()),
         (ToSource::Request { piece }, "030000000400000007".into()),
         (ToSource::Cancel { piece }, "040000000400000007".into()),
+        (ToSource::Direct, "0500000000".into()),
     ];
     for (message, golden) in all {
         let mut out = Vec::new();
@@ -51,6 +52,8 @@ fn golden_bytes_to_the_downloader() {
             format!("110000002b{ab}00000000000aae60100106"),
         ),
         (ToDownloader::NotFound { root }, format!("1200000020{ab}")),
+        (ToDownloader::Ticket(None), "1700000000".into()),
+        (ToDownloader::Ticket(Some(&[0xab; 48])), format!("1700000030{}", "ab".repeat(48))),
         (
             ToDownloader::Layer { from: PieceIndex(2048), bytes: &root.0 },
             format!("130000002400000800{ab}"),

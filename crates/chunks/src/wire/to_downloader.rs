@@ -2,7 +2,7 @@
 
 use p2pinst_types::{BlobRef, Hash, PieceIndex};
 
-use super::{Body, HAVE_PIECES, Header, WireError, frame, tag};
+use super::{Body, HAVE_PIECES, Header, TICKET_LEN, WireError, frame, tag};
 use crate::bitmap::Bitmap;
 use crate::layer::CV_LEN;
 
@@ -21,6 +21,9 @@ pub enum Refusal {
 /// What a source says. Long bodies are borrowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToDownloader<'a> {
+    /// The answer to [`super::ToSource::Direct`]: the name and the secret of a connection, or `None`
+    /// when this stream must do. Secret: for an encrypted stream only.
+    Ticket(Option<&'a [u8; TICKET_LEN]>),
     /// The blob is here, at least in part.
     Opened {
         /// The blob.
@@ -65,6 +68,9 @@ impl<'a> ToDownloader<'a> {
     /// Appends the message's frame. For pieces, [`super::piece_prefix`] saves a copy.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
+            Self::Ticket(ticket) => frame(out, tag::TICKET, |o| {
+                o.extend_from_slice(ticket.map_or(&[], |t| t.as_slice()));
+            }),
             Self::Opened { blob, have } => frame(out, tag::OPENED, |o| {
                 o.extend_from_slice(blob.root.as_bytes());
                 o.extend_from_slice(&blob.len().to_be_bytes());
@@ -98,6 +104,8 @@ impl<'a> ToDownloader<'a> {
         let tag = header.tag;
         let mut body = Body { tag, rest: body };
         Ok(match tag {
+            tag::TICKET if body.rest.is_empty() => Self::Ticket(None),
+            tag::TICKET => Self::Ticket(Some(body.rest.try_into().map_err(|_| body.length())?)),
             tag::OPENED => {
                 let blob = body.blob()?;
                 let have = Bitmap::decode(blob.pieces(), body.rest)?;

@@ -7,7 +7,10 @@ use super::{Body, Header, WireError, frame, tag};
 /// What a downloader says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToSource {
-    /// First on every stream: which blob it is about.
+    /// Before all others, if at all: asks for a ticket, to go on over a connection of its own. This
+    /// stream then stays open as long as that connection.
+    Direct,
+    /// First, but for [`ToSource::Direct`]: which blob it is about.
     Open {
         /// The blob.
         root: Hash,
@@ -36,6 +39,7 @@ impl ToSource {
             frame(out, tag, |o| o.extend_from_slice(&piece.0.to_be_bytes()));
         };
         match self {
+            Self::Direct => frame(out, tag::DIRECT, |_| {}),
             Self::Open { root } => frame(out, tag::OPEN, |o| o.extend_from_slice(root.as_bytes())),
             Self::GetLayer { from } => number(out, tag::GET_LAYER, *from),
             Self::Request { piece } => number(out, tag::REQUEST, *piece),
@@ -50,6 +54,7 @@ impl ToSource {
     pub fn decode(header: Header, body: &[u8]) -> Result<Self, WireError> {
         let mut body = Body { tag: header.tag, rest: body };
         let message = match header.tag {
+            tag::DIRECT => Self::Direct,
             tag::OPEN => Self::Open { root: Hash(body.take()?) },
             tag::GET_LAYER => Self::GetLayer { from: body.piece()? },
             tag::REQUEST => Self::Request { piece: body.piece()? },
