@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use p2pinst_chunks::wire::{Direction, TICKET_LEN, ToDownloader, ToSource};
 use p2pinst_types::NodeId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -30,21 +31,41 @@ const _: () = assert!(TICKET_LEN == NAME + SECRET, "a ticket has the length of i
 pub(super) type Reader = Box<dyn AsyncRead + Send + Unpin>;
 pub(super) type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
-/// The stream beside a bulk connection.
-pub(super) struct Hold {
-    reader: ReadHalf<NetStream>,
-    _writer: WriteHalf<NetStream>,
-}
+/// The stream beside a bulk connection, watched by a task of its own, so that not every packet of the
+/// line looks at it.
+pub(super) struct Hold(JoinSet<io::Result<()>>);
 
 impl Hold {
-    pub(super) fn new(reader: ReadHalf<NetStream>, writer: WriteHalf<NetStream>) -> Self {
-        Self { reader, _writer: writer }
+    pub(super) fn new(
+        net: &Net,
+        peer: NodeId,
+        reader: ReadHalf<NetStream>,
+        writer: WriteHalf<NetStream>,
+    ) -> Self {
+        let peers = Arc::clone(net.peers());
+        let mut watch = JoinSet::new();
+        watch.spawn(async move {
+            let (mut reader, _writer, mut byte) = (reader, writer, [0]);
+            // yamux does not wake the readers of a connection that this side closes
+            let mut changes = peers.changes();
+            let disconnected =
+                async { while peers.get(&peer).connected && changes.changed().await.is_ok() {} };
+            tokio::select! {
+                read = reader.read(&mut byte) => read.map(drop),
+                () = disconnected => Ok(()),
+            }
+        });
+        Self(watch)
     }
 
-    /// Ends when the other side closes the stream, or says anything on it.
+    /// Ends when the two are no longer connected, or the other side closes the stream or says
+    /// anything on it.
     pub(super) async fn ended(hold: Option<Self>) -> io::Result<()> {
         match hold {
-            Some(mut hold) => hold.reader.read(&mut [0]).await.map(drop),
+            Some(mut hold) => match hold.0.join_next().await {
+                Some(Ok(ended)) => ended,
+                _ => Ok(()),
+            },
             None => std::future::pending().await,
         }
     }
@@ -108,7 +129,7 @@ pub(super) async fn open(
     let ticket = asked.unwrap_or_else(|e| Err(e.into())).map_err(|e| e.to_string())?;
     let Some(ticket) = ticket else { return Ok(Line::stream(reader, writer)) };
     match net.bulk(peer, &ticket).await {
-        Ok(bulk) => Ok(Line::bulk(bulk, Hold::new(reader, writer))),
+        Ok(bulk) => Ok(Line::bulk(bulk, Hold::new(net, peer, reader, writer))),
         Err(error) => {
             debug!(%peer, %error, "no bulk connection can be made: the stream must do");
             indirect.insert(peer);
@@ -126,7 +147,7 @@ async fn ask(
     wire::write(writer, &[&out]).await?;
     let header = wire::read(reader, Direction::ToDownloader, &mut body, &AtomicU64::new(0)).await?;
     let header = header.ok_or(io::ErrorKind::UnexpectedEof)?;
-    match ToDownloader::decode(header, &body).map_err(wire::invalid)? {
+    match ToDownloader::decode(header, wire::taken(header, &body)).map_err(wire::invalid)? {
         ToDownloader::Ticket(None) => Ok(None),
         ToDownloader::Ticket(Some(bytes)) => {
             let (name, secret) = bytes.split_at(NAME);

@@ -129,7 +129,9 @@ async fn read_all<R: AsyncRead + Unpin>(
     while let Some(header) =
         wire::read(&mut reader, Direction::ToDownloader, &mut body, count).await?
     {
-        let event = match ToDownloader::decode(header, &body).map_err(wire::invalid)? {
+        let event = match ToDownloader::decode(header, wire::taken(header, &body))
+            .map_err(wire::invalid)?
+        {
             ToDownloader::Opened { blob, have } => Event::Opened { blob, have },
             ToDownloader::NotFound { .. } => Event::NotFound,
             ToDownloader::Ticket(_) => return Err(io::ErrorKind::InvalidData.into()),
@@ -137,7 +139,8 @@ async fn read_all<R: AsyncRead + Unpin>(
             ToDownloader::Have { pieces } => Event::Have(pieces),
             ToDownloader::Refused { piece, reason } => Event::Refused { piece, reason },
             ToDownloader::Piece { piece, bytes } => {
-                let at = body.len() - bytes.len();
+                let end = header.body_len();
+                let at = end - bytes.len()..end;
                 store(&blobs, root, piece, &mut body, at).await?
             }
         };
@@ -154,11 +157,11 @@ async fn store(
     root: Hash,
     piece: PieceIndex,
     body: &mut Vec<u8>,
-    at: usize,
+    at: std::ops::Range<usize>,
 ) -> io::Result<Event> {
     let (blobs, bytes) = (blobs.clone(), std::mem::take(body));
     let (result, bytes) = tokio::task::spawn_blocking(move || {
-        let result = blobs.put_piece(&root, piece, bytes.get(at..).unwrap_or_default());
+        let result = blobs.put_piece(&root, piece, bytes.get(at).unwrap_or_default());
         (result, bytes)
     })
     .await?;

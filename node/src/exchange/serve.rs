@@ -32,7 +32,7 @@ impl Exchange {
     /// Serves one inbound stream until it ends.
     pub async fn serve(&self, peer: NodeId, stream: NetStream) {
         let id = self.stream_id();
-        let served = self.serve_stream(id, stream).await;
+        let served = self.serve_stream(peer, id, stream).await;
         let mut uploads = lock(&self.shared.uploads);
         uploads.streams.remove(&id);
         uploads.serve.left(id);
@@ -43,7 +43,7 @@ impl Exchange {
         }
     }
 
-    async fn serve_stream(&self, id: StreamId, stream: NetStream) -> io::Result<()> {
+    async fn serve_stream(&self, peer: NodeId, id: StreamId, stream: NetStream) -> io::Result<()> {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let first = read_first(&mut reader).await?;
         if first != ToSource::Direct {
@@ -63,7 +63,7 @@ impl Exchange {
         };
         match arrived {
             Ok(bulk) => {
-                let mut line = Line::bulk(bulk, Hold::new(reader, writer));
+                let mut line = Line::bulk(bulk, Hold::new(&self.net, peer, reader, writer));
                 let first = read_first(&mut line.reader).await?;
                 self.serve_line(id, line, first).await
             }
@@ -128,7 +128,9 @@ async fn read_message<R: AsyncRead + Unpin>(
     body: &mut Vec<u8>,
 ) -> io::Result<Option<ToSource>> {
     match wire::read(reader, Direction::ToSource, body, &AtomicU64::new(0)).await? {
-        Some(header) => ToSource::decode(header, body).map(Some).map_err(wire::invalid),
+        Some(header) => {
+            ToSource::decode(header, wire::taken(header, body)).map(Some).map_err(wire::invalid)
+        }
         None => Ok(None),
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exchange, FetchError, wire};
+use super::{Exchange, FetchError, line, wire};
 use crate::clock::Clock;
 use crate::net::{self, Gatekeeper, Net, NetConfig, NetEvent, NetStream, Settings};
 use crate::peers::Peers;
@@ -105,7 +105,7 @@ async fn lie(stream: NetStream, blob: BlobRef, layer: Vec<u8>, asked: Arc<Atomic
         wire::read(&mut reader, Direction::ToSource, &mut body, &count).await
     {
         let mut out = Vec::new();
-        match ToSource::decode(header, &body).unwrap() {
+        match ToSource::decode(header, wire::taken(header, &body)).unwrap() {
             ToSource::Open { .. } => {
                 ToDownloader::Opened { blob, have: Bitmap::full(blob.pieces()) }.encode(&mut out);
             }
@@ -212,4 +212,32 @@ async fn a_fetch_that_finds_nobody_says_so() {
     tokio::time::pause();
     let fetched = exchange.fetch(blob, Box::new(Vec::new)).await;
     assert!(matches!(fetched, Err(FetchError::Starved)), "{fetched:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_is_a_bulk_connection_where_one_can_be_made_and_ends_with_the_libp2p_one() {
+    let ((_d1, full), reader) = (store(), host().await);
+    let source = honest(&full).await;
+    reader.net.dial(Some(source.id), std::slice::from_ref(&source.addr)).await.unwrap();
+    let indirect = line::Indirect::default();
+    // no address is known to connect to: the stream must do, and that is remembered
+    let open = || line::open(&reader.net, &indirect, source.id, &[]);
+    assert!(open().await.unwrap().hold.is_none());
+    reader.net.peers().shown(source.id, vec![source.addr.clone()], 1);
+    assert!(open().await.unwrap().hold.is_none());
+    let indirect = line::Indirect::default();
+    let mut line = line::open(&reader.net, &indirect, source.id, &[]).await.unwrap();
+    assert!(line.hold.is_some(), "it is a bulk connection");
+    let mut open = Vec::new();
+    ToSource::Open { root: Hash([9; 32]) }.encode(&mut open);
+    wire::write(&mut line.writer, &[&open]).await.unwrap();
+    let (mut body, count) = (Vec::new(), AtomicU64::new(0));
+    let read = wire::read(&mut line.reader, Direction::ToDownloader, &mut body, &count);
+    let header = read.await.unwrap().unwrap();
+    let answer = ToDownloader::decode(header, wire::taken(header, &body)).unwrap();
+    assert_eq!(answer, ToDownloader::NotFound { root: Hash([9; 32]) });
+    let again = line::open(&reader.net, &indirect, source.id, &[]).await.unwrap();
+    reader.net.close(source.id).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(10), line::Hold::ended(again.hold)).await;
+    assert!(ended.is_ok(), "who is disconnected has no line left");
 }

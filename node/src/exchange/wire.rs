@@ -14,8 +14,9 @@ pub(super) fn invalid(e: WireError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, e)
 }
 
-/// Reads one frame into `body`; `None` at the end of the stream. The length is checked against its
-/// tag before anything is allocated. `count` is told of the bytes as they come.
+/// Reads one frame into the beginning of `body`, which never shrinks (or it would be cleared again for
+/// each piece): its bytes are [`taken`]. `None` at the end of the stream. The length is checked
+/// against its tag before anything is allocated. `count` is told of the bytes as they come.
 pub(super) async fn read<R: AsyncRead + Unpin>(
     stream: &mut R,
     direction: Direction,
@@ -29,8 +30,10 @@ pub(super) async fn read<R: AsyncRead + Unpin>(
         Err(e) => return Err(e),
     }
     let header = Header::parse(bytes, direction).map_err(invalid)?;
-    body.resize(header.body_len(), 0);
-    let mut rest = body.as_mut_slice();
+    if body.len() < header.body_len() {
+        body.resize(header.body_len(), 0);
+    }
+    let mut rest = body.get_mut(..header.body_len()).unwrap_or_default();
     while !rest.is_empty() {
         let n = stream.read(rest).await?;
         if n == 0 {
@@ -40,6 +43,11 @@ pub(super) async fn read<R: AsyncRead + Unpin>(
         rest = rest.split_at_mut(n).1;
     }
     Ok(Some(header))
+}
+
+/// The body of a frame that was read.
+pub(super) fn taken(header: Header, body: &[u8]) -> &[u8] {
+    body.get(..header.body_len()).unwrap_or_default()
 }
 
 /// Writes bytes that are whole frames, and flushes.

@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -279,13 +280,7 @@ impl Bulk {
                 plain: vec![0; RECORD + TAG],
                 rest: 0..0,
             },
-            writer: BulkWriter {
-                io: write,
-                keys,
-                nonce: 0,
-                out: Vec::with_capacity(WAITING),
-                sent: 0,
-            },
+            writer: BulkWriter { io: write, keys, nonce: 0, out: vec![0; WAITING], waiting: 0..0 },
         })
     }
 }
@@ -310,7 +305,7 @@ pub struct BulkReader {
     filled: usize,
     /// Plaintext of the last record, and what of it has not been taken.
     plain: Vec<u8>,
-    rest: std::ops::Range<usize>,
+    rest: Range<usize>,
 }
 
 impl BulkReader {
@@ -370,34 +365,33 @@ pub struct BulkWriter {
     io: OwnedWriteHalf,
     keys: Keys,
     nonce: u64,
-    /// Ciphertext; what is before `sent` the socket has taken.
+    /// Ciphertext, and where in it lies what the socket has not taken.
     out: Vec<u8>,
-    sent: usize,
+    waiting: Range<usize>,
 }
 
 impl BulkWriter {
     fn seal_record(&mut self, plain: &[u8]) -> io::Result<()> {
-        let at = self.out.len();
         let len = plain.len() + TAG;
         let short = u16::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
-        self.out.extend_from_slice(&short.to_be_bytes());
-        self.out.resize(at + 2 + len, 0);
-        let room = self.out.get_mut(at + 2..).unwrap_or_default();
+        let room = self.out.get_mut(self.waiting.end..).unwrap_or_default();
+        let (head, room) = room.split_first_chunk_mut().ok_or(io::ErrorKind::InvalidInput)?;
+        *head = short.to_be_bytes();
         self.keys.0.write_message(self.nonce, plain, room).map_err(noise_error)?;
         self.nonce += 1;
+        self.waiting.end += 2 + len;
         Ok(())
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.out.len() {
-            let rest = self.out.get(self.sent..).unwrap_or_default();
+        while !self.waiting.is_empty() {
+            let rest = self.out.get(self.waiting.clone()).unwrap_or_default();
             match ready!(Pin::new(&mut self.io).poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => self.sent += n,
+                n => self.waiting.start += n,
             }
         }
-        self.out.clear();
-        self.sent = 0;
+        self.waiting = 0..0;
         Poll::Ready(Ok(()))
     }
 }
@@ -410,7 +404,7 @@ impl AsyncWrite for BulkWriter {
     ) -> Poll<io::Result<usize>> {
         let record = buf.get(..buf.len().min(RECORD)).unwrap_or_default();
         // a short one and a long one leave together
-        if self.out.len() + 2 + record.len() + TAG > WAITING {
+        if self.waiting.end + 2 + record.len() + TAG > WAITING {
             ready!(self.poll_send(cx))?;
         }
         self.seal_record(record)?;
