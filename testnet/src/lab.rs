@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 
 use crate::bins::Bins;
 use crate::exec::start_time;
-use crate::net::Network;
+use crate::net::{Network, Sites};
 use crate::node::Node;
 use crate::ready::why_no_namespaces;
 use crate::registry::{self, Entry};
@@ -26,6 +26,8 @@ pub struct LabOptions {
     pub hosts: usize,
     /// The rate of each cable, both ways, as `tc` writes it.
     pub rate: Option<String>,
+    /// How the hosts are divided into sites; all are on one bridge otherwise.
+    pub sites: Option<Sites>,
     /// The directory for its files; the system's temporary one otherwise.
     pub below: Option<PathBuf>,
     /// The binaries; those that [`Bins::find`] finds otherwise.
@@ -36,13 +38,20 @@ impl LabOptions {
     /// That many hosts on cables as fast as this machine.
     #[must_use]
     pub fn hosts(hosts: usize) -> Self {
-        Self { hosts, rate: None, below: None, bins: None }
+        Self { hosts, rate: None, sites: None, below: None, bins: None }
     }
 
     /// The same with a rate on each cable.
     #[must_use]
     pub fn rate(mut self, rate: Option<String>) -> Self {
         self.rate = rate;
+        self
+    }
+
+    /// The same with the hosts divided into sites.
+    #[must_use]
+    pub fn sites(mut self, sites: Option<Sites>) -> Self {
+        self.sites = sites;
         self
     }
 }
@@ -77,6 +86,7 @@ impl Lab {
             hosts: options.hosts,
             namespaces: why_no_namespaces().is_none(),
             addrs: Vec::new(),
+            sites: options.sites.as_ref().map_or(0, |s| s.count),
         };
         entry.save()?;
         let network = match make(&entry, options) {
@@ -98,7 +108,7 @@ impl Lab {
     /// # Errors
     /// When its entry is damaged.
     pub fn attach(entry: Entry, bins: &Bins) -> Result<Self> {
-        let network = Network::attach(&entry.id, &entry.addrs, entry.namespaces)?;
+        let network = Network::attach(&entry.id, &entry.addrs, entry.namespaces, entry.sites)?;
         let nodes = nodes(&network, &entry.dir, bins)?;
         Ok(Self { entry, network, nodes, gone: true })
     }
@@ -216,7 +226,7 @@ impl Drop for Lab {
 fn make(entry: &Entry, options: &LabOptions) -> Result<Network> {
     fs::create_dir_all(&entry.dir)
         .with_context(|| format!("cannot make {}", entry.dir.display()))?;
-    Network::create(&entry.id, options.hosts, options.rate.as_deref())
+    Network::create(&entry.id, options.hosts, options.rate.as_deref(), options.sites.as_ref())
 }
 
 fn nodes(network: &Network, dir: &Path, bins: &Bins) -> Result<Vec<Node>> {

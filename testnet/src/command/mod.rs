@@ -1,6 +1,7 @@
 //! The subcommands of `testnet`, one file each.
 
 mod bench;
+mod delay_line;
 mod down;
 mod ls;
 mod node;
@@ -34,6 +35,9 @@ pub(crate) enum Command {
     Bench(bench::Args),
     /// Simulate: virtual time, seeded
     Sim(sim::Args),
+    /// Carry frames between two TAP devices, late: a part of labs with sites
+    #[command(hide = true)]
+    DelayLine(delay_line::Args),
 }
 
 impl Command {
@@ -48,6 +52,7 @@ impl Command {
             Self::Demo => p2pinst_testnet::demo::run().map(|()| ExitCode::SUCCESS),
             Self::Bench(args) => args.run(),
             Self::Sim(args) => args.run(),
+            Self::DelayLine(args) => args.run(),
         }
     }
 }
