@@ -28,6 +28,8 @@ pub struct LabOptions {
     pub rate: Option<String>,
     /// How the hosts are divided into sites; all are on one bridge otherwise.
     pub sites: Option<Sites>,
+    /// Whether the hosts are loopback addresses even where there could be namespaces.
+    pub loopback: bool,
     /// The directory for its files; the system's temporary one otherwise.
     pub below: Option<PathBuf>,
     /// The binaries; those that [`Bins::find`] finds otherwise.
@@ -38,13 +40,20 @@ impl LabOptions {
     /// That many hosts on cables as fast as this machine.
     #[must_use]
     pub fn hosts(hosts: usize) -> Self {
-        Self { hosts, rate: None, sites: None, below: None, bins: None }
+        Self { hosts, rate: None, sites: None, loopback: false, below: None, bins: None }
     }
 
     /// The same with a rate on each cable.
     #[must_use]
     pub fn rate(mut self, rate: Option<String>) -> Self {
         self.rate = rate;
+        self
+    }
+
+    /// The same on loopback addresses.
+    #[must_use]
+    pub fn loopback(mut self) -> Self {
+        self.loopback = true;
         self
     }
 
@@ -84,7 +93,7 @@ impl Lab {
             kept: false,
             dir: dir.clone(),
             hosts: options.hosts,
-            namespaces: why_no_namespaces().is_none(),
+            namespaces: !options.loopback && why_no_namespaces().is_none(),
             addrs: Vec::new(),
             sites: options.sites.as_ref().map_or(0, |s| s.count),
         };
@@ -224,9 +233,13 @@ impl Drop for Lab {
 }
 
 fn make(entry: &Entry, options: &LabOptions) -> Result<Network> {
+    let (hosts, rate, sites) = (options.hosts, options.rate.as_deref(), options.sites.as_ref());
     fs::create_dir_all(&entry.dir)
         .with_context(|| format!("cannot make {}", entry.dir.display()))?;
-    Network::create(&entry.id, options.hosts, options.rate.as_deref(), options.sites.as_ref())
+    if options.loopback {
+        return Network::loopback(hosts);
+    }
+    Network::create(&entry.id, hosts, rate, sites)
 }
 
 fn nodes(network: &Network, dir: &Path, bins: &Bins) -> Result<Vec<Node>> {

@@ -1,8 +1,10 @@
 //! The subcommands of `testnet`, one file each.
 
 mod bench;
+mod bench_swarm;
 mod delay_line;
 mod down;
+mod goodput;
 mod ls;
 mod node;
 mod run;
@@ -38,6 +40,9 @@ pub(crate) enum Command {
     /// Carry frames between two TAP devices, late: a part of labs with sites
     #[command(hide = true)]
     DelayLine(delay_line::Args),
+    /// Send and take in as much as goes through: a part of the benchmarks
+    #[command(hide = true)]
+    Goodput(goodput::Args),
 }
 
 impl Command {
@@ -53,6 +58,7 @@ impl Command {
             Self::Bench(args) => args.run(),
             Self::Sim(args) => args.run(),
             Self::DelayLine(args) => args.run(),
+            Self::Goodput(args) => args.run(),
         }
     }
 }

@@ -64,8 +64,16 @@ impl Network {
             Some(why) if rate.is_some() || sites.is_some() => {
                 bail!("links with a rate, and sites, need namespaces; {why}")
             }
-            Some(_) => Ok(Self::Loopback(loopback::hosts(hosts)?)),
+            Some(_) => Self::loopback(hosts),
         }
+    }
+
+    /// Hosts on loopback addresses.
+    ///
+    /// # Errors
+    /// When there would be too many.
+    pub fn loopback(hosts: usize) -> Result<Self> {
+        Ok(Self::Loopback(loopback::hosts(hosts)?))
     }
 
     /// The network of a lab that exists.
