@@ -38,8 +38,8 @@ use crate::net::{Sites, Wan};
 use bound::{Links, SiteLinks, bound};
 use outcome::Outcome;
 
-/// More delivered than this, in Mbit/s of all hosts together, and two processors are what is measured.
-const PROCESSORS: u64 = 800;
+/// More delivered than this, in bit/s of all hosts together, and two processors are what is measured.
+const PROCESSORS: f64 = 800e6;
 /// A run that takes that many T* has failed...
 const PATIENCE: f64 = 10.0;
 /// ... but not before this time.
@@ -116,12 +116,6 @@ fn lab(options: &Options, nodes: usize) -> Result<Lab> {
     match &options.between {
         Between::Loopback => lab = lab.loopback(),
         Between::Links { mbit, wan } => {
-            let rate = u64::from(*mbit) * (nodes as u64 - 1);
-            if rate > PROCESSORS {
-                eprintln!(
-                    "warning: {nodes} nodes at {mbit} Mbit/s take in {rate} Mbit/s together: above {PROCESSORS} two processors are what is measured"
-                );
-            }
             let sites = wan.map(|w| Sites {
                 count: w.sites,
                 wan: Wan {
@@ -149,6 +143,13 @@ fn of_size(options: &Options, lab: &Lab, size: u64, goodput: Option<&Links>) -> 
             case: case(options, lab, bytes, goodput),
             records: Vec::new(),
         });
+        if run == 1 && runs.case.delivered().is_some_and(|d| d > PROCESSORS) {
+            eprintln!(
+                "warning: {}: all hosts together take in more than {} Mbit/s: two processors are what is measured",
+                runs.case.title(),
+                PROCESSORS / 1e6
+            );
+        }
         for method in [Method::P2pinst].iter().chain(&options.rivals) {
             if run > 1 && method.is_one_by_one() {
                 continue;
@@ -254,4 +255,62 @@ fn hash(file: &Path) -> Result<blake3::Hash> {
 fn check(copy: &Path, wanted: &blake3::Hash) -> Result<()> {
     ensure!(hash(copy)? == *wanted, "{} is not what was sent", copy.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(limit: u64) -> Options {
+        Options {
+            sizes: Vec::new(),
+            nodes: Vec::new(),
+            between: Between::Links { mbit: 8, wan: None },
+            runs: 1,
+            rivals: Vec::new(),
+            limit: Duration::from_secs(limit),
+            below: None,
+        }
+    }
+
+    #[test]
+    fn what_would_take_too_long_is_not_begun() {
+        let links = Links { up: 1e6, down: 1e6, sites: Vec::new() };
+        let case = Case {
+            bytes: 30_000_000,
+            nodes: 11,
+            mbit: Some(8),
+            sites: 1,
+            wan_mbit: None,
+            wan_ms: 0,
+            bound: Some(bound(30_000_000, 10, &links)),
+            line: None,
+            goodput: Some(links),
+        };
+        let ours = |limit| permitted(&options(limit), &case, Method::P2pinst);
+        assert_eq!(ours(400), Ok(Duration::from_secs(300)));
+        assert_eq!(ours(200), Ok(Duration::from_secs(200)));
+        assert!(ours(20).unwrap_err().contains("not run"));
+        // A server sends ten copies: 300 s.
+        if Method::Rsync.missing().is_none() {
+            let one_by_one = |limit| permitted(&options(limit), &case, Method::Rsync);
+            assert!(one_by_one(200).unwrap_err().contains("10 copies need 300 s"));
+            assert_eq!(one_by_one(400), Ok(Duration::from_secs(400)));
+        }
+        let over = Options { between: Between::Loopback, ..options(400) };
+        let alone = Case { bound: None, ..case };
+        assert_eq!(permitted(&over, &alone, Method::P2pinst), Ok(Duration::from_secs(400)));
+        assert!(permitted(&over, &alone, Method::Udpcast).is_err());
+    }
+
+    #[test]
+    fn a_copy_that_differs_is_found() {
+        let temp = tempfile::tempdir().unwrap();
+        let (one, other) = (temp.path().join("one"), temp.path().join("other"));
+        fs::write(&one, "some bytes").unwrap();
+        fs::write(&other, "same bytes").unwrap();
+        let wanted = hash(&one).unwrap();
+        check(&one, &wanted).unwrap();
+        assert!(check(&other, &wanted).is_err());
+    }
 }

@@ -90,6 +90,7 @@ fn play(lab: &Lab, source: &Path, hash: &blake3::Hash, limit: Duration) -> Resul
     let mut outcome = Outcome::new(begun, &done, sums)?;
     let asked = seen.machines.iter().filter(|m| m.name != first.name());
     let asked = asked.filter_map(|m| m.reached_at("fetching")).min();
+    outcome.twice = others.iter().map(|n| twice(&n.log_text())).sum();
     outcome.first_fetch = asked.map(|at| (at as f64 - begun as f64) / 1000.0);
     Ok(outcome)
 }
@@ -103,6 +104,13 @@ fn daemons(lab: &Lab) -> Result<f64> {
 /// Whether a node has the whole file, by its log: asking it would be work for it.
 fn has_fetched(node: &Node) -> bool {
     node.log_text().lines().any(|l| l.contains("fetched") && l.contains("deployment"))
+}
+
+/// The bytes that a node got twice, by its log.
+fn twice(log: &str) -> Option<u64> {
+    let (_, rest) = log.split_once("duplicate_bytes=")?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest.get(..digits)?.parse().ok()
 }
 
 fn reports(first: &Node, deployment: &str) -> Result<Deployment> {
@@ -149,4 +157,26 @@ fn clear(lab: &Lab) -> Result<()> {
         fs::remove_file(node.log()).ok();
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_tells_what_came_twice() {
+        let log = "x\nINFO fetched deployment=n1-1 bytes=7 sources=3 duplicate_bytes=4096\ny";
+        assert_eq!(twice(log), Some(4096));
+        assert_eq!(twice("INFO fetched deployment=n1-1"), None);
+    }
+
+    #[test]
+    fn files_are_found_by_their_length() {
+        let temp = tempfile::tempdir().unwrap();
+        let deep = temp.path().join("blobs/ab");
+        fs::create_dir_all(&deep).unwrap();
+        fs::write(deep.join("cd"), "12345").unwrap();
+        fs::write(deep.join("other"), "1234").unwrap();
+        assert_eq!(files(temp.path(), 5).unwrap(), [deep.join("cd")]);
+    }
 }

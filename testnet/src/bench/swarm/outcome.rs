@@ -16,6 +16,8 @@ pub(super) struct Outcome {
     pub(super) times: Vec<f64>,
     /// Seconds until the first receiver asked for the first byte, if the method tells.
     pub(super) first_fetch: Option<f64>,
+    /// Bytes that receivers got twice, if they count that.
+    pub(super) twice: Option<u64>,
     /// Processor seconds of the method's processes.
     pub(super) cpu: f64,
     /// Processor seconds of the whole machine, kernel included.
@@ -41,7 +43,7 @@ impl Outcome {
             done.iter().map(|d| (*d as f64 - begun as f64) / 1000.0).collect();
         times.sort_by(f64::total_cmp);
         let Sums { cpu, busy, peak, wire } = sums;
-        Ok(Self { times, first_fetch: None, cpu, busy, peak, wire: wire.transpose()? })
+        Ok(Self { times, first_fetch: None, twice: None, cpu, busy, peak, wire: wire.transpose()? })
     }
 }
 

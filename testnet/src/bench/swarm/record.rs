@@ -62,6 +62,8 @@ pub struct Figures {
     /// Bytes that receivers got beyond the file, headers aside, as a part of the file: what came
     /// twice, requests and all other talk.
     pub extra: Option<f64>,
+    /// Bytes that receivers got twice by their own count, as a part of the file, if they tell.
+    pub twice: Option<f64>,
     /// The link that carried most, and its bytes.
     pub busiest: Option<(String, u64)>,
     /// Bytes that left the hosts, with all headers.
@@ -91,7 +93,7 @@ pub struct Runs {
 
 impl Figures {
     pub(super) fn new(case: &Case, method: Method, outcome: Outcome) -> Self {
-        let Outcome { times, first_fetch, cpu, busy, peak, wire } = outcome;
+        let Outcome { times, first_fetch, twice, cpu, busy, peak, wire } = outcome;
         let receivers = case.nodes.saturating_sub(1).max(1);
         let file = case.bytes.max(1) as f64;
         let delivered = file * receivers as f64;
@@ -112,6 +114,7 @@ impl Figures {
             extra: wire
                 .as_ref()
                 .map(|w| copies(w.down.get(1..).unwrap_or_default()) / receivers as f64 - 1.0),
+            twice: twice.map(|bytes| bytes as f64 / delivered),
             busiest: wire.as_ref().map(Wire::busiest),
             total: wire.as_ref().map(|w| w.up.iter().map(|c| c.bytes).sum()),
             cpu,
@@ -124,8 +127,11 @@ impl Figures {
     }
 }
 
+/// What a column has to say of a run.
+type Column = fn(&Case, &Figures) -> Option<f64>;
+
 /// The columns of the table, and what is in them.
-const COLUMNS: [(&str, fn(&Case, &Figures) -> Option<f64>); 15] = [
+const COLUMNS: [(&str, Column); 16] = [
     ("last s", |_, f| Some(f.last)),
     ("/ T*", |_, f| f.ratio),
     ("p50 s", |_, f| Some(f.median)),
@@ -134,6 +140,7 @@ const COLUMNS: [(&str, fn(&Case, &Figures) -> Option<f64>); 15] = [
     ("publisher copies", |_, f| f.copies),
     ("WAN copies, most", |_, f| (!f.wan_copies.is_empty()).then(|| greatest(&f.wan_copies))),
     ("extra bytes %", |_, f| f.extra.map(|e| e * 100.0)),
+    ("twice by own count %", |_, f| f.twice.map(|t| t * 100.0)),
     ("busiest link MB", |_, f| f.busiest.as_ref().map(|(_, b)| *b as f64 / 1e6)),
     ("all links MB", |_, f| f.total.map(|t| t as f64 / 1e6)),
     ("CPU s", |_, f| Some(f.cpu)),
@@ -162,6 +169,13 @@ impl Case {
         text
     }
 
+    /// What all receivers take in together if they are done in T*, in bit/s.
+    #[must_use]
+    pub fn delivered(&self) -> Option<f64> {
+        let receivers = self.nodes.saturating_sub(1) as f64;
+        self.bound.as_ref().map(|b| receivers * self.bytes as f64 * 8.0 / b.seconds)
+    }
+
     /// T*, and why.
     #[must_use]
     pub fn words(&self) -> String {
@@ -171,8 +185,9 @@ impl Case {
         };
         let mbit = |bytes: f64| bytes * 8.0 / 1e6;
         let wan = links.sites.first().map(|s| format!(", {:.2} of the WAN", mbit(s.wan_in)));
+        let together = self.delivered().unwrap_or(0.0) / 1e6;
         format!(
-            "{} bytes. T* = {:.2} s: {}, at the {:.2} Mbit/s that TCP gets of a link when all send and receive{} (at line rate {:.2} s).",
+            "{} bytes. T* = {:.2} s: {}, at the {:.2} Mbit/s that TCP gets of a link when all send and receive{} (at line rate {:.2} s). In T* all together take in {together:.0} Mbit/s.",
             self.bytes,
             bound.seconds,
             bound.term,
@@ -193,9 +208,8 @@ impl Runs {
         let mut table = Table::new(self.case.title(), &names);
         for method in self.methods() {
             let good: Vec<&Figures> = self.figures(method).collect();
-            let of = |f: fn(&Case, &Figures) -> Option<f64>| -> Vec<f64> {
-                good.iter().filter_map(|g| f(&self.case, g)).collect()
-            };
+            let of =
+                |f: Column| -> Vec<f64> { good.iter().filter_map(|g| f(&self.case, g)).collect() };
             let or_none = |numbers: &[f64], f: fn(&[f64]) -> f64| {
                 if numbers.is_empty() { f64::NAN } else { f(numbers) }
             };
@@ -249,7 +263,7 @@ fn flat(text: &str) -> String {
 fn size(bytes: u64) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("MB", 1_000_000)];
     // A .deb is a few kB longer than what is in it.
-    let near = |unit: u64| bytes >= unit && bytes % unit <= (bytes / 256).max(16_384);
+    let near = |unit: u64| bytes >= unit && bytes % unit <= (bytes / 256).max(32_768);
     let (name, unit) = units.into_iter().find(|(_, u)| near(*u)).unwrap_or(("bytes", 1));
     format!("{} {name}", bytes / unit)
 }
@@ -286,6 +300,7 @@ mod tests {
         let outcome = Outcome {
             times: vec![11.0, 20.0],
             first_fetch: Some(0.25),
+            twice: Some(200_000),
             cpu: 4.0,
             busy: 5.0,
             peak: 7,
@@ -297,6 +312,7 @@ mod tests {
         assert_eq!(figures.copies, Some(1.0));
         assert_eq!(figures.wan_copies, [1.0]);
         assert!((figures.extra.unwrap() - 0.02).abs() < 1e-9, "{figures:?}");
+        assert_eq!(figures.twice, Some(0.01));
         assert_eq!(figures.busiest, Some(("WAN of s1 in".to_owned(), 30_006_600)));
         assert!((figures.cpu_per_gbit - 25.0).abs() < 1e-9);
         let record =
