@@ -17,10 +17,11 @@ pub(super) fn serve(race: &mut Race<'_>) -> Result<()> {
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {dir}/{kind};\n"))
         .concat();
+    // With many clients on one link some wait for minutes between two writes.
     let settings = format!(
         "daemon off; user root; worker_processes 1; pid {dir}/nginx.pid; error_log stderr;\n\
          events {{ worker_connections 1024; }}\n\
-         http {{ access_log off; sendfile on; tcp_nopush on;\n{temporary}\
+         http {{ access_log off; sendfile on; tcp_nopush on; send_timeout 1h;\n{temporary}\
          server {{ listen {ip}:{PORT}; root {root}; }} }}\n",
         ip = publisher.ip,
         root = race.home(&publisher).display(),
