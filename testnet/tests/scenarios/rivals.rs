@@ -55,7 +55,7 @@ fn a_small_file_goes_to_three_hosts_by_every_method() {
     }
     let ours = runs.figures(Method::P2pinst).next().expect("ours is measured");
     assert!(ours.first_fetch.is_some_and(|t| t > 0.0 && t <= ours.last), "{ours:?}");
-    assert!(text.contains("T* =") && text.contains("| p2pinst |"), "{text}");
+    assert!(text.contains("T* =") && text.contains(" p2pinst |"), "{text}");
     let json = serde_json::to_string(&report).expect("JSON");
     let again: Report = serde_json::from_str(&json).expect("what was written is read");
     assert_eq!(again.cases.len(), 1);

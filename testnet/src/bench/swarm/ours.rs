@@ -38,7 +38,10 @@ pub(super) fn run(
     limit: Duration,
 ) -> Result<Outcome> {
     clear(lab)?;
-    let outcome = play(lab, source, hash, limit).with_context(|| lab.log_tails(5));
+    let outcome = play(lab, source, hash, limit);
+    if outcome.is_err() {
+        eprintln!("{}", lab.log_tails(5));
+    }
     clear(lab)?;
     outcome
 }

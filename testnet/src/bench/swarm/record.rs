@@ -127,13 +127,17 @@ impl Figures {
     }
 }
 
+/// The column that has the greatest value of the runs instead of the median.
+const WORST: &str = "worst / T*";
+
 /// What a column has to say of a run.
 type Column = fn(&Case, &Figures) -> Option<f64>;
 
-/// The columns of the table, and what is in them.
-const COLUMNS: [(&str, Column); 16] = [
+/// The columns of the first table, and what is in them.
+const TIMES: [(&str, Column); 10] = [
     ("last s", |_, f| Some(f.last)),
     ("/ T*", |_, f| f.ratio),
+    (WORST, |_, f| f.ratio),
     ("p50 s", |_, f| Some(f.median)),
     ("first fetch s", |_, f| f.first_fetch),
     ("MB/s each", |c, f| Some(c.bytes as f64 / 1e6 / f.last)),
@@ -141,6 +145,10 @@ const COLUMNS: [(&str, Column); 16] = [
     ("WAN copies, most", |_, f| (!f.wan_copies.is_empty()).then(|| greatest(&f.wan_copies))),
     ("extra bytes %", |_, f| f.extra.map(|e| e * 100.0)),
     ("twice by own count %", |_, f| f.twice.map(|t| t * 100.0)),
+];
+
+/// The columns of the second table.
+const COSTS: [(&str, Column); 7] = [
     ("busiest link MB", |_, f| f.busiest.as_ref().map(|(_, b)| *b as f64 / 1e6)),
     ("all links MB", |_, f| f.total.map(|t| t as f64 / 1e6)),
     ("CPU s", |_, f| Some(f.cpu)),
@@ -199,24 +207,35 @@ impl Case {
 }
 
 impl Runs {
-    /// The table: of each method the median over its runs, and its worst time.
+    /// The tables of what it took and what it cost: of each method the median over its runs, and its
+    /// worst time.
     #[must_use]
-    pub fn table(&self) -> Table {
-        let mut names: Vec<&str> = COLUMNS.iter().map(|(name, _)| *name).collect();
-        names.insert(2, "worst / T*");
-        names.insert(0, "runs");
+    pub fn tables(&self) -> [Table; 2] {
+        [self.table(&TIMES), self.table(&COSTS)]
+    }
+
+    fn table(&self, columns: &[(&str, Column)]) -> Table {
+        let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
         let mut table = Table::new(self.case.title(), &names);
         for method in self.methods() {
             let good: Vec<&Figures> = self.figures(method).collect();
-            let of =
-                |f: Column| -> Vec<f64> { good.iter().filter_map(|g| f(&self.case, g)).collect() };
-            let or_none = |numbers: &[f64], f: fn(&[f64]) -> f64| {
-                if numbers.is_empty() { f64::NAN } else { f(numbers) }
+            let row: Vec<f64> = columns
+                .iter()
+                .map(|(name, of)| {
+                    let all: Vec<f64> = good.iter().filter_map(|f| of(&self.case, f)).collect();
+                    match all.as_slice() {
+                        [] => f64::NAN,
+                        all if *name == WORST => greatest(all),
+                        all => median(all),
+                    }
+                })
+                .collect();
+            let name = match good.len() {
+                0 => format!("{method}, failed"),
+                1 => method.to_string(),
+                runs => format!("{method}, {runs} runs"),
             };
-            let mut row: Vec<f64> = COLUMNS.iter().map(|(_, f)| or_none(&of(*f), median)).collect();
-            row.insert(2, or_none(&of(|_, f| f.ratio), greatest));
-            row.insert(0, good.len() as f64);
-            table.row(&method.to_string(), &row);
+            table.row(&name, &row);
         }
         table.without_empty_columns()
     }
@@ -239,15 +258,18 @@ impl Runs {
     #[must_use]
     pub fn markdown(&self) -> String {
         let mut text = format!("### {}\n\n{}\n\n", self.case.title(), self.case.words());
-        // The title is above it already.
-        let table = self.table().markdown();
-        text.push_str(table.split_once("\n\n").map_or(table.as_str(), |(_, rest)| rest));
+        for table in self.tables() {
+            // The title is above it already.
+            let table = table.markdown();
+            text.push_str(table.split_once("\n\n").map_or(table.as_str(), |(_, rest)| rest));
+            text.push('\n');
+        }
         let failed = self.records.iter().filter_map(|r| Some((r, r.failed.as_ref()?)));
         let failed =
             failed.map(|(r, why)| format!("- {}, run {}: {}\n", r.method, r.run, flat(why)));
         let failed: String = failed.collect();
         if !failed.is_empty() {
-            text.push_str(&format!("\nWithout a result:\n\n{failed}"));
+            text.push_str(&format!("Without a result:\n\n{failed}"));
         }
         text
     }
@@ -263,7 +285,7 @@ fn flat(text: &str) -> String {
 fn size(bytes: u64) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("MB", 1_000_000)];
     // A .deb is a few kB longer than what is in it.
-    let near = |unit: u64| bytes >= unit && bytes % unit <= (bytes / 256).max(32_768);
+    let near = |unit: u64| bytes >= unit && bytes % unit <= 32_768;
     let (name, unit) = units.into_iter().find(|(_, u)| near(*u)).unwrap_or(("bytes", 1));
     format!("{} {name}", bytes / unit)
 }
@@ -326,7 +348,7 @@ mod tests {
         let runs = Runs { case: case(), records: vec![record, failed] };
         let again: Runs = serde_json::from_str(&serde_json::to_string(&runs).unwrap()).unwrap();
         let text = again.markdown();
-        assert!(text.contains("| p2pinst |    1 |   20.0 |"), "{text}");
+        assert!(text.contains("|       p2pinst |   20.0 |"), "{text}");
         assert!(text.contains("- nginx, run 1: no nginx"), "{text}");
         assert!(text.contains("T* = 10.00 s"), "{text}");
     }

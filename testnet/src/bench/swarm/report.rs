@@ -74,18 +74,17 @@ impl Report {
             sizes.entry(runs.case.bytes >> 16).or_default().push(runs);
             nodes.entry(runs.case.nodes).or_default().push(runs);
         }
-        for (_, runs) in sizes.into_iter().filter(|(_, r)| r.len() > 1) {
+        let sizes = sizes.into_values().filter(|r| r.len() > 1);
+        for (number, runs) in sizes.enumerate() {
             let x = |r: &Runs| r.case.nodes.saturating_sub(1) as f64;
             let title = runs.first().map(|r| size_words(r)).unwrap_or_default();
-            plots.push((
-                format!("nodes-{}", plots.len() + 1),
-                self.plot(&title, "receivers", &runs, x),
-            ));
+            plots.push((format!("nodes-{}", number + 1), self.plot(&title, "receivers", &runs, x)));
         }
-        for (count, runs) in nodes.into_iter().filter(|(_, r)| r.len() > 1) {
+        let nodes = nodes.into_iter().filter(|(_, r)| r.len() > 1);
+        for (number, (count, runs)) in nodes.enumerate() {
             let x = |r: &Runs| r.case.bytes as f64 / 1e6;
             let title = format!("to {} receivers", count.saturating_sub(1));
-            plots.push((format!("size-{}", plots.len() + 1), self.plot(&title, "MB", &runs, x)));
+            plots.push((format!("size-{}", number + 1), self.plot(&title, "MB", &runs, x)));
         }
         plots
     }
