@@ -27,6 +27,20 @@ need() {
     }
 }
 
+# What p2pinst is compared with. Without these, the tests and benchmarks that need them say SKIPPED.
+need_rivals() (
+    policy=/usr/sbin/policy-rc.d
+    # Debian starts services as soon as they are installed, unless this says no.
+    if [ "$(id -u)" = 0 ] && [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    need nginx:nginx-light curl:curl rsync:rsync aria2c:aria2 opentracker:opentracker \
+        mktorrent:mktorrent udp-sender:udpcast || true
+    /usr/bin/python3 -c 'import libtorrent' 2>/dev/null || need python3-with-libtorrent:python3-libtorrent || true
+)
+
 # What the compiler and the linker cannot do without.
 need_rust() {
     command -v cargo >/dev/null || {

@@ -45,6 +45,20 @@ impl Bins {
     }
 }
 
+/// The `testnet` program: this one, or the one beside this test.
+///
+/// # Errors
+/// When it was not built.
+pub fn testnet() -> Result<PathBuf> {
+    let exe = env::current_exe().context("cannot tell where this program is")?;
+    if exe.file_name().is_some_and(|name| name == "testnet") {
+        return Ok(exe);
+    }
+    let bin = beside_this_program()?.join("testnet");
+    ensure!(bin.is_file(), "{} does not exist: build it with `cargo build --bins`", bin.display());
+    Ok(bin)
+}
+
 /// `target/<profile>`: tests live one directory deeper, in `deps`.
 fn beside_this_program() -> Result<PathBuf> {
     let exe = env::current_exe().context("cannot tell where this program is")?;

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 
 use crate::exec::{Done, Exec};
 use crate::lab::Lab;
+use crate::net::site_name;
 use crate::node::Node;
 use crate::root::expect_installed;
 use crate::view::{Deployment, Keys, Nodes, Published, Status};
@@ -57,7 +58,9 @@ impl Node {
     #[must_use]
     pub fn init_as(&self, cluster: &str) -> Exec {
         let listen = self.listen();
-        self.cli(["init", "--name", cluster, "--node-name", self.name(), "--listen", &listen])
+        let words = ["init", "--name", cluster, "--node-name", self.name(), "--listen", &listen];
+        let site = self.host().site.map(|site| ["--site".to_owned(), site_name(site)]);
+        self.cli(words).args(site.iter().flatten())
     }
 
     /// Makes a token.
@@ -198,18 +201,21 @@ impl Node {
 }
 
 impl Lab {
-    /// Makes a cluster of the first `count` nodes, all with the same invite, and waits until every
-    /// one of them sees all others up.
+    /// Makes a cluster of the first `count` nodes, all with the same invite (one for each site,
+    /// if the lab has sites), and waits until every one of them sees all others up.
     ///
     /// # Errors
     /// When a command fails, or they do not meet.
     pub fn form(&self, count: usize, invite: &Invite) -> Result<()> {
         let first = self.node(1)?;
         first.init()?;
-        if count > 1 {
-            let token = first.invite(&invite.clone().uses(count.saturating_sub(1)))?;
-            let others = self.nodes().get(1..count).context("the lab has too few nodes")?;
-            at_once(others, |node| node.join(&token))?;
+        let others = self.nodes().get(1..count).context("the lab has too few nodes")?;
+        for of_a_site in others.chunk_by(|a, b| a.host().site == b.host().site) {
+            let site = of_a_site.first().and_then(|n| n.host().site).map(site_name);
+            let invite = invite.clone().uses(of_a_site.len());
+            let invite = site.map_or(invite.clone(), |site| invite.with(&["--site", &site]));
+            let token = first.invite(&invite)?;
+            at_once(of_a_site, |node| node.join(&token))?;
         }
         self.meet(count)
     }

@@ -4,10 +4,14 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
 use crate::exec::{Exec, run};
+
+/// Building a package of some GiB takes a while.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A package that is about to be built.
 #[derive(Debug, Clone)]
@@ -73,6 +77,7 @@ impl Deb {
         Exec::new("dpkg-deb")
             .args(["--root-owner-group", "-Znone", "--build"])
             .args([&tree, &file])
+            .limit(PATIENCE)
             .run()?
             .ok()
             .context("dpkg-deb comes with the Debian package dpkg")?;

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 
 use crate::bins::Bins;
 use crate::exec::start_time;
-use crate::net::Network;
+use crate::net::{Network, Sites};
 use crate::node::Node;
 use crate::ready::why_no_namespaces;
 use crate::registry::{self, Entry};
@@ -26,6 +26,10 @@ pub struct LabOptions {
     pub hosts: usize,
     /// The rate of each cable, both ways, as `tc` writes it.
     pub rate: Option<String>,
+    /// How the hosts are divided into sites; all are on one bridge otherwise.
+    pub sites: Option<Sites>,
+    /// Whether the hosts are loopback addresses even where there could be namespaces.
+    pub loopback: bool,
     /// The directory for its files; the system's temporary one otherwise.
     pub below: Option<PathBuf>,
     /// The binaries; those that [`Bins::find`] finds otherwise.
@@ -36,13 +40,27 @@ impl LabOptions {
     /// That many hosts on cables as fast as this machine.
     #[must_use]
     pub fn hosts(hosts: usize) -> Self {
-        Self { hosts, rate: None, below: None, bins: None }
+        Self { hosts, rate: None, sites: None, loopback: false, below: None, bins: None }
     }
 
     /// The same with a rate on each cable.
     #[must_use]
     pub fn rate(mut self, rate: Option<String>) -> Self {
         self.rate = rate;
+        self
+    }
+
+    /// The same on loopback addresses.
+    #[must_use]
+    pub fn loopback(mut self) -> Self {
+        self.loopback = true;
+        self
+    }
+
+    /// The same with the hosts divided into sites.
+    #[must_use]
+    pub fn sites(mut self, sites: Option<Sites>) -> Self {
+        self.sites = sites;
         self
     }
 }
@@ -75,8 +93,9 @@ impl Lab {
             kept: false,
             dir: dir.clone(),
             hosts: options.hosts,
-            namespaces: why_no_namespaces().is_none(),
+            namespaces: !options.loopback && why_no_namespaces().is_none(),
             addrs: Vec::new(),
+            sites: options.sites.as_ref().map_or(0, |s| s.count),
         };
         entry.save()?;
         let network = match make(&entry, options) {
@@ -98,7 +117,7 @@ impl Lab {
     /// # Errors
     /// When its entry is damaged.
     pub fn attach(entry: Entry, bins: &Bins) -> Result<Self> {
-        let network = Network::attach(&entry.id, &entry.addrs, entry.namespaces)?;
+        let network = Network::attach(&entry.id, &entry.addrs, entry.namespaces, entry.sites)?;
         let nodes = nodes(&network, &entry.dir, bins)?;
         Ok(Self { entry, network, nodes, gone: true })
     }
@@ -214,9 +233,13 @@ impl Drop for Lab {
 }
 
 fn make(entry: &Entry, options: &LabOptions) -> Result<Network> {
+    let (hosts, rate, sites) = (options.hosts, options.rate.as_deref(), options.sites.as_ref());
     fs::create_dir_all(&entry.dir)
         .with_context(|| format!("cannot make {}", entry.dir.display()))?;
-    Network::create(&entry.id, options.hosts, options.rate.as_deref())
+    if options.loopback {
+        return Network::loopback(hosts);
+    }
+    Network::create(&entry.id, hosts, rate, sites)
 }
 
 fn nodes(network: &Network, dir: &Path, bins: &Bins) -> Result<Vec<Node>> {

@@ -34,6 +34,9 @@ pub struct Entry {
     pub namespaces: bool,
     /// The hosts' addresses, in order.
     pub addrs: Vec<String>,
+    /// How many sites the hosts are divided into; 0 when all are on one bridge.
+    #[serde(default)]
+    pub sites: usize,
 }
 
 impl Entry {

@@ -65,10 +65,30 @@ impl Sample {
 /// # Errors
 /// When there is no such process.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
-    let fields = stat_fields(pid).with_context(|| format!("there is no process {pid}"))?;
-    // utime, stime, cutime, cstime: fields 14 to 17 of the file, of which two are cut off.
-    let ticks = fields.iter().skip(11).take(4).filter_map(|f| f.parse::<u64>().ok()).sum::<u64>();
-    Ok(ticks as f64 / TICKS_PER_SECOND)
+    ticks(pid, 4)
+}
+
+/// Processor time that a process itself used, in seconds: what it started does not count.
+///
+/// # Errors
+/// When there is no such process.
+pub fn own_cpu_seconds(pid: u32) -> Result<f64> {
+    ticks(pid, 2)
+}
+
+/// The most resident memory that a process ever had, in bytes.
+///
+/// # Errors
+/// When there is no such process, or it has ended and nobody has waited for it.
+pub fn peak_rss(pid: u32) -> Result<u64> {
+    kilobytes(pid, "status", "VmHWM:")
+}
+
+/// utime, stime, cutime, cstime: fields 14 to 17 of the file, of which two are cut off.
+fn ticks(pid: u32, fields: usize) -> Result<f64> {
+    let stat = stat_fields(pid).with_context(|| format!("there is no process {pid}"))?;
+    let ticks = stat.iter().skip(11).take(fields).filter_map(|f| f.parse::<u64>().ok());
+    Ok(ticks.sum::<u64>() as f64 / TICKS_PER_SECOND)
 }
 
 fn read(pid: u32, file: &str) -> Result<String> {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use p2pinst_testnet::bins::Bins;
 use p2pinst_testnet::exec::{Exec, alive, run};
+use p2pinst_testnet::net::{Sites, Wan};
 use p2pinst_testnet::ready::why_no_namespaces;
 use p2pinst_testnet::registry::labs;
 use p2pinst_testnet::root::{dpkg_status, expect_installed, expect_whole};
@@ -145,6 +146,45 @@ fn cables_are_cut_restored_and_moved() -> Result<()> {
     switch.join(&[3, 4])?;
     reach(1, 3)?;
     lab.destroy()
+}
+
+#[test]
+fn sites_are_far_from_each_other_and_can_be_cut_off() -> Result<()> {
+    if skipped() {
+        return Ok(());
+    }
+    let temp = tempfile::tempdir()?;
+    let wan = Wan { rate: Some("20mbit".to_owned()), delay: Duration::from_millis(50) };
+    let sites = Some(Sites { count: 2, wan });
+    let options = LabOptions::hosts(4).rate(Some("100mbit".to_owned())).sites(sites);
+    let lab = Lab::create(&LabOptions { bins: Some(stand_ins(temp.path())?), ..options })?;
+    let site_of = |n: usize| -> Result<_> { Ok(lab.node(n)?.host().site) };
+    assert_eq!((site_of(2)?, site_of(3)?), (Some(1), Some(2)));
+    let began = |n: usize| lab.node(n).map(|n| n.init_as("lab").shown());
+    assert!(began(3)?.contains("--site s2"));
+    let reach = |from, to| {
+        eventually(Duration::from_secs(10), "the way", || {
+            let begun = Instant::now();
+            ping(&lab, from, to)?;
+            Ok(begun.elapsed())
+        })
+    };
+    reach(1, 2)?;
+    reach(3, 4)?;
+    // Out of a site, into the other, and back: no answer is sooner.
+    assert!(reach(1, 3)? >= Duration::from_millis(200));
+    let switch = lab.network().switch()?;
+    switch.cut_site(2)?;
+    assert!(ping(&lab, 1, 3).is_err());
+    reach(3, 4)?;
+    switch.restore_site(2)?;
+    reach(1, 3)?;
+    assert!(switch.cut_site(3).is_err(), "there are two sites");
+    // A lab that is found again knows its sites.
+    let again = Lab::attach(lab.keep()?, &stand_ins(temp.path())?)?;
+    assert_eq!(again.node(4)?.host().site, Some(2));
+    let entry = labs()?.into_iter().find(|l| l.id == again.id());
+    entry.expect("a lab that stays is registered").destroy()
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-/// Named columns of numbers.
+/// Named columns of numbers; not a number is none.
 #[derive(Debug, Clone)]
 pub struct Table {
     title: String,
@@ -33,6 +33,20 @@ impl Table {
         self.rows.push((what.to_owned(), numbers));
     }
 
+    /// The same without the columns that have no number in any row.
+    #[must_use]
+    pub fn without_empty_columns(mut self) -> Self {
+        let has = |i: usize| self.rows.iter().any(|(_, r)| r.get(i).is_some_and(|n| !n.is_nan()));
+        let kept: Vec<bool> = (0..self.columns.len()).map(has).collect();
+        let mut keep = kept.iter();
+        self.columns.retain(|_| keep.next().copied().unwrap_or(true));
+        for (_, numbers) in &mut self.rows {
+            let mut keep = kept.iter();
+            numbers.retain(|_| keep.next().copied().unwrap_or(true));
+        }
+        self
+    }
+
     /// The table as a program reads it.
     #[must_use]
     pub fn json(&self) -> Value {
@@ -59,7 +73,14 @@ impl Table {
             line.extend(numbers.iter().map(|n| shown(*n)));
             lines.push(line);
         }
-        let width = |i| lines.iter().filter_map(|l| l.get(i)).map(String::len).max().unwrap_or(0);
+        let width = |i| {
+            lines
+                .iter()
+                .filter_map(|l| l.get(i))
+                .map(|l: &String| l.chars().count())
+                .max()
+                .unwrap_or(0)
+        };
         let widths: Vec<usize> = (0..=self.columns.len()).map(width).collect();
         let mut text = format!("{}\n\n", self.title);
         for (number, line) in lines.iter().enumerate() {
@@ -81,6 +102,7 @@ impl Table {
 /// Three digits that matter.
 fn shown(number: f64) -> String {
     match number.abs() {
+        n if n.is_nan() => "–".to_owned(),
         n if n >= 100.0 => format!("{number:.0}"),
         n if n >= 10.0 => format!("{number:.1}"),
         n if n >= 1.0 => format!("{number:.2}"),
@@ -102,5 +124,16 @@ mod tests {
         let text = table.markdown();
         assert!(text.contains("| most |  1.25 |  120 |"), "{text}");
         assert!(text.contains("|-----:|------:|-----:|"), "{text}");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_no_number_and_no_column() {
+        let mut table = Table::new("A run".to_owned(), &["s", "never", "MB"]);
+        table.row("1", &[0.5, f64::NAN, f64::NAN]);
+        table.row("2", &[1.0, f64::NAN, 7.0]);
+        let table = table.without_empty_columns();
+        assert!(!table.markdown().contains("never"));
+        assert!(table.markdown().contains("| 1 | 0.500 |    – |"), "{}", table.markdown());
+        assert!(table.json()["rows"][0]["MB"].is_null());
     }
 }

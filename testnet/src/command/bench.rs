@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Subcommand;
-use p2pinst_testnet::bench::{Table, back, join, publish, rest, swarm, sync};
+use p2pinst_testnet::bench::{Table, back, join, publish, rest, sync};
+
+use super::bench_swarm;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -30,21 +32,10 @@ enum What {
         #[arg(long, default_value_t = 5)]
         runs: usize,
     },
-    /// A big package over links with a rate
-    Swarm {
-        /// How many nodes
-        #[arg(long, default_value_t = 8)]
-        nodes: usize,
-        /// The rate of each link, both ways, in Mbit/s
-        #[arg(long, default_value_t = 100)]
-        mbit: u32,
-        /// Bytes of the package's content
-        #[arg(long, default_value_t = 64 << 20)]
-        size: u64,
-        /// How often
-        #[arg(long, default_value_t = 3)]
-        runs: usize,
-    },
+    /// One file to all, beside the rivals, over links with a rate
+    Swarm(bench_swarm::Args),
+    /// All distributions that p2pinst is judged by: one document
+    AllSwarm(bench_swarm::AllArgs),
     /// What a node costs when nothing happens
     Rest {
         /// How many nodes
@@ -94,7 +85,11 @@ enum What {
 
 impl Args {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let table = self.what.measure()?;
+        let table = match self.what {
+            What::Swarm(args) => return args.run(self.markdown),
+            What::AllSwarm(args) => return args.run(),
+            other => other.measure()?,
+        };
         print!("{}", table.markdown());
         if !self.markdown {
             println!("\n{}", table.json());
@@ -109,9 +104,6 @@ impl What {
             Self::Publish { nodes, size, runs } => {
                 publish::measure(&publish::Options { nodes, size, runs })
             }
-            Self::Swarm { nodes, mbit, size, runs } => {
-                swarm::measure(&swarm::Options { nodes, mbit, size, runs })
-            }
             Self::Rest { nodes, settle, seconds } => {
                 let (settle, time) = (Duration::from_secs(settle), Duration::from_secs(seconds));
                 rest::measure(&rest::Options { nodes, settle, time })
@@ -123,6 +115,7 @@ impl What {
                 back::measure(&back::Options { nodes, mbit, packages, size, runs })
             }
             Self::Join { nodes } => join::measure(nodes),
+            Self::Swarm(_) | Self::AllSwarm(_) => bail!("it prints no single table"),
         }
     }
 }

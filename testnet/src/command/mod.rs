@@ -1,7 +1,10 @@
 //! The subcommands of `testnet`, one file each.
 
 mod bench;
+mod bench_swarm;
+mod delay_line;
 mod down;
+mod goodput;
 mod ls;
 mod node;
 mod run;
@@ -34,6 +37,12 @@ pub(crate) enum Command {
     Bench(bench::Args),
     /// Simulate: virtual time, seeded
     Sim(sim::Args),
+    /// Carry frames between two TAP devices, late: a part of labs with sites
+    #[command(hide = true)]
+    DelayLine(delay_line::Args),
+    /// Send and take in as much as goes through: a part of the benchmarks
+    #[command(hide = true)]
+    Goodput(goodput::Args),
 }
 
 impl Command {
@@ -48,6 +57,8 @@ impl Command {
             Self::Demo => p2pinst_testnet::demo::run().map(|()| ExitCode::SUCCESS),
             Self::Bench(args) => args.run(),
             Self::Sim(args) => args.run(),
+            Self::DelayLine(args) => args.run(),
+            Self::Goodput(args) => args.run(),
         }
     }
 }

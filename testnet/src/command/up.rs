@@ -1,9 +1,10 @@
 //! `testnet up`: a cluster that stays until `testnet down`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
-use p2pinst_testnet::net::Network;
+use p2pinst_testnet::net::{Network, Sites, Wan};
 use p2pinst_testnet::ready::why_no_namespaces;
 use p2pinst_testnet::{Invite, Lab, LabOptions};
 
@@ -17,6 +18,15 @@ pub(crate) struct Args {
     /// The rate of each link, both ways, such as 100mbit
     #[arg(long)]
     rate: Option<String>,
+    /// Divide the hosts into so many sites
+    #[arg(long)]
+    sites: Option<usize>,
+    /// The rate of each site's WAN link, both ways
+    #[arg(long, requires = "sites")]
+    wan_rate: Option<String>,
+    /// Milliseconds from a site to the core, or back
+    #[arg(long, requires = "sites", default_value_t = 0)]
+    wan_ms: u64,
     /// A label for every node but the first
     #[arg(long)]
     label: Option<String>,
@@ -24,7 +34,10 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let options = LabOptions::hosts(self.nodes.saturating_add(self.spare)).rate(self.rate);
+        let wan = Wan { rate: self.wan_rate, delay: Duration::from_millis(self.wan_ms) };
+        let sites = self.sites.map(|count| Sites { count, wan });
+        let hosts = self.nodes.saturating_add(self.spare);
+        let options = LabOptions::hosts(hosts).rate(self.rate).sites(sites);
         let lab = Lab::create(&options)?;
         if let (Network::Loopback(_), Some(why)) = (lab.network(), why_no_namespaces()) {
             eprintln!("on loopback addresses: {why}");

@@ -15,7 +15,12 @@ pub(super) fn hosts(count: usize) -> Result<Vec<Host>> {
             let last = u8::try_from(index).ok().filter(|l| *l < 255);
             let last = last.context("at most 254 nodes fit on loopback addresses")?;
             // 127.0.0.0/16 is left to what runs on this machine anyway.
-            Ok(Host { index, ip: Ipv4Addr::new(127, x.max(1), y, last), namespace: None })
+            Ok(Host {
+                index,
+                ip: Ipv4Addr::new(127, x.max(1), y, last),
+                namespace: None,
+                site: None,
+            })
         })
         .collect()
 }

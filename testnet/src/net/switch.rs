@@ -1,5 +1,5 @@
-//! Namespaces on a bridge. The bridge has a namespace of its own, so that nothing of a lab shows
-//! on the host, and labs do not meet.
+//! Namespaces on a bridge, or on one bridge per site. The bridges have a namespace of their own, so
+//! that nothing of a lab shows on the host, and labs do not meet.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use super::Host;
+use super::sites::{Sites, site_name, site_of};
 use crate::exec::{alive, run, signal};
 use crate::wait::eventually;
 
@@ -28,35 +29,37 @@ const NEIGHBOURS: [(&str, u64); 3] =
 /// From this many hosts on the neighbour table is raised: several labs may run at once.
 const CROWD: usize = 12;
 
-/// A bridge, and one namespace per host with a cable to it.
+/// Bridges, and one namespace per host with a cable to its bridge.
 #[derive(Debug)]
 pub struct Switch {
     namespace: String,
     hosts: Vec<Host>,
+    sites: usize,
 }
 
 impl Switch {
     /// Makes the namespaces and the cables; a rate such as `100mbit` limits each cable both ways.
     ///
     /// # Errors
-    /// When a command fails.
-    pub fn create(lab: &str, count: usize, rate: Option<&str>) -> Result<Self> {
+    /// When a command fails, or there would be sites without hosts.
+    pub fn create(
+        lab: &str,
+        count: usize,
+        rate: Option<&str>,
+        sites: Option<&Sites>,
+    ) -> Result<Self> {
         if count > CROWD {
             raise_neighbours()?;
         }
-        let switch = Self::attach(lab, count)?;
+        let switch = Self::attach(lab, count, sites.map_or(0, |s| s.count))?;
         let namespace = &switch.namespace;
         run("ip", ["netns", "add", namespace])?;
         ip(namespace, "link set lo up")?;
         for bridge in ["br0", "br1"] {
-            ip(namespace, &format!("link add {bridge} type bridge"))?;
-            ip(
-                namespace,
-                &format!(
-                    "link set {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
-                ),
-            )?;
-            ip(namespace, &format!("link set {bridge} up"))?;
+            switch.bridge(bridge)?;
+        }
+        if let Some(sites) = sites {
+            switch.make_sites(&sites.wan)?;
         }
         for h in &switch.hosts {
             switch.plug(h, rate)?;
@@ -64,13 +67,28 @@ impl Switch {
         Ok(switch)
     }
 
-    /// The bridge of a lab that exists.
+    /// The bridges of a lab that exists.
     ///
     /// # Errors
-    /// When it would have too many hosts.
-    pub fn attach(lab: &str, count: usize) -> Result<Self> {
-        let hosts = (1..=count).map(|i| host(lab, i)).collect::<Result<_>>()?;
-        Ok(Self { namespace: format!("{lab}-sw"), hosts })
+    /// When it would have too many hosts, or sites without hosts.
+    pub fn attach(lab: &str, count: usize, sites: usize) -> Result<Self> {
+        let hosts: Vec<Host> =
+            (1..=count).map(|i| host(lab, i, site_of(i, count, sites))).collect::<Result<_>>()?;
+        let last = hosts.last().and_then(|h| h.site).unwrap_or(0);
+        ensure!(last == sites, "{count} hosts cannot be divided among {sites} sites");
+        Ok(Self { namespace: format!("{lab}-sw"), hosts, sites })
+    }
+
+    /// The namespace of the bridges.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// How many sites there are; none when all hosts are on one bridge.
+    #[must_use]
+    pub fn sites(&self) -> usize {
+        self.sites
     }
 
     /// The hosts, first to last.
@@ -103,12 +121,15 @@ impl Switch {
         away.iter().try_for_each(|h| ip(&self.namespace, &format!("link set p{h} master br1")))
     }
 
-    /// Moves these hosts back to the bridge of all others.
+    /// Moves these hosts back to the bridge of all others, or of their site.
     ///
     /// # Errors
     /// When a command fails.
     pub fn join(&self, back: &[usize]) -> Result<()> {
-        back.iter().try_for_each(|h| ip(&self.namespace, &format!("link set p{h} master br0")))
+        back.iter().try_for_each(|h| {
+            let home = home(self.host(*h)?);
+            ip(&self.namespace, &format!("link set p{h} master {home}"))
+        })
     }
 
     /// Limits the cable of a host both ways, in place of the limit that it had.
@@ -116,10 +137,21 @@ impl Switch {
     /// # Errors
     /// When a command fails, for instance because the rate is none that `tc` knows.
     pub fn limit(&self, host: usize, rate: &str) -> Result<()> {
-        let h = self.hosts.iter().find(|h| h.index == host).context("no such host")?;
+        let h = self.host(host)?;
         let ns = h.namespace.as_deref().context("a host without a namespace")?;
         shape(ns, "eth0", rate)?;
         shape(&self.namespace, &format!("p{host}"), rate)
+    }
+
+    fn host(&self, index: usize) -> Result<&Host> {
+        self.hosts.iter().find(|h| h.index == index).context("no such host")
+    }
+
+    pub(super) fn bridge(&self, name: &str) -> Result<()> {
+        let quiet = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0";
+        ip(&self.namespace, &format!("link add {name} type bridge"))?;
+        ip(&self.namespace, &format!("link set {name} {quiet}"))?;
+        ip(&self.namespace, &format!("link set {name} up"))
     }
 
     fn plug(&self, host: &Host, rate: Option<&str>) -> Result<()> {
@@ -137,7 +169,7 @@ impl Switch {
         run("ip", ["netns", "add", ns])?;
         ip(ns, "link set lo up")?;
         ip(&self.namespace, &format!("link add {port} type veth peer name eth0 netns {ns}"))?;
-        ip(&self.namespace, &format!("link set {port} master br0 up"))?;
+        ip(&self.namespace, &format!("link set {port} master {} up", home(host)))?;
         let bits = SUBNET.rsplit_once('/').map_or("16", |(_, b)| b);
         ip(ns, &format!("addr add {}/{bits} broadcast + dev eth0", host.ip))?;
         ip(ns, "link set eth0 up")?;
@@ -146,21 +178,26 @@ impl Switch {
     }
 }
 
-fn host(lab: &str, index: usize) -> Result<Host> {
+/// The bridge of a host.
+fn home(host: &Host) -> String {
+    host.site.map_or_else(|| "br0".to_owned(), site_name)
+}
+
+fn host(lab: &str, index: usize, site: Option<usize>) -> Result<Host> {
     let [third, last] = u16::try_from(index)
         .ok()
         .filter(|i| *i < 0xff00)
         .context("at most 65,000 hosts fit on one bridge")?
         .to_be_bytes();
     let ip = Ipv4Addr::new(10, 77, third, last);
-    Ok(Host { index, ip, namespace: Some(format!("{lab}-n{index}")) })
+    Ok(Host { index, ip, namespace: Some(format!("{lab}-n{index}")), site })
 }
 
-fn ip(namespace: &str, words: &str) -> Result<()> {
+pub(super) fn ip(namespace: &str, words: &str) -> Result<()> {
     run("ip", ["-n", namespace].into_iter().chain(words.split(' '))).map(drop)
 }
 
-fn shape(namespace: &str, device: &str, rate: &str) -> Result<()> {
+pub(super) fn shape(namespace: &str, device: &str, rate: &str) -> Result<()> {
     // A burst of 64 kB gives 95.6 % of the rate as TCP payload, which is what a real link gives.
     let rule = format!("qdisc replace dev {device} root tbf rate {rate} burst 64kb latency 50ms");
     run("tc", ["-n", namespace].into_iter().chain(rule.split(' ')))

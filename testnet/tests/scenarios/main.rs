@@ -29,6 +29,7 @@ mod members;
 mod network;
 mod newer;
 mod poison;
+mod rivals;
 mod second_operator;
 mod status;
 mod strangers;
