@@ -16,6 +16,7 @@ mod error;
 mod ingest;
 mod pieces;
 mod recover;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,12 +26,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use p2pinst_files::{Context, FileError, Lock, sync_dir};
 use p2pinst_types::{BlobRef, Hash};
 
+pub use self::damage::Checked;
 use self::disk::Kind;
 use self::entry::{Cache, Entry, Hot, State, lock};
 pub use self::error::{
     BeginError, IngestError, LayerReadError, NoSpace, PutError, ReadError, StoreError, SyncError,
 };
 pub use self::pieces::{Put, SYNC_BYTES};
+pub use self::usage::Stored;
 use crate::bitmap::Bitmap;
 use crate::layer::PieceLayer;
 
@@ -132,6 +135,12 @@ impl BlobStore {
     /// When the filesystem does not say.
     pub fn free(&self) -> Result<u64, FileError> {
         disk::free(&self.inner.dir).context("ask for the free space of", &self.inner.dir)
+    }
+
+    /// The directory of the store.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
     }
 }
 
