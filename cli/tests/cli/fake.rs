@@ -259,7 +259,8 @@ impl State {
                 if let (Some(lines), [one]) = (lines, view.deployments.as_mut_slice()) {
                     let state =
                         |name: &str| record::State::ALL.into_iter().find(|s| s.as_str() == name);
-                    one.machines.retain(|m| lines.shows(state(&m.state)));
+                    let goal = one.goal();
+                    one.machines.retain(|m| lines.shows(state(&m.state), goal));
                     one.signed = ask.signed;
                 }
                 say(Ok(view))
