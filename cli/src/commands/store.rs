@@ -1,6 +1,6 @@
 //! `p2pinst store`
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use p2pinst_api::Client;
 use p2pinst_api::request::{CheckBlob, CleanStore, ListStore, PinBlob};

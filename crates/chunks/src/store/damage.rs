@@ -64,6 +64,11 @@ impl Inner {
             State::Gone => return Err(LayerReadError::Unknown { root }),
         };
         let path = self.file(kind, &root);
+        // the open file outlives its name
+        if !path.exists() {
+            self.vanished(entry, &path);
+            return Err(LayerReadError::Unknown { root });
+        }
         let mut checked = Checked::default();
         let mut pieces = Vec::new();
         for piece in have.iter().filter(|p| *p >= from) {

@@ -20,6 +20,7 @@ mod usage;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -190,8 +191,13 @@ impl Inner {
             State::Gone => return Err(LayerReadError::Unknown { root }),
         };
         let path = self.file(kind, &root);
-        let file =
-            fs::OpenOptions::new().read(true).write(true).open(&path).context("open", &path)?;
+        let file = match fs::OpenOptions::new().read(true).write(true).open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.vanished(entry, &path);
+                return Err(LayerReadError::Unknown { root });
+            }
+            opened => opened.context("open", &path)?,
+        };
         let layer = match disk::read_layer(&self.dir, entry.blob)? {
             Ok(layer) => layer,
             Err(damaged) if kind == Kind::Part => return Err(damaged.into()),
@@ -200,6 +206,19 @@ impl Inner {
                 .ok_or(crate::layer::LayerError::Mismatch { root })?,
         };
         Ok(Hot { file: Arc::new(file), layer: Arc::new(layer) })
+    }
+
+    /// Somebody has deleted a blob's file: it is not here any more. The other files go when the store is
+    /// next opened, or are written anew.
+    fn vanished(&self, entry: &Entry, path: &Path) {
+        tracing::warn!(path = %path.display(), "A blob's file was deleted; the blob is gone.");
+        *lock(&entry.state) = State::Gone;
+        self.write_entries(|map| {
+            let root = &entry.blob.root;
+            if map.get(root).is_some_and(|e| std::ptr::eq(Arc::as_ptr(e), entry)) {
+                map.remove(root);
+            }
+        });
     }
 
     /// Removes every file of a blob. The record of pieces goes first and durably, so that it can
