@@ -230,9 +230,14 @@ impl Agent {
                 biased;
                 () = shutdown.cancelled() => break,
                 Some(done) = self.running.join_next(), if !self.running.is_empty() => {
-                    match done {
-                        Ok((id, end)) => self.on_end(id, end),
-                        Err(e) => error!(error = %e, "a job ended badly"),
+                    let mut done = Some(done);
+                    // those that have ended by now are looked at together
+                    while let Some(one) = done {
+                        match one {
+                            Ok((id, end)) => self.on_end(id, end),
+                            Err(e) => error!(error = %e, "a job ended badly"),
+                        }
+                        done = self.running.try_join_next();
                     }
                     true
                 }
@@ -318,8 +323,9 @@ impl Agent {
         let (preheats, orders): (Vec<Order>, Vec<Order>) =
             all.iter().cloned().partition(|o| o.deployment.preheat);
         let plans = plan(&orders, self.context.dpkg.native(), version);
-        let decision =
-            |id: &DeploymentId| plans.values().find_map(|p: &LinePlan| p.decisions.get(id));
+        let decisions: BTreeMap<&DeploymentId, &Decision> =
+            plans.values().flat_map(|p: &LinePlan| &p.decisions).collect();
+        let decision = |id: &DeploymentId| decisions.get(id).copied();
         let superseded =
             |id: &DeploymentId| matches!(decision(id), Some(Decision::Superseded { .. }));
         // before anything begins: what begins to come is needed

@@ -94,14 +94,6 @@ pub struct Reasons {
     pub fresh: bool,
 }
 
-impl Reasons {
-    /// Whether there is any.
-    #[must_use]
-    pub fn any(&self) -> bool {
-        *self != Self::default()
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -233,6 +225,15 @@ impl Storage {
 }
 
 impl Table {
+    /// Whether there is any reason; nobody knows before the agent has looked.
+    fn is_needed(&self, root: &Hash, serving: &BTreeSet<Hash>) -> bool {
+        self.needs.as_ref().is_none_or(|n| n.contains_key(root))
+            || self.pins.contains(root)
+            || serving.contains(root)
+            || self.claims.values().any(|c| c.root == Some(*root))
+            || self.held.get(root).is_some_and(|until| *until > Instant::now())
+    }
+
     fn reasons(&self, root: &Hash, serving: &BTreeSet<Hash>) -> Reasons {
         let orders = self.needs.as_ref().and_then(|n| n.get(root));
         Reasons {

@@ -86,8 +86,7 @@ impl Storage {
         let serving = self.inner.exchange.serving();
         let table = self.table();
         let hold = |s: &Stored| {
-            let needed =
-                table.needs.is_none() || table.reasons(&s.status.blob.root, &serving).any();
+            let needed = table.is_needed(&s.status.blob.root, &serving);
             match (needed, s.status.complete) {
                 (true, _) => Hold::Needed,
                 (false, true) => Hold::Spare,
