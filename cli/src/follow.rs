@@ -228,7 +228,12 @@ pub(crate) fn verdict(
         context.tell(lines.trim_end());
     }
     if !tally.unreachable.is_empty() {
-        let those = if tally.unreachable.len() == 1 { "It installs" } else { "They install" };
+        let those = match (tally.unreachable.len(), view.preheat) {
+            (1, false) => "It installs",
+            (_, false) => "They install",
+            (1, true) => "It fetches",
+            (_, true) => "They fetch",
+        };
         context.tell(format_args!("{those} the package when up again."));
     }
     if tally.failed.is_empty() {

@@ -26,14 +26,14 @@ impl<'a> Tally<'a> {
     /// Judges a deployment that has been waited for this long. Of many machines the view shows at
     /// least those that are not done.
     pub(crate) fn of(view: &'a DeploymentView, waited: Duration) -> Self {
-        let done = [State::Installed, State::Skipped];
+        let done = [view.goal(), State::Skipped];
         let mut tally =
             Self { done: done.into_iter().map(|s| count(view, s)).sum(), ..Self::default() };
         for machine in &view.machines {
             let gone = !machine.up && Duration::from_millis(machine.since_ms) >= GIVE_UP;
             let list = if machine.state == State::Failed.as_str() {
                 &mut tally.failed
-            } else if machine.is_final() {
+            } else if view.is_final(machine) {
                 continue;
             } else if gone && waited >= GIVE_UP {
                 &mut tally.unreachable
@@ -53,7 +53,7 @@ impl<'a> Tally<'a> {
 
 /// Whether nothing more will happen on any machine by itself.
 pub(crate) fn all_final(view: &DeploymentView) -> bool {
-    let last = State::ALL.into_iter().filter(|s| s.is_final());
+    let last = State::ALL.into_iter().filter(|s| s.is_final() || *s == view.goal());
     last.map(|s| count(view, s)).sum::<usize>() >= view.ordered
 }
 
@@ -61,15 +61,15 @@ fn count(view: &DeploymentView, state: State) -> usize {
     view.counts.get(state.as_str()).copied().unwrap_or(0)
 }
 
-/// `4/6 installed, 1 fetching, 1 unknown`
+/// `4/6 installed, 1 fetching, 1 unknown`; `verified` where nothing is to be installed.
 pub(crate) fn line(view: &DeploymentView) -> String {
-    let installed = State::Installed.as_str();
+    let goal = view.goal().as_str();
     let count = |state: &str| view.counts.get(state).copied().unwrap_or(0);
-    let mut parts = vec![format!("{}/{} installed", count(installed), view.ordered)];
+    let mut parts = vec![format!("{}/{} {goal}", count(goal), view.ordered)];
     let known = State::ALL.map(State::as_str);
     let others = view.counts.keys().map(String::as_str).filter(|s| !known.contains(s));
     for state in known.into_iter().rev().chain(others) {
-        if state != installed && count(state) > 0 {
+        if state != goal && count(state) > 0 {
             parts.push(format!("{} {state}", count(state)));
         }
     }
@@ -110,6 +110,7 @@ pub(crate) mod tests {
             size: 20_582,
             group: "gpu".parse().unwrap(),
             mode: Mode::Urgent,
+            preheat: false,
             ordered: machines.len(),
             counts,
             signed: true,
@@ -138,6 +139,20 @@ pub(crate) mod tests {
         assert!(!late.is_finished() && !all_final(&view));
         let empty = deployment(vec![]);
         assert!(Tally::of(&empty, Duration::ZERO).is_finished() && all_final(&empty));
+    }
+
+    #[test]
+    fn where_nothing_is_installed_verified_is_the_end() {
+        let machines = vec![machine("n1", "verified", true, 0), machine("n2", "fetching", true, 0)];
+        let mut view = deployment(machines);
+        assert_eq!(Tally::of(&view, Duration::ZERO).open.len(), 2);
+        view.preheat = true;
+        let tally = Tally::of(&view, Duration::ZERO);
+        assert_eq!((tally.done, tally.open.len()), (1, 1));
+        assert_eq!(line(&view), "1/2 verified, 1 fetching");
+        view.machines.pop();
+        (view.counts, view.ordered) = ([("verified".to_owned(), 1)].into(), 1);
+        assert!(all_final(&view) && Tally::of(&view, Duration::ZERO).is_finished());
     }
 
     #[test]

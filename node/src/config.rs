@@ -1,6 +1,7 @@
 //! The node's configuration: `config.toml` in the data directory, written by `init` and `join`.
 
 use p2pinst_api::DataDir;
+use p2pinst_chunks::quota::{Quota, Size};
 use p2pinst_files::{Access, FileError};
 use p2pinst_install::idle::IdleConfig;
 use serde::{Deserialize, Serialize};
@@ -43,9 +44,56 @@ pub struct Config {
     /// Seconds after which a run of the package manager is ended; 0: never.
     #[serde(default = "script_secs")]
     pub script_secs: u32,
+    /// What the blobs may take of their disk.
+    #[serde(default)]
+    pub store: StoreConfig,
     /// When the node counts as idle.
     #[serde(default)]
     pub idle: IdleConfig,
+}
+
+/// What the blobs may take of their disk. Sizes are bytes (`20GB`, `512MiB`) or parts (`80%`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// The most that they take, of what they have and what is free: above this, blobs that nobody
+    /// needs are removed, the longest unused first. A blob that is larger is refused.
+    pub quota: String,
+    /// Down to what they are removed then, of the quota.
+    pub low: String,
+    /// What stays free in any case, of what they have and what is free.
+    pub min_free: String,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        let Quota { most, low, free } = Quota::default();
+        Self { quota: most.to_string(), low: low.to_string(), min_free: free.to_string() }
+    }
+}
+
+impl StoreConfig {
+    /// The quota that it says.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(&self) -> Result<Quota, String> {
+        let size = |name: &str, text: &str| {
+            text.parse::<Size>().map_err(|e| format!("[store] {name}: {e}"))
+        };
+        let quota = Quota {
+            most: size("quota", &self.quota)?,
+            low: size("low", &self.low)?,
+            free: size("min_free", &self.min_free)?,
+        };
+        if matches!(quota.most, Size::Bytes(0) | Size::Percent(0)) {
+            return Err("[store] quota: nothing could be stored".to_owned());
+        }
+        if quota.free == Size::Percent(100) {
+            return Err("[store] min_free: nothing could be stored".to_owned());
+        }
+        Ok(quota)
+    }
 }
 
 fn listen() -> Vec<String> {
@@ -91,6 +139,7 @@ impl Default for Config {
             unused_secs: unused_secs(),
             lock_secs: lock_secs(),
             script_secs: script_secs(),
+            store: StoreConfig::default(),
             idle: IdleConfig::default(),
         }
     }
@@ -142,6 +191,7 @@ impl Config {
         if !(4..=512).contains(&config.connections) {
             return Err(invalid("connections must be from 4 to 512".to_owned()));
         }
+        config.store.read().map_err(invalid)?;
         Ok(config)
     }
 
@@ -178,6 +228,9 @@ mod tests {
             "probe_secs = 0",
             "connections = 3",
             "unused_secs = 0",
+            "[store]\nquota = \"lots\"",
+            "[store]\nquota = \"0\"",
+            "[store]\nqouta = \"1GB\"",
         ] {
             std::fs::write(dir.config(), bad).unwrap();
             let error = Config::load(&dir).unwrap_err().to_string();

@@ -40,6 +40,7 @@ use crate::peers::Peers;
 use crate::repair::Repair;
 use crate::replicate::{self, Replicas};
 use crate::rpc;
+use crate::storage::Storage;
 use crate::store::{self, Own, StoreHandle};
 use crate::summaries;
 use crate::watch::Watch;
@@ -145,6 +146,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         tokio::task::spawn_blocking(move || BlobStore::open(&blobs_dir)).await??
     };
     let exchange = Exchange::new(net.clone(), blobs);
+    let quota = config.store.read().map_err(|reason| anyhow!("config.toml: {reason}"))?;
+    let (storage, storing) =
+        Storage::new(exchange.clone(), net.clone(), own.node, quota, dir.pins())?;
     let interval = Duration::from_secs(config.sync_secs.into());
     let (control, control_task) = Control::new(net.clone(), store.clone(), announcements, interval);
     let (replicas, outbox) = Replicas::new(Arc::clone(&own), net.clone(), store.clone());
@@ -162,6 +166,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
             needs: None,
         },
         exchange: exchange.clone(),
+        storage: storage.clone(),
         root: root.clone(),
         dpkg_log: dir.dpkg_log(),
         journal: dir.journal(),
@@ -194,6 +199,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         replicas: replicas.clone(),
         watch: watch.clone(),
         exchange: exchange.clone(),
+        storage,
         dir: dir.clone(),
         started,
         sync: interval,
@@ -224,6 +230,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     tasks.spawn(repair.run(closing.clone()));
     tasks.spawn(watching.run(closing.clone()));
     tasks.spawn(sampling);
+    tasks.spawn(storing.run(closing.clone()));
     tasks.spawn(reporting.run(closing.clone()));
     tasks.spawn(api.run(listener, closing.clone()));
     tasks.spawn(mesh.run(closing.clone()));

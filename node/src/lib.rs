@@ -26,6 +26,7 @@ pub mod peers;
 pub mod repair;
 pub mod replicate;
 pub mod rpc;
+pub mod storage;
 pub mod store;
 pub mod summaries;
 pub mod traffic;

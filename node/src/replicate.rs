@@ -13,7 +13,7 @@ use dht_store::repair::Sites;
 use dht_store::shelf::Subject;
 use dht_store::store::After;
 use dht_store::wire::{CellBytes, Request, Response};
-use dht_store::{Outcome, Views};
+use dht_store::{Outcome, StoreError, Views};
 use p2pinst_types::{Cell, CellId, Hash, Kind, NodeId, Plane};
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
@@ -149,11 +149,30 @@ impl Replicas {
         record: T,
     ) -> Result<Cell, StoreFailure> {
         let cell = self.store.write(&self.own, kind, subject, slot, record).await?;
+        self.send_off(&cell);
+        Ok(cell)
+    }
+
+    /// The same for records of one kind, each for a place of its own (subject and slot), that become
+    /// durable together; what became of each.
+    ///
+    /// # Errors
+    /// When nothing can be stored here.
+    pub async fn write_many<T: Serialize + Send + 'static>(
+        &self,
+        kind: Kind,
+        records: Vec<(Vec<u8>, Vec<u8>, T)>,
+    ) -> Result<Vec<Result<Cell, StoreError>>, StoreFailure> {
+        let written = self.store.write_many(&self.own, kind, records).await?;
+        written.iter().flatten().for_each(|cell| self.send_off(cell));
+        Ok(written)
+    }
+
+    fn send_off(&self, cell: &Cell) {
         // when too many wait, the disk has them: they go out after the next start
         if self.outbox.try_send(cell.clone()).is_err() {
             warn!("the outbox is full: a record reaches its replicas later");
         }
-        Ok(cell)
     }
 
     /// Reads a subject from all of its live replicas, merges what they hold, and sends to each what

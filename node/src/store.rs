@@ -240,6 +240,31 @@ impl StoreHandle {
         answer.await.map_err(|_| StoreFailure::Closed)
     }
 
+    /// Signs and stores records of this node of one kind, each for a place (subject and slot), in one
+    /// transaction; what became of each.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn write_many<T: Serialize + Send + 'static>(
+        &self,
+        own: &Arc<Own>,
+        kind: Kind,
+        records: Vec<(Vec<u8>, Vec<u8>, T)>,
+    ) -> Result<Vec<Result<Cell, StoreError>>, StoreFailure> {
+        let (own, clock) = (Arc::clone(own), self.clock.clone());
+        let written = self.run(move |store| {
+            let incarnation = own.incarnation();
+            let write =
+                |(subject, slot, record)| (Write { kind, subject, slot, incarnation }, record);
+            let records: Vec<_> = records
+                .iter()
+                .map(|(subject, slot, record)| write((subject.as_slice(), slot.as_slice(), record)))
+                .collect();
+            store.write_many(&own.key, &records, clock.now())
+        });
+        Ok(written.await??)
+    }
+
     /// Signs and stores a record of this node.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use crate::error::CliError;
 
 mod debug;
 mod doctor;
+mod fetch;
 mod grant;
 mod group;
 mod history;
@@ -15,12 +16,15 @@ mod key;
 mod leave;
 mod machine;
 mod node;
+mod preheat;
 mod publish;
 mod retire;
 mod revoke;
 mod root;
 mod rotate;
+mod seed;
 mod status;
+mod store;
 mod version;
 
 /// What to do.
@@ -39,9 +43,14 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Group(group::GroupCommand),
     Publish(publish::PublishArgs),
+    Preheat(preheat::PreheatArgs),
     Retire(retire::RetireArgs),
     Status(status::StatusArgs),
     History(history::HistoryArgs),
+    Seed(seed::SeedArgs),
+    Fetch(fetch::FetchArgs),
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     Doctor(doctor::DoctorArgs),
     #[command(subcommand)]
     Debug(debug::DebugCommand),
@@ -64,9 +73,13 @@ impl Command {
             Self::Node(command) => node::run(context, command).await,
             Self::Group(command) => group::run(context, command).await,
             Self::Publish(args) => publish::run(context, args).await,
+            Self::Preheat(args) => preheat::run(context, args).await,
             Self::Retire(args) => retire::run(context, args).await,
             Self::Status(args) => status::run(context, args).await,
             Self::History(args) => history::run(context, args).await,
+            Self::Seed(args) => seed::run(context, args).await,
+            Self::Fetch(args) => fetch::run(context, args).await,
+            Self::Store(command) => store::run(context, command).await,
             Self::Root(command) => root::run(context, command).await,
             Self::Doctor(args) => doctor::run(context, args).await,
             Self::Debug(command) => debug::run(context, command).await,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use p2pinst_api::Client;
 use p2pinst_api::request::{CountHolders, PreparePublish, PublishPlan};
+use p2pinst_api::store::ReleaseView;
 use p2pinst_api::view::{DeploymentView, MachineStatus, NodeInfo};
 use p2pinst_types::record::{Deployment, Mode, PackageId, Release, Role};
 use p2pinst_types::{
@@ -32,28 +33,50 @@ use crate::signer::Signer;
   p2pinst publish fix.deb --group all --urgent --wait")]
 pub(crate) struct PublishArgs {
     /// The package, a .deb file
-    file: PathBuf,
+    pub(super) file: PathBuf,
     /// The group that gets it (all: every machine)
     #[arg(long)]
-    group: Name,
+    pub(super) group: Name,
     /// Install at once, whatever the load
     #[arg(long)]
-    urgent: bool,
+    pub(super) urgent: bool,
     /// Also replace a newer version that is ordered or installed
     #[arg(long)]
-    allow_downgrade: bool,
+    pub(super) allow_downgrade: bool,
     /// Stay until every machine that can be reached is done; fail if it failed anywhere
     #[arg(long)]
-    wait: bool,
+    pub(super) wait: bool,
     /// Stay until N other nodes hold all of it: from then on this machine's disk may die
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    durable: Option<u32>,
+    pub(super) durable: Option<u32>,
     /// The key that signs [default: the only one that may]
     #[arg(long, value_name = "NAME")]
-    key: Option<Name>,
+    pub(super) key: Option<Name>,
     /// Into how many parts the statuses are divided [default: one for each 64 members]
     #[arg(long, hide = true, value_parser = shards)]
-    shards: Option<u16>,
+    pub(super) shards: Option<u16>,
+    /// Only bring it to the machines: `p2pinst preheat`.
+    #[arg(skip)]
+    pub(super) preheat: bool,
+}
+
+/// What is published.
+#[derive(Debug)]
+pub(super) enum What {
+    /// A file, which becomes a release.
+    File(Source),
+    /// A release that a publisher has signed before.
+    Release(Box<ReleaseView>),
+}
+
+impl What {
+    /// The power that it takes: a new release needs a publisher's word, too.
+    fn roles(&self) -> &'static [Role] {
+        match self {
+            Self::File(_) => &[Role::Operator, Role::Publisher],
+            Self::Release(_) => &[Role::Operator],
+        }
+    }
 }
 
 /// A number of shards: a test asks for more of them than its machines need.
@@ -71,6 +94,7 @@ struct Order {
     blob: BlobRef,
     group: Name,
     mode: Mode,
+    preheat: bool,
     members: Vec<Name>,
     peers: usize,
 }
@@ -84,6 +108,7 @@ struct Document<'a> {
     size: u64,
     group: &'a Name,
     mode: Mode,
+    preheat: bool,
     members: &'a [Name],
     peers: usize,
     holders: Vec<Name>,
@@ -104,20 +129,43 @@ struct Outcome {
 
 pub(super) async fn run(context: &Context, args: PublishArgs) -> Result<(), CliError> {
     let source = Source::open(&args.file)?;
-    let package = source.inspect()?.package;
-    let (mut client, info) = context.connect_info().await?;
-    let need = Need::All(&[Role::Operator, Role::Publisher]);
-    let author = choose::key(context, &mut client, args.key.as_ref(), need).await?;
+    source.inspect()?; // what is no package is refused before anything else is looked at
+    let (client, info) = context.connect_info().await?;
+    deliver(context, client, &info, &args, What::File(source)).await
+}
+
+/// Orders what is to be published, and follows it.
+pub(super) async fn deliver(
+    context: &Context,
+    mut client: Client,
+    info: &NodeInfo,
+    args: &PublishArgs,
+    what: What,
+) -> Result<(), CliError> {
+    let package = match &what {
+        What::File(source) => source.inspect()?.package,
+        What::Release(known) => known.release.package.clone(),
+    };
+    let roles = what.roles();
+    let author = choose::key(context, &mut client, args.key.as_ref(), Need::All(roles)).await?;
     // once before the bytes are handed over, so that what cannot be is refused at once
-    let plan = plan(&mut client, &args, &package, author.key.public()).await?;
-    check(context, &args, &package, &plan, &info)?;
-    let blob = source.hand_over(context, &mut client).await?;
-    let release = Release { package, file: source.file_name(), blob };
-    let order = order(context, &mut client, &args, &info, author, release).await?;
+    let plan = plan(&mut client, args, &package, author.key.public()).await?;
+    check(context, args, &package, &plan, info, roles)?;
+    let order = match what {
+        What::File(source) => {
+            let blob = source.hand_over(context, &mut client).await?;
+            let release = Release { package, file: source.file_name(), blob };
+            order(context, &mut client, args, info, author, release, None).await?
+        }
+        What::Release(known) => {
+            let release = known.release.clone();
+            order(context, &mut client, args, info, author, release, Some(*known)).await?
+        }
+    };
     if !context.json {
         context.print(format_args!("{} {}\n", order.name, order.id.short()))?;
     }
-    follow(context, client, &args, &order).await
+    follow(context, client, args, &order).await
 }
 
 async fn plan(
@@ -136,21 +184,23 @@ fn check(
     package: &PackageId,
     plan: &PublishPlan,
     info: &NodeInfo,
+    roles: &[Role],
 ) -> Result<(), CliError> {
     let group = &args.group;
     if plan.members.is_empty() {
         return Err(CliError::failed(format!("the group {group} has no members"))
             .hint(format!("look at it: {}", context.command(&format!("group show {group}")))));
     }
-    if let Some((name, newer)) = plan.newer.as_ref().filter(|_| !args.allow_downgrade) {
+    let replaces = !args.allow_downgrade && !args.preheat;
+    if let Some((name, newer)) = plan.newer.as_ref().filter(|_| replaces) {
         return Err(CliError::failed(format!(
             "{package} is older than {}, which {name} has ordered for machines of {group}",
             newer.package.version
         ))
         .hint("if it is to replace the newer version, say --allow-downgrade"));
     }
-    for role in [Role::Operator, Role::Publisher] {
-        if !plan.roles.contains(&role) {
+    for role in roles {
+        if !plan.roles.contains(role) {
             return Err(CliError::failed(format!("the key has no power as {role}"))
                 .hint("see what the keys here may do: p2pinst key ls"));
         }
@@ -166,7 +216,7 @@ fn check(
     }
 }
 
-/// Signs the release and the order, and hands both to the node.
+/// Signs the release, unless it is known, and the order, and hands both to the node.
 async fn order(
     context: &Context,
     client: &mut Client,
@@ -174,27 +224,36 @@ async fn order(
     info: &NodeInfo,
     author: Chosen,
     release: Release,
+    known: Option<ReleaseView>,
 ) -> Result<Order, CliError> {
+    let roles: &[Role] =
+        if known.is_some() { &[Role::Operator] } else { &[Role::Operator, Role::Publisher] };
     let Chosen { key, granted } = author;
     let mut signer = Signer::open(context, client, key, info.cluster).await?;
     // again, now that no other command signs with the key: numbers are given once
     let plan = plan(client, args, &release.package, signer.author()).await?;
-    check(context, args, &release.package, &plan, info)?;
+    check(context, args, &release.package, &plan, info, roles)?;
     let mode = if args.urgent { Mode::Urgent } else { Mode::LoadAware };
     let manifest = codec::encode(&release)?;
-    let release_id = Release::id(&manifest);
+    let (release_id, holders) = match &known {
+        Some(known) => (known.id, known.holders.clone()),
+        None => (Release::id(&manifest), vec![plan.node]),
+    };
     let deployment = Deployment {
         number: plan.number,
         release: release_id,
         group: args.group.clone(),
         mode,
         allow_downgrade: args.allow_downgrade,
-        holders: vec![plan.node],
+        holders,
         shards: args.shards.unwrap_or_else(|| shard::shards_for(plan.members.len())),
+        preheat: args.preheat,
     };
     let payload = codec::encode(&deployment)?;
     let id = Deployment::id(&signer.author(), &payload);
-    signer.add_encoded(Kind::RELEASE, release_id.0.as_bytes(), manifest)?;
+    if known.is_none() {
+        signer.add_encoded(Kind::RELEASE, release_id.0.as_bytes(), manifest)?;
+    }
     signer.add_encoded(Kind::DEPLOYMENT, id.as_bytes(), payload)?;
     let peers = signer.submit(client).await?.peers;
     Ok(Order {
@@ -205,6 +264,7 @@ async fn order(
         blob: release.blob,
         group: args.group.clone(),
         mode,
+        preheat: args.preheat,
         members: plan.members,
         peers,
     })
@@ -248,8 +308,9 @@ async fn observe(
         None => count_now(context, &mut link, order.blob).await,
     };
     let Order { package, group, mode, .. } = order;
+    let what = if args.preheat { "is to be brought to" } else { "is ordered for" };
     context.tell(format_args!(
-        "{package} ({}) is ordered for {} of {group}, {mode}; by now {} all of it.",
+        "{package} ({}) {what} {} of {group}, {mode}; by now {} all of it.",
         format::size(order.blob.len()),
         format::count(order.members.len(), "machine"),
         match outcome.holders.len() {
@@ -293,6 +354,7 @@ fn document(order: &Order, outcome: Outcome) -> Document<'_> {
         size: order.blob.len(),
         group: &order.group,
         mode: order.mode,
+        preheat: order.preheat,
         members: &order.members,
         peers: order.peers,
         holders: outcome.holders,

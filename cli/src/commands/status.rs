@@ -208,7 +208,7 @@ fn report(view: &StatusView, shown: Shown, now: Millis) -> String {
             d.package.to_string(),
             format::size(d.size),
             d.group.to_string(),
-            d.mode.to_string(),
+            if d.preheat { format!("{}, fetch only", d.mode) } else { d.mode.to_string() },
             format::age(now.since(d.at)),
             progress::line(d),
         ]);
@@ -268,7 +268,7 @@ fn notes(d: &DeploymentView, shown: Shown, now: Millis) -> String {
 /// those that do not have it.
 fn machines(deployment: &DeploymentView, shown: Shown) -> String {
     let has_it = |m: &&MachineStatus| {
-        [State::Installed, State::Skipped].iter().any(|s| s.as_str() == m.state)
+        [deployment.goal(), State::Skipped].iter().any(|s| s.as_str() == m.state)
     };
     let all = shown.named || shown.asked;
     let listed: Vec<_> = deployment.machines.iter().filter(|m| all || !has_it(m)).collect();

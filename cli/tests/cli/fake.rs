@@ -12,6 +12,7 @@ use p2pinst_api::request::{
     ApiError, CellBytes, ErrorKind, Head, Holders, InviteMaterial, Left, PublishPlan, Request,
     Roots, SubmitRoots, Submitted,
 };
+use p2pinst_api::store::{FetchView, PinView, StoredView};
 use p2pinst_api::view::{
     DeploymentView, GrantView, GroupDefinition, GroupEditView, GroupState, GroupView, HistoryView,
     InviteView, MachineStatus, NodeInfo, NodeView, RemovalView, StatusView,
@@ -79,6 +80,9 @@ pub(crate) struct State {
     /// No other node can be asked.
     pub(crate) isolated: bool,
     pub(crate) removed: Option<RemovalView>,
+    pub(crate) blobs: Vec<StoredView>,
+    /// Answers to one look at a fetch after the other; the last one stays.
+    pub(crate) fetches: Vec<FetchView>,
     socket: std::path::PathBuf,
     /// What the machines are called and labelled by now.
     nodes: Vec<NodeView>,
@@ -141,6 +145,8 @@ impl Fake {
             refuses_cells: false,
             isolated: false,
             removed: None,
+            blobs: vec![],
+            fetches: vec![],
             socket: data.socket(),
             nodes: nodes(),
         }));
@@ -259,7 +265,8 @@ impl State {
                 if let (Some(lines), [one]) = (lines, view.deployments.as_mut_slice()) {
                     let state =
                         |name: &str| record::State::ALL.into_iter().find(|s| s.as_str() == name);
-                    one.machines.retain(|m| lines.shows(state(&m.state)));
+                    let goal = one.goal();
+                    one.machines.retain(|m| lines.shows(state(&m.state), goal));
                     one.signed = ask.signed;
                 }
                 say(Ok(view))
@@ -318,6 +325,15 @@ impl State {
                 fs::remove_file(&self.socket).unwrap();
                 say(Ok(Left { name: name("n1"), told: 2 }))
             }
+            Request::ListStore(ask) => say(Ok(crate::store::page(&self.blobs, ask.after))),
+            Request::CleanStore(ask) => say(Ok(crate::store::clean(&mut self.blobs, &ask))),
+            Request::CheckBlob(ask) => say(Ok(crate::store::check(ask))),
+            Request::PinBlob(ask) => say(crate::store::pin(&mut self.blobs, &ask)),
+            Request::SeedBlob(ask) => {
+                say(Ok(PinView { root: ask.root, pinned: true, changed: true }))
+            }
+            Request::FindRelease(ask) => say(crate::store::find(self, &ask.what)),
+            Request::FetchBlob(_) => say(Ok(next(&mut self.fetches))),
             Request::PutBlob(_) => unreachable!(),
         }
     }
@@ -576,6 +592,7 @@ impl State {
             size: release.blob.len(),
             group: deployment.group,
             mode: deployment.mode,
+            preheat: deployment.preheat,
             ordered: machines.len(),
             counts,
             signed: true,

@@ -14,3 +14,4 @@ mod members;
 mod offline;
 mod online;
 mod run;
+mod store;

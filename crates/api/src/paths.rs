@@ -70,6 +70,12 @@ impl DataDir {
         self.0.join("blobs")
     }
 
+    /// The list of the blobs that people have pinned.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        self.0.join("pins")
+    }
+
     /// Directory of the install journal.
     #[must_use]
     pub fn journal(&self) -> PathBuf {

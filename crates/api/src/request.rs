@@ -1,12 +1,12 @@
 //! The requests, each with the type of its answer.
 
 use p2pinst_types::record::{PackageId, Release, Role, SignedRoot};
-use p2pinst_types::{BlobRef, Hlc, Millis, Name, PublicKey, Version};
+use p2pinst_types::{BlobRef, Hash, Hlc, Millis, Name, PublicKey, Version};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{inspect, view};
+use crate::{inspect, store, view};
 
 /// What kind of failure an error is; decides the exit code of the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,6 +176,51 @@ requests! {
         /// How long to wait, in milliseconds, at most half a minute.
         wait_ms: u64,
     } => u64;
+    /// The blobs of this node by root, and what they take: as many as fit into one answer.
+    ListStore {
+        /// Behind which root to begin.
+        after: Option<Hash>,
+    } => store::StoreView;
+    /// Removes the blobs that have to go, or says which those are.
+    CleanStore {
+        /// Only say.
+        dry_run: bool,
+        /// Everything that nobody needs, room or not.
+        all: bool,
+    } => store::CleanView;
+    /// Reads some pieces of a blob back; damaged ones are given up, and fetched again if somebody needs
+    /// the blob.
+    CheckBlob {
+        /// The blob.
+        root: Hash,
+        /// The piece to begin with.
+        from: u32,
+    } => store::CheckView;
+    /// Pins a blob, so that it is never removed for want of room, or unpins it.
+    PinBlob {
+        /// The blob: the beginning of its root, a deployment (`alice-42`), or `NAME=VERSION`.
+        blob: String,
+        /// Whether it is to be pinned.
+        pin: bool,
+    } => store::PinView;
+    /// Pins a blob of this node, and announces that it is here.
+    SeedBlob {
+        /// The blob.
+        root: Hash,
+    } => store::PinView;
+    /// A release that was published before.
+    FindRelease {
+        /// `NAME=VERSION`, a deployment (`alice-42`), or the beginning of the release's id.
+        what: String,
+    } => store::ReleaseView;
+    /// Fetches a blob into the store of this node, and says how far that is. To be asked again until it
+    /// is complete or failed: who asks no more for half a minute has lost interest.
+    FetchBlob {
+        /// The blob: its root, a deployment (`alice-42`), or `NAME=VERSION`.
+        what: String,
+        /// How long to wait for something to tell, in milliseconds, at most half a minute.
+        wait_ms: u64,
+    } => store::FetchView;
     /// How well this node is.
     Doctor {} => Vec<inspect::Check>;
     /// Cells that are held here.

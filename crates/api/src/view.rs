@@ -285,6 +285,9 @@ pub struct DeploymentView {
     pub group: Name,
     /// How.
     pub mode: Mode,
+    /// Whether the file is only brought to the machines: `verified` is where they are done.
+    #[serde(default)]
+    pub preheat: bool,
     /// Machines that should have it: members of the group now.
     pub ordered: usize,
     /// Machines by state; `unknown` when no status of a machine could be read.
@@ -313,6 +316,20 @@ pub struct DeploymentView {
     pub next: Option<Name>,
 }
 
+impl DeploymentView {
+    /// The state in which a machine is done when all went well.
+    #[must_use]
+    pub fn goal(&self) -> State {
+        if self.preheat { State::Verified } else { State::Installed }
+    }
+
+    /// Whether nothing more will happen on a machine by itself.
+    #[must_use]
+    pub fn is_final(&self, machine: &MachineStatus) -> bool {
+        machine.is_final() || machine.state == self.goal().as_str()
+    }
+}
+
 /// Machines of a deployment that are shown without being asked for.
 pub const FEW: usize = 64;
 
@@ -335,12 +352,14 @@ impl Lines {
     /// Those where it is not done.
     pub const OPEN: Self = Self { done: false, ..Self::ALL };
 
-    /// Whether machines in a state are shown; `None`: without any status.
+    /// Whether machines in a state are shown; `None`: without any status. `goal`: where machines are
+    /// done when all went well.
     #[must_use]
-    pub fn shows(&self, state: Option<State>) -> bool {
+    pub fn shows(&self, state: Option<State>, goal: State) -> bool {
         match state {
             None => self.missing,
             Some(State::Failed) => self.failed,
+            Some(state) if state == goal => self.done,
             Some(state) if state.is_final() => self.done,
             Some(_) => self.pending,
         }

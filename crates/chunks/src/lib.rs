@@ -1,9 +1,10 @@
 //! Blobs and pieces on disk; the exchange scheduler.
 //!
-//! Two halves that share the words of [`layer`] and [`bitmap`]:
+//! Parts that share the words of [`layer`] and [`bitmap`]:
 //!
 //! - [`store`]: a directory of blobs, complete and partial. Blocking; call it from threads that may
 //!   block. Only verified bytes go in, only verified bytes come out.
+//! - [`quota`]: which blobs go when there is no room. Pure.
 //! - [`wire`], [`fetch`], [`serve`]: the exchange protocol and its two policies, sans-IO. Time and
 //!   randomness are parameters; nothing here opens a socket.
 //!
@@ -13,6 +14,7 @@
 pub mod bitmap;
 pub mod fetch;
 pub mod layer;
+pub mod quota;
 pub mod serve;
 pub mod store;
 pub mod wire;

@@ -9,7 +9,7 @@
 //! so that the node's uplink carries only what the swarm does not have yet. A peer is refused a piece
 //! in that way only once: if it asks again, it did not find the piece elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use p2pinst_types::{Hash, PieceIndex};
 
@@ -224,6 +224,13 @@ impl<P: Copy + Ord> Serve<P> {
     fn sent(&self, root: &Hash, piece: PieceIndex) -> u16 {
         let seed = self.seeds.get(root);
         seed.and_then(|s| s.pieces.get(piece.0 as usize)).map_or(0, |g| g.sent)
+    }
+
+    /// The blobs of which something waits or is being sent.
+    #[must_use]
+    pub fn in_use(&self) -> BTreeSet<Hash> {
+        let waiting = self.queues.values().flatten();
+        waiting.chain(self.sending.values()).map(|(root, _)| *root).collect()
     }
 
     /// Requests that wait.

@@ -183,6 +183,7 @@ mod tests {
                 allow_downgrade: downgrade,
                 holders: vec![],
                 shards: 1,
+                preheat: false,
             },
             release: Release {
                 package: PackageId {

@@ -52,6 +52,8 @@ impl Retry {
 pub enum End {
     /// The package is there.
     Installed,
+    /// The file is there and stays; nothing more was ordered.
+    Kept,
     /// It is not, and when to try again.
     Failed(Retry),
     /// The order was superseded, or the node is stopping.
@@ -99,6 +101,11 @@ impl Job {
             () = self.cancel.cancelled() => return Ok(End::Cancelled),
             fetched = self.fetch() => fetched?,
         };
+        if self.order.deployment.preheat {
+            self.identify(&path).await?;
+            self.report(State::Verified, "kept; nothing is installed".to_owned());
+            return Ok(End::Kept);
+        }
         self.report(State::Verified, String::new());
         let deb = self.identify(&path).await?;
         let turn = tokio::select! {
@@ -147,12 +154,18 @@ impl Job {
         loop {
             self.idle().await;
             let slot = self.fetch_slots().acquire().await;
+            let room = self.context.storage.room_for(Some(blob.root), blob.len()).await;
+            let room = room.map_err(|error| Failed {
+                reason: format!("cannot fetch {}: {error}", self.order.release.file),
+                retry: Retry::soon(),
+                history: None,
+            })?;
             self.report(State::Fetching, String::new());
             let fetched = tokio::select! {
                 fetched = self.context.exchange.fetch(blob, self.sources()) => Some(fetched),
                 () = self.no_longer_idle() => None,
             };
-            drop(slot);
+            drop((slot, room));
             let Some(fetched) = fetched else { continue };
             match fetched {
                 Ok(fetched) => {
@@ -189,6 +202,9 @@ impl Job {
     }
 
     fn fetch_slots(&self) -> &tokio::sync::Semaphore {
+        if self.order.release.blob.pieces() == 1 {
+            return &self.context.small_fetches;
+        }
         match self.order.deployment.mode {
             Mode::Urgent => &self.context.urgent_fetches,
             Mode::LoadAware => &self.context.fetches,

@@ -6,6 +6,7 @@
 
 mod idle;
 mod job;
+mod needs;
 mod recall;
 mod reporter;
 mod startup;
@@ -32,6 +33,7 @@ use crate::config::Config;
 use crate::control::Control;
 use crate::exchange::Exchange;
 use crate::replicate::Replicas;
+use crate::storage::Storage;
 use crate::store::{Own, StoreHandle};
 use turn::Turns;
 
@@ -43,6 +45,9 @@ pub use reporter::{Reporter, entries as history_entries};
 const JOBS: usize = 1024;
 /// Orders whose pieces come in at once: so many urgent ones, and as many others.
 const FETCHES: usize = 4;
+/// Orders of a blob of a single piece whose pieces come in at once: they wait for answers and for the
+/// disk more than for the wire.
+const SMALL_FETCHES: usize = 16;
 /// A node that has just started waits this long for somebody to tell what it has missed.
 const HEARING: Duration = Duration::from_secs(5);
 /// What failed for a passing reason (a full disk) is tried again after this.
@@ -75,6 +80,8 @@ pub(crate) struct Context {
     patience: Patience,
     urgent_fetches: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
+    small_fetches: Arc<Semaphore>,
+    storage: Storage,
     turns: Turns,
 }
 
@@ -99,6 +106,8 @@ pub struct Parts {
     pub record: NodeRecord,
     /// Where pieces come from.
     pub exchange: Exchange,
+    /// What is kept of them.
+    pub storage: Storage,
     /// Where packages are installed.
     pub root: PathBuf,
     /// Where the package manager's own log goes.
@@ -124,6 +133,8 @@ pub struct Agent {
     stamp: Option<SystemTime>,
     /// Records of a newer version, as many as were told of.
     unknown: usize,
+    /// Orders that are over, as many as the journal has forgotten.
+    over: usize,
 }
 
 impl std::fmt::Debug for Agent {
@@ -141,6 +152,21 @@ pub fn open(parts: &Parts) -> Result<(Dpkg, Journal, Vec<Unfinished>), AgentErro
     p2pinst_files::make_private_dir(&parts.journal)?;
     let (journal, unfinished) = Journal::open(&parts.journal)?;
     Ok((dpkg, journal, unfinished))
+}
+
+/// The orders that are such, live ones and those that are over, as the planner takes them.
+fn planned(views: &Views, which: impl Fn(&dht_store::view::Order) -> bool) -> Vec<Order> {
+    let live = views.orders.iter().map(|o| (o, false));
+    let all = live.chain(views.over.iter().map(|o| (o, true)));
+    let order = |(o, retired): (&dht_store::view::Order, bool)| Order {
+        id: o.id,
+        author: o.author,
+        hlc: o.hlc,
+        deployment: o.deployment.clone(),
+        release: o.release.clone(),
+        retired,
+    };
+    all.filter(|(o, _)| which(o)).map(order).collect()
 }
 
 impl Agent {
@@ -170,6 +196,8 @@ impl Agent {
             patience,
             urgent_fetches: Arc::new(Semaphore::new(FETCHES)),
             fetches: Arc::new(Semaphore::new(FETCHES)),
+            small_fetches: Arc::new(Semaphore::new(SMALL_FETCHES)),
+            storage: parts.storage,
             turns: Turns::default(),
         };
         let agent = Self {
@@ -181,6 +209,7 @@ impl Agent {
             failed: BTreeMap::new(),
             stamp: None,
             unknown: 0,
+            over: 0,
         };
         Ok((agent, task))
     }
@@ -201,9 +230,14 @@ impl Agent {
                 biased;
                 () = shutdown.cancelled() => break,
                 Some(done) = self.running.join_next(), if !self.running.is_empty() => {
-                    match done {
-                        Ok((id, end)) => self.on_end(id, end),
-                        Err(e) => error!(error = %e, "a job ended badly"),
+                    let mut done = Some(done);
+                    // those that have ended by now are looked at together
+                    while let Some(one) = done {
+                        match one {
+                            Ok((id, end)) => self.on_end(id, end),
+                            Err(e) => error!(error = %e, "a job ended badly"),
+                        }
+                        done = self.running.try_join_next();
                     }
                     true
                 }
@@ -250,6 +284,7 @@ impl Agent {
     fn on_end(&mut self, id: DeploymentId, end: End) {
         self.jobs.remove(&id);
         match end {
+            End::Kept => drop(self.failed.remove(&id)),
             End::Installed => {
                 self.failed.remove(&id);
                 // what lacked a dependency may have it now
@@ -268,9 +303,10 @@ impl Agent {
         let views = self.context.store.views();
         self.tell_unknown(&views);
         self.tell_waiting(&views);
-        let orders = self.orders(&views);
-        if orders.is_empty() && self.jobs.is_empty() {
-            return;
+        self.forget_retired(&views).await;
+        let all = self.orders(&views);
+        if all.is_empty() && self.jobs.is_empty() {
+            return self.context.storage.set_needs(self.needs(&views, &all, |_| false));
         }
         let dpkg = Arc::clone(&self.context.dpkg);
         let read = tokio::task::spawn_blocking(move || dpkg.database()).await;
@@ -283,10 +319,27 @@ impl Agent {
             let found = database.installed_version(&line.name, &line.architecture);
             found.map(str::to_owned)
         };
+        // what is only brought here takes nobody's place, and nobody takes its
+        let (preheats, orders): (Vec<Order>, Vec<Order>) =
+            all.iter().cloned().partition(|o| o.deployment.preheat);
         let plans = plan(&orders, self.context.dpkg.native(), version);
+        let decisions: BTreeMap<&DeploymentId, &Decision> =
+            plans.values().flat_map(|p: &LinePlan| &p.decisions).collect();
+        let decision = |id: &DeploymentId| decisions.get(id).copied();
+        let superseded =
+            |id: &DeploymentId| matches!(decision(id), Some(Decision::Superseded { .. }));
+        // before anything begins: what begins to come is needed
+        self.context.storage.set_needs(self.needs(&views, &all, superseded));
         let mut wanted = BTreeSet::new();
+        for order in preheats.iter().filter(|o| !o.retired) {
+            wanted.insert(order.id);
+            let here = self.context.exchange.blobs().path(&order.release.blob.root).is_some();
+            if !here || self.context.reporter.state(&order.id) != Some(State::Verified) {
+                self.start(&views, order);
+            }
+        }
         for order in orders.iter().filter(|o| !o.retired) {
-            let decision = plans.values().find_map(|p: &LinePlan| p.decisions.get(&order.id));
+            let decision = decision(&order.id);
             match decision {
                 Some(Decision::Install) => {
                     wanted.insert(order.id);
@@ -310,6 +363,21 @@ impl Agent {
             if !wanted.contains(id) {
                 cancel.cancel();
             }
+        }
+    }
+
+    /// The journal need not remember orders that are over: nothing is done about them any more.
+    async fn forget_retired(&mut self, views: &Arc<Views>) {
+        let over = views.retired.len();
+        if over == self.over {
+            return;
+        }
+        let (context, views) = (self.context.clone(), Arc::clone(views));
+        let forget = move || context.journal().retain(|id| !views.retired.contains(id));
+        match tokio::task::spawn_blocking(forget).await {
+            Ok(Ok(())) => self.over = over,
+            Ok(Err(error)) => warn!(%error, "cannot write the journal"),
+            Err(_) => {}
         }
     }
 
@@ -339,23 +407,11 @@ impl Agent {
     /// The orders whose group contains this machine.
     fn orders(&self, views: &Views) -> Vec<Order> {
         let Some(machine) = views.machine_of(&self.context.own.node.0) else { return Vec::new() };
-        views
-            .orders
-            .iter()
-            .map(|o| (o, false))
-            .chain(views.over.iter().map(|o| (o, true)))
-            .filter(|(o, _)| views.is_member(machine, &o.deployment.group))
+        planned(views, |order| {
+            let group = &order.deployment.group;
             // who is in the group is known to a newer version only: nothing is begun because of it
-            .filter(|(o, _)| views.group_needs(&o.deployment.group).is_none())
-            .map(|(o, retired)| Order {
-                id: o.id,
-                author: o.author,
-                hlc: o.hlc,
-                deployment: o.deployment.clone(),
-                release: o.release.clone(),
-                retired,
-            })
-            .collect()
+            views.is_member(machine, group) && views.group_needs(group).is_none()
+        })
     }
 
     /// Nothing to do for an order: says so once.

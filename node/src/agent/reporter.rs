@@ -20,6 +20,8 @@ use crate::store::{Own, StoreFailure, StoreHandle};
 const RETRY: Duration = Duration::from_secs(5);
 /// Entries that may wait to be written; the journal has them all.
 const ENTRIES: usize = 1024;
+/// Statuses that are written in one transaction.
+const TOGETHER: usize = 64;
 /// Longest text in a status: enough for a list of problems.
 const DETAIL: usize = 1500;
 /// Longest log in a history entry, so that some entries fit in one segment.
@@ -44,6 +46,20 @@ struct Table {
     status: BTreeMap<DeploymentId, Status>,
     dirty: BTreeMap<DeploymentId, Status>,
     entries: Vec<HistoryEntry>,
+}
+
+impl Table {
+    /// Some of the statuses that are to be written; they are taken out.
+    fn some_dirty(&mut self) -> Vec<(DeploymentId, Status)> {
+        std::iter::from_fn(|| self.dirty.pop_first()).take(TOGETHER).collect()
+    }
+
+    /// They are to be written after all, unless there is something newer to say by now.
+    fn put_back(&mut self, statuses: impl IntoIterator<Item = (DeploymentId, Status)>) {
+        for (id, status) in statuses {
+            self.dirty.entry(id).or_insert(status);
+        }
+    }
 }
 
 impl Shared {
@@ -343,17 +359,46 @@ impl Task {
                 self.shared.table().entries.remove(0);
                 continue;
             }
-            let Some((id, status)) = self.shared.table().dirty.pop_first() else { return Ok(()) };
+            let some = self.shared.table().some_dirty();
+            if some.is_empty() {
+                return Ok(());
+            }
+            self.write_statuses(some).await?;
+        }
+    }
+
+    /// Writes statuses of several deployments in one transaction. What cannot be written is kept.
+    async fn write_statuses(
+        &mut self,
+        statuses: Vec<(DeploymentId, Status)>,
+    ) -> Result<(), StoreFailure> {
+        let slot = self.own.machine.as_bytes().to_vec();
+        let filed = |(id, status): (DeploymentId, Status)| {
             // of an order that counts no more there is nothing to say
-            let Some(subject) = self.status_subject(&id) else { continue };
-            let slot = self.own.machine.as_bytes().to_vec();
-            let written = self.replicas.write(Kind::STATUS, subject, slot, status.clone()).await;
-            if let Err(error) = written.map(drop).or_else(refused_for_good) {
-                // unless there is something newer to say by now
-                self.shared.table().dirty.entry(id).or_insert(status);
+            let subject = self.status_subject(&id)?;
+            Some((id, (subject, slot.clone(), status)))
+        };
+        let (ids, records): (Vec<_>, Vec<_>) = statuses.into_iter().filter_map(filed).unzip();
+        let kept: Vec<Status> = records.iter().map(|(_, _, status)| status.clone()).collect();
+        let written = self.replicas.write_many(Kind::STATUS, records).await;
+        let outcomes: Vec<Result<(), StoreFailure>> = match written {
+            Ok(each) => each
+                .into_iter()
+                .map(|one| one.map(drop).map_err(StoreFailure::from).or_else(refused_for_good))
+                .collect(),
+            Err(error) => {
+                self.shared.table().put_back(ids.into_iter().zip(kept));
                 return Err(error);
             }
+        };
+        let mut failed = Ok(());
+        for ((id, status), outcome) in ids.into_iter().zip(kept).zip(outcomes) {
+            if let Err(error) = outcome {
+                self.shared.table().put_back([(id, status)]);
+                failed = Err(error);
+            }
         }
+        failed
     }
 
     /// Where this machine's status in a deployment is filed; `None`: there is no such order.

@@ -11,6 +11,7 @@ mod newer;
 mod publish;
 mod show;
 mod status;
+mod store;
 
 use std::fs;
 use std::io;
@@ -42,6 +43,7 @@ use crate::identity::Identity;
 use crate::liveness::Wanted;
 use crate::net::Net;
 use crate::replicate::Replicas;
+use crate::storage::Storage;
 use crate::store::{Own, StoreFailure, StoreHandle};
 use crate::watch::Watch;
 
@@ -75,6 +77,8 @@ pub struct Api {
     pub watch: Watch,
     /// Its blobs.
     pub exchange: Exchange,
+    /// What is kept of them.
+    pub storage: Storage,
     /// Its data directory.
     pub dir: DataDir,
     /// When it was started.
@@ -221,6 +225,13 @@ impl Api {
             }
             Request::Status(r) => encode(self.status(&r).await),
             Request::Watch(r) => encode(self.watch_status(&r).await),
+            Request::ListStore(r) => encode(self.list_store(r.after).await),
+            Request::CleanStore(r) => encode(self.clean_store(&r).await),
+            Request::CheckBlob(r) => encode(self.check_blob(r).await),
+            Request::PinBlob(r) => encode(self.pin_blob(r).await),
+            Request::SeedBlob(r) => encode(self.seed_blob(r.root).await),
+            Request::FindRelease(r) => encode(self.find_release(&r.what)),
+            Request::FetchBlob(r) => encode(self.fetch_blob(&r).await),
             Request::Doctor(_) => encode(Ok(self.doctor().await)),
             Request::DebugCells(r) => encode(self.debug_cells(r).await),
             Request::DebugPeers(_) => encode(Ok(self.debug_peers())),

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::{Api, ApiFailure, Reply};
 use crate::rpc;
+use crate::storage::NoRoom;
 
 /// Bytes on their way from the socket to the disk, in runs of this size.
 const RUN: usize = 256 * 1024;
@@ -39,7 +40,7 @@ impl io::Read for Incoming {
     }
 }
 
-fn internal(e: impl ToString) -> ApiFailure {
+pub(super) fn internal(e: impl ToString) -> ApiFailure {
     ApiFailure(ApiError::new(ErrorKind::Internal, e.to_string()))
 }
 
@@ -55,6 +56,10 @@ impl Api {
             let reason = format!("a file of {len} bytes is too large");
             return (Err(ApiError::new(ErrorKind::Invalid, reason).into()), false);
         }
+        let room = match self.storage.room_for(None, len).await {
+            Ok(room) => room,
+            Err(error) => return (Err(no_room(&error)), false),
+        };
         let (tx, rx) = mpsc::channel(QUEUE);
         let blobs = self.exchange.blobs().clone();
         let ingest = tokio::task::spawn_blocking(move || {
@@ -77,12 +82,23 @@ impl Api {
         let stored = match ingest.await {
             Ok(Ok(blob)) => {
                 self.exchange.seed(blob.root);
-                Ok(blob)
+                self.keep(blob).await
             }
             Ok(Err(e)) => Err(refusal(&e)),
             Err(e) => Err(internal(e)),
         };
+        drop(room);
         (stored, left == 0)
+    }
+
+    /// Keeps what was handed over until the order names it.
+    async fn keep(&self, blob: BlobRef) -> Reply<BlobRef> {
+        let storage = self.storage.clone();
+        match tokio::task::spawn_blocking(move || storage.hold(blob.root)).await {
+            Ok(true) => Ok(blob),
+            Ok(false) => Err(internal("the file was removed again for want of room: try again")),
+            Err(e) => Err(internal(e)),
+        }
     }
 
     /// Everything that speaks against an order, and what it needs.
@@ -111,7 +127,8 @@ impl Api {
                 && (other.architecture == package.architecture
                     || other.architecture == "all"
                     || package.architecture == "all");
-            line && package.manager.compare(&other.version, &package.version).is_gt()
+            line && !o.deployment.preheat
+                && package.manager.compare(&other.version, &package.version).is_gt()
                 && !self.is_reset(&views, o)
                 && members.iter().any(|m| views.is_member(m, &o.deployment.group))
         });
@@ -170,6 +187,13 @@ impl Api {
         complete.sort();
         Holders { complete, asked: answered }
     }
+}
+
+fn no_room(error: &NoRoom) -> ApiFailure {
+    let reason = format!("cannot store the file: {error}");
+    ApiError::new(ErrorKind::Refused, reason)
+        .hint("see what takes the room: p2pinst store ls")
+        .into()
 }
 
 fn refusal(error: &IngestError) -> ApiFailure {

@@ -34,6 +34,8 @@ const UNKNOWN: &str = "unknown";
 struct Shard<'a> {
     /// Which of the orders it belongs to.
     order: usize,
+    /// Where its machines are done when all went well.
+    goal: State,
     subject: Vec<u8>,
     machines: Vec<&'a Machine>,
     found: Found,
@@ -54,7 +56,7 @@ impl Shard<'_> {
 
     /// Whether there may be machines that these lines show.
     fn has(&self, lines: &Lines, summary: &Summary) -> bool {
-        let shown = |s: &State| lines.shows(Some(*s)) && summary.count(*s) > 0;
+        let shown = |s: &State| lines.shows(Some(*s), self.goal) && summary.count(*s) > 0;
         State::ALL.iter().any(shown)
             || (lines.missing && summary.cells() < self.machines.len())
             || summary.unread > 0
@@ -235,6 +237,7 @@ impl Api {
             size: order.release.blob.len(),
             group: order.deployment.group.clone(),
             mode: order.deployment.mode,
+            preheat: order.deployment.preheat,
             ordered: shards.iter().map(|s| s.machines.len()).sum(),
             counts: tally.counts,
             signed: false,
@@ -266,7 +269,8 @@ impl Api {
                     Found::Summary(summary) if summary.cells() > 0 => continue,
                     Found::Summary(_) | Found::Nothing => None,
                 };
-                if lines.shows(status.map(|s| s.state)) && from.is_none_or(|f| machine.name > *f) {
+                let shown = lines.shows(status.map(|s| s.state), shard.goal);
+                if shown && from.is_none_or(|f| machine.name > *f) {
                     machines.push((machine, status));
                 }
             }
@@ -373,7 +377,8 @@ fn divide<'a>(views: &'a Views, order: &'a Order, at: usize) -> Vec<Shard<'a>> {
     }
     let shard = |(number, machines)| {
         let subject = shard::status_subject(&order.id, number);
-        Shard { order: at, subject, machines, found: Found::Nothing }
+        let goal = order.deployment.goal();
+        Shard { order: at, goal, subject, machines, found: Found::Nothing }
     };
     shards.into_iter().map(shard).collect()
 }

@@ -43,6 +43,8 @@ const STARVED: Duration = Duration::from_secs(20);
 const FOUND: usize = 64;
 /// Sources in use at once.
 const SOURCES: usize = 20;
+/// The same for a blob of a single piece: one gives it, another is there if that one does not.
+const SOURCES_OF_SMALL: usize = 2;
 
 /// Why a blob was not fetched.
 #[derive(Debug, Error)]
@@ -252,8 +254,9 @@ impl Running<'_> {
         let mut candidates = (self.sources)();
         candidates.extend(self.found.iter().copied());
         let now = Instant::now();
+        let most = if self.blob.pieces() == 1 { SOURCES_OF_SMALL } else { SOURCES };
         for peer in candidates {
-            if self.links.len() >= SOURCES {
+            if self.links.len() >= most {
                 break;
             }
             let due = self.retries.get(&peer).is_none_or(|r| r.at <= now);

@@ -4,6 +4,8 @@
 mod fetch;
 mod line;
 mod link;
+mod locate;
+mod removal;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -19,6 +21,7 @@ use p2pinst_types::Hash;
 use tokio::sync::{mpsc, watch};
 
 pub use fetch::{FetchError, Fetched, Sources};
+pub use locate::{LocateError, Located};
 
 use crate::net::Net;
 
@@ -37,7 +40,8 @@ pub struct Exchange {
 
 #[derive(Debug)]
 struct Shared {
-    /// Blobs that are here in part: woken whenever there is more of one.
+    /// Blobs that are here in part or are served: woken whenever there is more of one, or it is
+    /// removed.
     progress: Mutex<BTreeMap<Hash, watch::Sender<u64>>>,
     uploads: Mutex<Uploads>,
     indirect: line::Indirect,
@@ -92,10 +96,11 @@ impl Exchange {
         self.shared.next_stream.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Woken when there is more of a blob that is here in part; `None` of any other.
+    /// Woken when there is more of a blob, and when it is removed; `None`: nothing of it is here, and
+    /// nobody fetches it.
     fn progress(&self, root: &Hash) -> Option<watch::Receiver<u64>> {
-        if self.blobs.status(root).is_some_and(|s| !s.complete) {
-            self.begin_progress(*root); // it was begun in an earlier life of the node
+        if self.blobs.status(root).is_some() {
+            self.begin_progress(*root);
         }
         lock(&self.shared.progress).get(root).map(watch::Sender::subscribe)
     }
@@ -110,11 +115,11 @@ impl Exchange {
         }
     }
 
-    /// The fetch has ended: streams that watch it are told, for the last time when all is here. A
-    /// blob that is here in part is watched on: it will be taken up again.
+    /// The fetch has ended: streams that watch it are told. A blob that is here is watched on: it may
+    /// be taken up again, or removed.
     fn end_progress(&self, root: &Hash) {
         self.more(root);
-        if self.blobs.status(root).is_none_or(|s| s.complete) {
+        if self.blobs.status(root).is_none() {
             lock(&self.shared.progress).remove(root);
         }
     }

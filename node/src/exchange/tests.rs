@@ -241,3 +241,92 @@ async fn a_line_is_a_bulk_connection_where_one_can_be_made_and_ends_with_the_lib
     let ended = tokio::time::timeout(Duration::from_secs(10), line::Hold::ended(again.hold)).await;
     assert!(ended.is_ok(), "who is disconnected has no line left");
 }
+
+/// A host that claims to have a blob of that geometry.
+async fn located(blobs: &[BlobStore], liars: &[BlobRef], root: Hash) -> Option<BlobRef> {
+    let reader = host().await;
+    let mut hosts = Vec::new();
+    for blobs in blobs {
+        hosts.push(honest(blobs).await);
+    }
+    for claim in liars {
+        hosts.push(liar(*claim, vec![7; 32], Arc::new(AtomicBool::new(false))).await);
+    }
+    let mut sources = Vec::new();
+    for other in &hosts {
+        reader.net.dial(Some(other.id), std::slice::from_ref(&other.addr)).await.unwrap();
+        sources.push(other.id);
+    }
+    let (_dir, empty) = store();
+    let exchange = Exchange::new(reader.net.clone(), empty.clone());
+    let located = exchange.locate(root, || sources.clone()).await.ok()?;
+    let blob = located.blob();
+    exchange.adopt(located).await.unwrap();
+    let have = empty.status(&root).unwrap().have.count();
+    assert_eq!(have, 1, "what proved it is kept");
+    Some(blob)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r10_the_length_of_a_bare_root_is_proved_and_not_believed() {
+    for len in [5, 65_536, 3_000_000] {
+        let data = content(len);
+        let (_dir, full) = store();
+        let blob = full.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
+        let longer = BlobRef::new(blob.root, blob.len() + 1).unwrap();
+        let other = BlobRef::new(blob.root, 10 << 20).unwrap();
+        // two who say the same are asked first, and prove nothing
+        let found = located(&[full], &[longer, longer, other], blob.root).await;
+        assert_eq!(found, Some(blob));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_whose_blob_is_removed_says_so_and_others_go_on() {
+    let data = content(8_000_000);
+    let ((_d1, one), (_d2, two), (_d3, empty)) = (store(), store(), store());
+    let blob = one.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
+    two.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
+    let (a, b, reader) = (honest(&one).await, host().await, host().await);
+    // b serves until a piece has come, and then no more
+    let gone = Exchange::new(b.net.clone(), two.clone());
+    let mut b = b;
+    let (_none, none) = mpsc::channel(1);
+    let mut events = std::mem::replace(&mut b.events, none);
+    let serving = gone.clone();
+    b.tasks.spawn(async move {
+        let mut streams = JoinSet::new();
+        while let Some(NetEvent::Inbound { peer, stream, .. }) = events.recv().await {
+            let exchange = serving.clone();
+            streams.spawn(async move { exchange.serve(peer, stream).await });
+        }
+    });
+    for other in [&a, &b] {
+        reader.net.dial(Some(other.id), std::slice::from_ref(&other.addr)).await.unwrap();
+    }
+    let exchange = Exchange::new(reader.net.clone(), empty.clone());
+    // only the one that will lose it at first
+    let (first, both) = (vec![b.id], vec![b.id, a.id]);
+    let removed = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&removed);
+    let sources = move || if seen.load(Ordering::SeqCst) { both.clone() } else { first.clone() };
+    let fetch = exchange.fetch(blob, Box::new(sources));
+    tokio::pin!(fetch);
+    let begun = async {
+        while empty.status(&blob.root).is_none_or(|s| s.have.count() < 3) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        _ = &mut fetch => panic!("it was too fast for this test"),
+        () = begun => {}
+    }
+    let losing = gone.clone();
+    assert!(tokio::task::spawn_blocking(move || losing.remove(&blob.root)).await.unwrap().unwrap());
+    removed.store(true, Ordering::SeqCst);
+    let fetched = tokio::time::timeout(Duration::from_secs(30), fetch).await.unwrap().unwrap();
+    assert_eq!(fetched.sources, 2);
+    assert_eq!(fetched.received - fetched.duplicate, blob.len());
+    assert_eq!(std::fs::read(empty.path(&blob.root).unwrap()).unwrap(), data);
+    assert!(gone.serving().is_empty() && gone.blobs().status(&blob.root).is_none());
+}

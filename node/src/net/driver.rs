@@ -141,6 +141,10 @@ impl Driver {
                     warn!(error = %e, "cannot announce a blob in the DHT");
                 }
             }
+            Command::Withdraw { root } => {
+                let key = kad::RecordKey::new(&root.as_bytes());
+                self.swarm.behaviour_mut().kad.stop_providing(&key);
+            }
             Command::Providers { root, reply } => self.on_providers(root, reply),
             Command::Close { peer } => {
                 let _was_connected = self.swarm.disconnect_peer_id(peer).is_ok();

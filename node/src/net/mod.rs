@@ -220,6 +220,9 @@ enum Command {
         id: GossipId,
         worth: Worth,
     },
+    Withdraw {
+        root: Hash,
+    },
     Provide {
         root: Hash,
     },
@@ -434,6 +437,11 @@ impl Net {
     /// When the network is shut down.
     pub async fn provide(&self, root: Hash) -> Result<(), NetError> {
         self.send(Command::Provide { root }).await
+    }
+
+    /// Announces a blob no more: the DHT forgets this holder in time.
+    pub fn withdraw_soon(&self, root: Hash) {
+        drop(self.tx.try_send(Command::Withdraw { root }));
     }
 
     /// Asks the DHT who holds a blob.

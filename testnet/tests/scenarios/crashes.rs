@@ -10,6 +10,7 @@ use p2pinst_testnet::{Deb, Node, eventually};
 use serde_json::Value;
 
 use crate::harness::{LATER, SOON, cluster, deb, lacks, publish_to_all};
+use crate::storage::blob_of;
 
 const MIB: u64 = 1 << 20;
 
@@ -49,6 +50,52 @@ fn eventually_a_node_killed_while_fetching_resumes() {
         n3.installs("big", "1.0", LATER)?;
         let again = got(n3)?.saturating_sub(before);
         ensure!(again < 12 * MIB, "{again} bytes were fetched after the restart");
+        expect_whole(&n3.root())
+    });
+}
+
+/// The pieces that a node's record of a partial blob names: what was synced.
+fn recorded(node: &Node, root: &str) -> Result<u64> {
+    let file = node.data().join(format!("blobs/{root}.have"));
+    let bytes = std::fs::read(&file).with_context(|| format!("no {}", file.display()))?;
+    let bits = bytes.get(44..bytes.len() - 32).context("a record of pieces")?;
+    Ok(bits.iter().map(|b| u64::from(b.count_ones())).sum())
+}
+
+#[test]
+fn eventually_a_node_killed_again_and_again_fetches_nothing_twice_that_was_synced() {
+    const SIZE: u64 = 24 * MIB;
+    cluster(3, |lab| {
+        let [n1, n3] = [lab.node(1)?, lab.node(3)?];
+        lab.network().switch()?.limit(3, "20mbit")?;
+        let file = Deb::new("big", "1.0").payload(SIZE).build(lab.dir())?;
+        n1.publish(&file, &["--group", "all", "--urgent"])?;
+        let mut lost = 0;
+        for part in [SIZE / 8, SIZE / 3, SIZE / 2, SIZE * 3 / 4] {
+            let blob = eventually(LATER, &format!("{part} bytes are there"), || {
+                let blob = blob_of(n3, "big 1.0 all")?.context("nothing of it")?;
+                ensure!(blob["have"].as_u64() > Some(part), "{blob}");
+                Ok(blob)
+            })?;
+            ensure!(blob["state"] == "part", "it was too fast for this test: {blob}");
+            n3.freeze()?;
+            let root = blob["root"].as_str().context("a root")?;
+            let (synced, had) = (recorded(n3, root)?, blob["have"].as_u64().context("bytes")?);
+            n3.kill()?;
+            n3.start()?;
+            let now = blob_of(n3, "big 1.0 all")?.context("nothing is left of it")?;
+            let piece = 64 << 10; // of a blob of that size
+            ensure!(now["have"].as_u64() >= Some(synced * piece), "{synced} pieces, then {now}");
+            lost += had.saturating_sub(synced * piece);
+        }
+        let before = Sample::of(n3.pid()?)?.received;
+        let left =
+            SIZE - blob_of(n3, "big 1.0 all")?.context("nothing")?["have"].as_u64().unwrap_or(0);
+        n3.installs("big", "1.0", LATER)?;
+        let came = Sample::of(n3.pid()?)?.received - before;
+        ensure!(came < left + 3 * MIB, "{came} bytes came where {left} were missing");
+        // what was not synced was of a moment
+        ensure!(lost < 4 * 8 * MIB, "{lost} bytes were lost");
         expect_whole(&n3.root())
     });
 }

@@ -56,6 +56,35 @@ fn eventually_a_node_with_a_full_disk_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn eventually_a_full_disk_gives_up_what_nobody_needs_first() {
+    scenario(2, |lab| {
+        let [n1, n2] = [lab.node(1)?, lab.node(2)?];
+        small_disk(n2, "64m")?;
+        lab.form(2, &Invite::default())?;
+        for version in ["1.0", "2.0", "3.0"] {
+            let file = Deb::new("big", version).payload(30 * MIB).build(lab.dir())?;
+            let id = n1.publish(&file, &["--group", "all", "--urgent"])?.deployment;
+            n2.installs("big", version, LATER)?;
+            let seen = n1.sees_state(&id, "n2", "installed", SOON)?;
+            ensure!(seen.machine("n2")?.attempt == 1, "it failed before: {}", seen.line());
+        }
+        // two that are both needed do not fit: the pieces of the first stay
+        let other = Deb::new("other", "1.0").payload(30 * MIB).build(lab.dir())?;
+        let id = n1.publish(&other, &["--group", "all", "--urgent"])?.deployment;
+        eventually(SOON, "n2 says that there is no space, and what to do", || {
+            let seen = n1.deployment(&id)?;
+            let detail = &seen.machine("n2")?.detail;
+            let told = detail.contains("no space") && detail.contains("retire");
+            ensure!(told, "the status is: {}", seen.line());
+            Ok(())
+        })?;
+        crate::storage::holds(n2, "big 3.0 all")?;
+        enlarge(n2, "200m")?;
+        n2.installs("other", "1.0", LATER)
+    });
+}
+
+#[test]
 fn a_publisher_with_a_full_disk_is_told() {
     scenario(1, |lab| {
         let n1 = lab.node(1)?;
@@ -85,7 +114,7 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Changes a byte in every 16 KiB of the biggest blob that a node holds.
-fn rot(node: &Node) -> Result<()> {
+pub(crate) fn rot(node: &Node) -> Result<()> {
     let blobs = files(&node.data().join("blobs"))?;
     let len = |p: &PathBuf| fs::metadata(p).map_or(0, |m| m.len());
     let blob = blobs.into_iter().max_by_key(len).context("the node holds no blob")?;

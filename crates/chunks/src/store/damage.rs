@@ -14,6 +14,17 @@ use super::{Inner, LayerReadError};
 use crate::bitmap::Bitmap;
 use crate::layer::PieceLayer;
 
+/// What a look at some pieces of a blob has found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// The pieces that were damaged; they have been given up.
+    pub damaged: Vec<PieceIndex>,
+    /// Where to go on; `None`: that was the rest.
+    pub next: Option<PieceIndex>,
+}
+
 /// Reads pieces back and says which of them are damaged.
 pub(super) fn damaged(
     file: &File,
@@ -36,12 +47,14 @@ pub(super) fn damaged(
 }
 
 impl Inner {
-    /// Looks at every piece, since a disk that damaged one may have damaged others, and makes the
-    /// blob partial without the bad ones. One pass over the blob; rare.
+    /// Looks at the pieces from `from` on, as many as fit into `most` bytes but at least one, and
+    /// makes the blob partial without the bad ones.
     pub(super) fn give_up_damaged(
         &self,
         entry: &Arc<Entry>,
-    ) -> Result<Vec<PieceIndex>, LayerReadError> {
+        from: PieceIndex,
+        most: u64,
+    ) -> Result<Checked, LayerReadError> {
         let hot = self.hot(entry)?;
         let root = entry.blob.root;
         let _io = lock(&entry.io);
@@ -51,19 +64,37 @@ impl Inner {
             State::Gone => return Err(LayerReadError::Unknown { root }),
         };
         let path = self.file(kind, &root);
-        let bad = damaged(&hot.file, &hot.layer, have.iter()).context("read", &path)?;
+        // the open file outlives its name
+        if !path.exists() {
+            self.vanished(entry, &path);
+            return Err(LayerReadError::Unknown { root });
+        }
+        let mut checked = Checked::default();
+        let mut pieces = Vec::new();
+        for piece in have.iter().filter(|p| *p >= from) {
+            let len = entry.blob.range(piece).map_or(0, |r| r.end - r.start);
+            if !pieces.is_empty() && checked.bytes.saturating_add(len) > most {
+                checked.next = Some(piece);
+                break;
+            }
+            checked.bytes = checked.bytes.saturating_add(len);
+            pieces.push(piece);
+        }
+        let bad = damaged(&hot.file, &hot.layer, pieces.into_iter()).context("read", &path)?;
         if bad.is_empty() {
-            return Ok(bad);
+            return Ok(checked);
         }
         tracing::warn!(blob = %root, pieces = bad.len(), path = %path.display(),
             "The disk damaged pieces of a blob; they are fetched again.");
         self.without(entry, &bad, &hot.file)?;
-        Ok(bad)
+        checked.damaged = bad;
+        Ok(checked)
     }
 
     /// Called with the entry's `io` lock held.
     fn without(&self, entry: &Entry, bad: &[PieceIndex], file: &File) -> Result<(), FileError> {
         let root = &entry.blob.root;
+        entry.usage.set_damaged(true);
         let good = |map: &Bitmap| {
             let mut map = map.clone();
             for piece in bad {

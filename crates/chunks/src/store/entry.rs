@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use p2pinst_types::{BlobRef, PieceIndex};
 
+use super::usage::Usage;
+
 use crate::bitmap::Bitmap;
 use crate::layer::PieceLayer;
 
@@ -22,6 +24,8 @@ pub(super) struct Entry {
     /// Held while the blob's files are synced, renamed or removed; never while `state` is held.
     pub(super) io: Mutex<()>,
     pub(super) state: Mutex<State>,
+    /// When it was used, and how the disk has kept it.
+    pub(super) usage: Usage,
     /// What the last use opened, until the cache takes it back.
     hot: Mutex<Option<Hot>>,
 }
@@ -66,7 +70,7 @@ pub(super) struct Hot {
 impl Entry {
     pub(super) fn new(blob: BlobRef, state: State) -> Arc<Self> {
         let (io, state, hot) = (Mutex::new(()), Mutex::new(state), Mutex::new(None));
-        Arc::new(Self { blob, io, state, hot })
+        Arc::new(Self { blob, io, state, usage: Usage::now(), hot })
     }
 
     /// Whether the piece can be read; `None` when the blob is gone.

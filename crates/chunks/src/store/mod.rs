@@ -16,21 +16,25 @@ mod error;
 mod ingest;
 mod pieces;
 mod recover;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use p2pinst_files::{Context, FileError, Lock, sync_dir};
 use p2pinst_types::{BlobRef, Hash};
 
+pub use self::damage::Checked;
 use self::disk::Kind;
 use self::entry::{Cache, Entry, Hot, State, lock};
 pub use self::error::{
     BeginError, IngestError, LayerReadError, NoSpace, PutError, ReadError, StoreError, SyncError,
 };
 pub use self::pieces::{Put, SYNC_BYTES};
+pub use self::usage::Stored;
 use crate::bitmap::Bitmap;
 use crate::layer::PieceLayer;
 
@@ -133,6 +137,12 @@ impl BlobStore {
     pub fn free(&self) -> Result<u64, FileError> {
         disk::free(&self.inner.dir).context("ask for the free space of", &self.inner.dir)
     }
+
+    /// The directory of the store.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
 }
 
 fn status(entry: &Entry) -> Option<BlobStatus> {
@@ -181,8 +191,13 @@ impl Inner {
             State::Gone => return Err(LayerReadError::Unknown { root }),
         };
         let path = self.file(kind, &root);
-        let file =
-            fs::OpenOptions::new().read(true).write(true).open(&path).context("open", &path)?;
+        let file = match fs::OpenOptions::new().read(true).write(true).open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.vanished(entry, &path);
+                return Err(LayerReadError::Unknown { root });
+            }
+            opened => opened.context("open", &path)?,
+        };
         let layer = match disk::read_layer(&self.dir, entry.blob)? {
             Ok(layer) => layer,
             Err(damaged) if kind == Kind::Part => return Err(damaged.into()),
@@ -191,6 +206,19 @@ impl Inner {
                 .ok_or(crate::layer::LayerError::Mismatch { root })?,
         };
         Ok(Hot { file: Arc::new(file), layer: Arc::new(layer) })
+    }
+
+    /// Somebody has deleted a blob's file: it is not here any more. The other files go when the store is
+    /// next opened, or are written anew.
+    fn vanished(&self, entry: &Entry, path: &Path) {
+        tracing::warn!(path = %path.display(), "A blob's file was deleted; the blob is gone.");
+        *lock(&entry.state) = State::Gone;
+        self.write_entries(|map| {
+            let root = &entry.blob.root;
+            if map.get(root).is_some_and(|e| std::ptr::eq(Arc::as_ptr(e), entry)) {
+                map.remove(root);
+            }
+        });
     }
 
     /// Removes every file of a blob. The record of pieces goes first and durably, so that it can

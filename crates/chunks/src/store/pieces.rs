@@ -8,6 +8,7 @@ use std::sync::Arc;
 use p2pinst_files::{Access, Context, FileError, sync_dir};
 use p2pinst_types::{Hash, PieceIndex};
 
+use super::damage::Checked;
 use super::disk::{self, Kind};
 use super::entry::{Entry, State, lock};
 use super::{BlobStore, Inner, PutError, ReadError, SyncError};
@@ -42,6 +43,7 @@ impl BlobStore {
             Some(true) => return Ok(Put::Duplicate),
             None => return Err(unknown),
         }
+        self.inner.note_use(&entry);
         let start = entry.blob.range(piece).map_or(0, |r| r.start);
         let path = self.inner.file(Kind::Part, root);
         hot.file.write_all_at(bytes, start).context("write", &path)?;
@@ -84,6 +86,7 @@ impl BlobStore {
             Some(false) => return Err(ReadError::Missing { root: *root, piece }),
             None => return Err(unknown),
         }
+        self.inner.note_use(&entry);
         self.inner.read_checked(&entry, piece, out).inspect_err(|_| out.clear())
     }
 
@@ -93,7 +96,22 @@ impl BlobStore {
     /// When the blob is not here, or its files cannot be used at all.
     pub fn check(&self, root: &Hash) -> Result<Vec<PieceIndex>, ReadError> {
         let entry = self.inner.entry(root).ok_or(ReadError::Unknown { root: *root })?;
-        Ok(self.inner.give_up_damaged(&entry)?)
+        Ok(self.inner.give_up_damaged(&entry, PieceIndex(0), u64::MAX)?.damaged)
+    }
+
+    /// Reads pieces of a blob back, from one on and about so many bytes of them, and gives up those
+    /// that are damaged. A blob that is looked at in steps can be used in between.
+    ///
+    /// # Errors
+    /// When the blob is not here, or its files cannot be used at all.
+    pub fn check_some(
+        &self,
+        root: &Hash,
+        from: PieceIndex,
+        most: u64,
+    ) -> Result<Checked, ReadError> {
+        let entry = self.inner.entry(root).ok_or(ReadError::Unknown { root: *root })?;
+        Ok(self.inner.give_up_damaged(&entry, from, most)?)
     }
 
     /// Makes all pieces of a blob that are here durable: they survive a crash from now on. Call it
@@ -129,7 +147,8 @@ impl Inner {
             State::Partial(p) => (p.have.clone(), p.layer_synced, p.unsynced),
             State::Complete | State::Gone => return Ok(()),
         };
-        let done = self.write_out(root, file, layer_synced).and_then(|()| {
+        let written = self.write_out(root, file, layer_synced);
+        let recorded = written.is_ok().then(|| {
             if have.is_full() {
                 return self.rename_complete(root);
             }
@@ -137,17 +156,20 @@ impl Inner {
             p2pinst_files::write(&self.file(Kind::Have, root), &record, Access::Public)
         });
         let mut state = lock(&entry.state);
-        let State::Partial(p) = &mut *state else { return done };
-        if let Err(error) = done {
+        let State::Partial(p) = &mut *state else { return written.and(recorded.unwrap_or(Ok(()))) };
+        if let Err(error) = written {
             // after a failed fsync the kernel may have dropped the pages: only the record counts
             p.have = p.durable.clone();
             p.unsynced = 0;
             return Err(error);
         }
         p.layer_synced = true;
+        // the pieces are on the disk: where only the record did not fit, a crash alone loses them
+        recorded.unwrap_or(Ok(()))?;
         p.unsynced = p.unsynced.saturating_sub(unsynced);
         if have.is_full() {
             *state = State::Complete;
+            entry.usage.set_damaged(false);
         } else {
             p.durable = have;
         }
@@ -190,7 +212,8 @@ impl Inner {
             Err(e) if is_damage(&e) => {}
             Err(e) => return Err(e).context("read", &path)?,
         }
-        self.give_up_damaged(entry)?;
+        // a disk that damaged one piece may have damaged others: one pass over the blob, rare
+        self.give_up_damaged(entry, PieceIndex(0), u64::MAX)?;
         Err(ReadError::Damaged { root: entry.blob.root, piece, path })
     }
 }

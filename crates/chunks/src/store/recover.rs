@@ -52,7 +52,10 @@ pub(super) fn scan(dir: &Path) -> Result<BTreeMap<Hash, Arc<Entry>>, FileError> 
             None
         };
         match entry {
-            Some(entry) => drop(entries.insert(root, entry)),
+            Some(entry) => {
+                entry.usage.recall(&Kind::Layer.path(dir, &root));
+                entries.insert(root, entry);
+            }
             None => forget(dir, &root)?,
         }
     }
@@ -119,7 +122,9 @@ fn salvage(dir: &Path, layer: &PieceLayer) -> Result<Arc<Entry>, FileError> {
     p2pinst_files::write(&Kind::Have.path(dir, root), &record, Access::Public)?;
     fs::rename(&path, &part).context("rename", &path)?;
     sync_dir(dir)?;
-    Ok(Entry::new(blob, State::Partial(Partial::new(good, true))))
+    let entry = Entry::new(blob, State::Partial(Partial::new(good, true)));
+    entry.usage.set_damaged(true);
+    Ok(entry)
 }
 
 fn partial(dir: &Path, root: &Hash) -> Result<Option<Arc<Entry>>, FileError> {

@@ -104,8 +104,8 @@ fn ingest_is_idempotent_and_survives() {
 struct Fails;
 
 impl Read for Fails {
-    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
-        Err(std::io::Error::other("gone"))
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::Error::other("gone"))
     }
 }
 
@@ -453,4 +453,89 @@ fn many_threads_complete_a_blob_once() {
     });
     assert_eq!(completed, 1);
     assert_serves(&store, &bytes, 41);
+}
+
+#[test]
+fn the_last_use_is_known_after_a_restart() {
+    let (dir, store) = open();
+    let bytes = data(PIECE * 2, 1);
+    let root = store.ingest(&mut Cursor::new(&bytes), bytes.len() as u64).unwrap().root;
+    let layer = dir.path().join(format!("{root}.layer"));
+    let old = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+    File::options().write(true).open(&layer).unwrap().set_modified(old).unwrap();
+    let store = reopen(&dir, store);
+    let [stored] = &store.stored()[..] else { panic!("one blob") };
+    assert_eq!((stored.used.0, stored.damaged), (1_000_000_000, false));
+    store.read_piece(&root, PieceIndex(0), &mut Vec::new()).unwrap();
+    let used = store.stored()[0].used;
+    assert!(used.0 > 1_000_000_000);
+    let store = reopen(&dir, store);
+    let again = store.stored()[0].used;
+    assert!(again.0.abs_diff(used.0) < 60_000, "{} {}", again.0, used.0);
+}
+
+#[test]
+fn a_blob_can_be_checked_in_steps() {
+    let (dir, store) = open();
+    let bytes = data(PIECE * 5 + 7, 2);
+    let layer = layer_of(&bytes);
+    let root = store.ingest(&mut Cursor::new(&bytes), bytes.len() as u64).unwrap().root;
+    let file = File::options().write(true).open(path(&dir, Kind::Blob, &layer)).unwrap();
+    file.write_all_at(&[!bytes[PIECE * 3 + 9]], PIECE as u64 * 3 + 9).unwrap();
+    let mut from = Some(PieceIndex(0));
+    let (mut steps, mut read, mut bad) = (0, 0, Vec::new());
+    while let Some(at) = from {
+        let checked = store.check_some(&root, at, PIECE as u64 * 2).unwrap();
+        (steps, read, from) = (steps + 1, read + checked.bytes, checked.next);
+        bad.extend(checked.damaged);
+    }
+    assert_eq!((steps, read, bad), (3, bytes.len() as u64, vec![PieceIndex(3)]));
+    assert!(store.stored()[0].damaged && !store.stored()[0].status.complete);
+    // what comes again makes it whole again
+    assert_eq!(put(&store, &layer, &bytes, 3), Put::Completed);
+    assert!(!store.stored()[0].damaged);
+    assert_serves(&store, &bytes, 6);
+}
+
+#[test]
+fn pieces_whose_record_finds_no_room_stay() {
+    let (dir, store) = open();
+    let bytes = data(PIECE * 3, 3);
+    let layer = layer_of(&bytes);
+    store.begin(&layer).unwrap();
+    put(&store, &layer, &bytes, 0);
+    // a directory in its place stands for a disk that is full
+    let record = path(&dir, Kind::Have, &layer);
+    fs::create_dir(&record).unwrap();
+    assert!(store.sync(&layer.blob().root).is_err());
+    assert_serves(&store, &bytes, 1);
+    fs::remove_dir(&record).unwrap();
+    store.sync(&layer.blob().root).unwrap();
+    let store = reopen(&dir, store);
+    assert_serves(&store, &bytes, 1);
+}
+
+#[test]
+fn a_blob_whose_file_was_deleted_is_gone() {
+    for in_use in [false, true] {
+        let (dir, store) = open();
+        let bytes = data(PIECE * 2, 4);
+        let layer = layer_of(&bytes);
+        let root = store.ingest(&mut Cursor::new(&bytes), bytes.len() as u64).unwrap().root;
+        if in_use {
+            assert_serves(&store, &bytes, 2);
+        }
+        fs::remove_file(path(&dir, Kind::Blob, &layer)).unwrap();
+        assert!(matches!(
+            store.check(&root),
+            Err(ReadError::Layer(LayerReadError::Unknown { .. }))
+        ));
+        assert!(store.status(&root).is_none());
+        // it can come again
+        store.begin(&layer).unwrap();
+        put(&store, &layer, &bytes, 0);
+        put(&store, &layer, &bytes, 1);
+        assert_serves(&store, &bytes, 2);
+        assert_serves(&reopen(&dir, store), &bytes, 2);
+    }
 }

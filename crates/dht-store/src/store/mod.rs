@@ -298,8 +298,55 @@ impl Store {
         record: &T,
         now: Millis,
     ) -> Result<Cell, StoreError> {
+        let kind = write.kind;
+        let nothing = || StoreError::Record { kind, reason: "lost".to_owned(), passing: false };
+        let written = self.write_many(key, &[(write, record)], now)?.pop();
+        written.unwrap_or_else(|| Err(nothing()))
+    }
+
+    /// Signs and stores records of this node for different places, in one transaction; what became of
+    /// each.
+    ///
+    /// # Errors
+    /// When nothing can be stored.
+    pub fn write_many<T: Serialize>(
+        &mut self,
+        key: &SecretKey,
+        records: &[(Write<'_>, &T)],
+        now: Millis,
+    ) -> Result<Vec<Result<Cell, StoreError>>, StoreError> {
         self.make_sure()?;
-        let Write { kind, subject, slot, incarnation } = write;
+        let signed: Vec<Result<Cell, StoreError>> =
+            records.iter().map(|(write, record)| self.sign(key, write, *record, now)).collect();
+        let cells = signed.iter().filter_map(|s| s.as_ref().ok()).cloned().collect();
+        let mut outcomes = self.apply(cells, &[], now)?.into_iter();
+        let written = |signed: Result<Cell, StoreError>| {
+            let cell = signed?;
+            let kind = cell.id.kind;
+            let failed = |reason| StoreError::Record { kind, reason, passing: false };
+            match outcomes.next() {
+                Some(Outcome::Accepted) => Ok(cell),
+                Some(Outcome::Held(reason)) => {
+                    Err(StoreError::Record { kind, reason, passing: true })
+                }
+                Some(Outcome::Rejected(why)) => Err(failed(why)),
+                Some(Outcome::Known | Outcome::Newer) | None => {
+                    Err(failed("a newer one is stored".to_owned()))
+                }
+            }
+        };
+        Ok(signed.into_iter().map(written).collect())
+    }
+
+    /// A record of this node as the cell that follows what is in its place.
+    fn sign<T: Serialize>(
+        &self,
+        key: &SecretKey,
+        write: &Write<'_>,
+        record: &T,
+        now: Millis,
+    ) -> Result<Cell, StoreError> {
+        let Write { kind, subject, slot, incarnation } = *write;
         let failed = |reason: String| StoreError::Record { kind, reason, passing: false };
         let payload = codec::encode(record).map_err(|e| failed(e.to_string()))?;
         let id =
@@ -314,17 +361,9 @@ impl Store {
         let version = following(last, incarnation)
             .ok_or_else(|| failed("the key writes in a newer life already".to_owned()))?;
         let draft = Draft { id, version, hlc: self.next_hlc(now), payload };
-        let cell = draft
+        draft
             .sign(self.roots.cluster(), |m| key.sign(m))
-            .map_err(|e: CellError| failed(e.to_string()))?;
-        match self.apply(vec![cell.clone()], &[], now)?.pop() {
-            Some(Outcome::Accepted) => Ok(cell),
-            Some(Outcome::Held(reason)) => Err(StoreError::Record { kind, reason, passing: true }),
-            Some(Outcome::Rejected(why)) => Err(failed(why)),
-            Some(Outcome::Known | Outcome::Newer) | None => {
-                Err(failed("a newer one is stored".to_owned()))
-            }
-        }
+            .map_err(|e: CellError| failed(e.to_string()))
     }
 }
 

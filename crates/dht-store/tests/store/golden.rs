@@ -199,6 +199,7 @@ fn golden_records() {
             allow_downgrade: true,
             holders: vec![NodeId(KEY)],
             shards: 4,
+            preheat: false,
         },
         "146:2e1323a8f6df39db",
     );

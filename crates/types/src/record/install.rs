@@ -175,6 +175,13 @@ pub struct Deployment {
     /// machines that the group had.
     #[serde(default = "one_shard")]
     pub shards: u16,
+    /// Whether the file is only brought to the machines and kept there: nothing is installed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub preheat: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 fn one_shard() -> u16 {
@@ -197,6 +204,12 @@ impl Deployment {
     /// The subjects of all shards of the statuses of the deployment `id`.
     pub fn status_subjects(&self, id: DeploymentId) -> impl Iterator<Item = Vec<u8>> + use<> {
         (0..self.shards).map(move |shard| shard::status_subject(&id, shard))
+    }
+
+    /// The state in which a machine is done with the order when all went well.
+    #[must_use]
+    pub fn goal(&self) -> State {
+        if self.preheat { State::Verified } else { State::Installed }
     }
 
     /// The deployment's id, from its author and its encoded order.

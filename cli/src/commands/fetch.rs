@@ -1,0 +1,186 @@
+//! `p2pinst fetch`
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use p2pinst_api::Client;
+use p2pinst_api::request::FetchBlob;
+use p2pinst_api::store::FetchView;
+use p2pinst_files::Context as _;
+use p2pinst_types::Hash;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::error::{CliError, Kind};
+use crate::format;
+use crate::handover;
+
+/// How long one question waits for something new.
+const WAIT_MS: u64 = 500;
+/// Read at a time.
+const COPY: usize = 256 * 1024;
+
+/// Fetch a file from the other machines into this machine's store
+///
+/// Takes a root (what `p2pinst seed` printed), a deployment, or a release. Every byte is verified. The
+/// file is kept for ten minutes, and longer where there is room: pin it to keep it.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:
+  p2pinst fetch alice-42 -o hello.deb
+  p2pinst fetch hello=1.0
+  p2pinst fetch 3f2a9c51… -o /srv/disk.img")]
+pub(crate) struct FetchArgs {
+    /// The file: its root, a deployment (alice-42) or NAME=VERSION
+    what: String,
+    /// Also put it there (shares the blocks on the disk where the filesystem can); replaces a file
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Make a hard link instead of a copy: whoever writes to it damages the store
+    #[arg(long, requires = "output")]
+    hard_link: bool,
+}
+
+#[derive(Serialize)]
+struct Document {
+    root: Hash,
+    size: u64,
+    received: u64,
+    sources: usize,
+    file: Option<PathBuf>,
+}
+
+pub(super) async fn run(context: &Context, args: FetchArgs) -> Result<(), CliError> {
+    let mut client = context.connect().await?;
+    let fetched = tokio::select! {
+        fetched = bring(context, &mut client, &args.what) => fetched?,
+        _ = tokio::signal::ctrl_c() => {
+            return Err(CliError::failed("interrupted").hint("what has come stays for an hour"));
+        }
+    };
+    let (root, size) = (fetched.root, fetched.size.unwrap_or(fetched.have));
+    if let Some(output) = &args.output {
+        let from = context.dir.blobs().join(format!("{root}.blob"));
+        let (to, hard_link) = (output.clone(), args.hard_link);
+        let put = tokio::task::spawn_blocking(move || put(&from, &to, root, hard_link)).await;
+        put.map_err(|e| CliError::new(Kind::Bug, e))??;
+    }
+    if context.json {
+        let (received, sources) = (fetched.received, fetched.sources);
+        return context.print_json(&Document { root, size, received, sources, file: args.output });
+    }
+    context.print(format_args!("{root}\n"))?;
+    let came = match fetched.received {
+        0 => "was here already".to_owned(),
+        n => format!("{} came from {}", format::size(n), format::count(fetched.sources, "node")),
+    };
+    context.tell(format_args!("{}: {came}.", format::size(size)));
+    Ok(())
+}
+
+/// Asks until all of it is here.
+async fn bring(context: &Context, client: &mut Client, what: &str) -> Result<FetchView, CliError> {
+    const TEMPLATE: &str = "{msg} [{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}";
+    let bar = handover::bar(context, 0, TEMPLATE, "looking");
+    loop {
+        let ask = FetchBlob { what: what.to_owned(), wait_ms: WAIT_MS };
+        let view = client.call(ask).await?;
+        if let Some(size) = view.size {
+            bar.set_length(size);
+            bar.set_position(view.have);
+            bar.set_message("fetching");
+        }
+        if let Some(reason) = view.failed {
+            bar.finish_and_clear();
+            return Err(CliError::failed(format!("cannot fetch {what}: {reason}"))
+                .hint("is a machine that has it up? p2pinst node ls"));
+        }
+        if view.complete {
+            bar.finish_and_clear();
+            return Ok(view);
+        }
+    }
+}
+
+/// Puts a blob of the store where it is wanted, whole or not at all, and makes sure that it is what it
+/// should be.
+fn put(from: &Path, to: &Path, root: Hash, hard_link: bool) -> Result<(), CliError> {
+    let dir = match to.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let name = to
+        .file_name()
+        .ok_or_else(|| CliError::usage(format!("{} is no name of a file", to.display())))?;
+    let temp = dir.join(format!(".{}.{}.new", name.to_string_lossy(), std::process::id()));
+    let made = make(from, &temp, root, hard_link)
+        .and_then(|()| Ok(fs::rename(&temp, to).context("rename", &temp)?))
+        .and_then(|()| Ok(p2pinst_files::sync_dir(dir)?));
+    if made.is_err() {
+        drop(fs::remove_file(&temp));
+    }
+    made
+}
+
+fn make(from: &Path, temp: &Path, root: Hash, hard_link: bool) -> Result<(), CliError> {
+    let mut source = File::open(from).context("read", from)?;
+    if hard_link {
+        fs::hard_link(from, temp).context("make a hard link", temp)?;
+        return expect(hash(&mut source, &mut io::sink()).context("read", from)?, root);
+    }
+    let mut target = File::create_new(temp).context("create", temp)?;
+    // shares the blocks, where both are on one filesystem that can
+    let hash = if rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
+        hash(&mut source, &mut io::sink()).context("read", from)?
+    } else {
+        hash(&mut source, &mut target).context("copy to", temp)?
+    };
+    target.sync_all().context("sync", temp)?;
+    expect(hash, root)
+}
+
+fn hash(source: &mut File, target: &mut dyn Write) -> io::Result<Hash> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; COPY];
+    loop {
+        let n = source.read(&mut buffer)?;
+        let bytes = buffer.get(..n).unwrap_or_default();
+        if bytes.is_empty() {
+            return Ok(Hash(*hasher.finalize().as_bytes()));
+        }
+        hasher.update(bytes);
+        target.write_all(bytes)?;
+    }
+}
+
+fn expect(found: Hash, wanted: Hash) -> Result<(), CliError> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(CliError::failed(format!("the disk has damaged {} in the store", wanted.short()))
+        .hint(format!("give up what is damaged: p2pinst store verify {}", wanted.short()))
+        .hint("and fetch it again"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_put_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("blob"), dir.path().join("file"));
+        let bytes = vec![7; COPY + 3];
+        fs::write(&from, &bytes).unwrap();
+        fs::write(&to, "old").unwrap();
+        let root = Hash(*blake3::hash(&bytes).as_bytes());
+        let error = put(&from, &to, Hash([1; 32]), false).unwrap_err();
+        assert!(error.error.contains("damaged"), "{}", error.error);
+        assert_eq!(fs::read(&to).unwrap(), b"old");
+        put(&from, &to, root, false).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), bytes);
+        put(&from, &to, root, true).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing else is left");
+        assert!(put(&from, &dir.path().join("no/file"), root, false).is_err());
+    }
+}

@@ -1,0 +1,238 @@
+//! Finding out what a bare root stands for.
+//!
+//! A root alone does not say how long the blob is, and sources are not believed: the length that one
+//! claims is proved by the piece layer, which must merge to the root, and by the last piece, which
+//! hashes to its value of the layer with its own length only. Blobs are cut as publishers cut them, so
+//! that the length decides the pieces.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use p2pinst_chunks::store::{BeginError, PutError};
+use p2pinst_chunks::wire::{Direction, Refusal, ToDownloader, ToSource};
+use p2pinst_chunks::{LayerPages, PieceLayer};
+use p2pinst_types::{BlobRef, Hash, NodeId, PieceIndex};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::{Exchange, wire};
+use crate::net::Protocol;
+
+/// How long somebody is looked for who has the blob.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long others may answer after the first who has it.
+const HEARING: Duration = Duration::from_millis(500);
+/// How long one source may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long one source may take to prove what it claims; the layer of the largest blob has 128 MiB.
+const PROOF: Duration = Duration::from_secs(60);
+/// A pause before new sources are looked for, and before a busy one is asked again.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Sources that are asked at once.
+const AT_ONCE: usize = 20;
+
+/// Why it is not known what a root stands for.
+#[derive(Debug, Error)]
+pub enum LocateError {
+    /// Nobody who can be reached has it, or can prove that it has.
+    #[error("no node that can be reached has the whole blob {}", root.short())]
+    Nobody {
+        /// The blob.
+        root: Hash,
+    },
+    /// It cannot be begun: the disk is full, say.
+    #[error("cannot begin the blob: {0}")]
+    Begin(#[from] BeginError),
+    /// A piece cannot be stored.
+    #[error("cannot store a piece: {0}")]
+    Put(#[from] PutError),
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopping(#[from] tokio::task::JoinError),
+}
+
+/// A blob whose length is proved, and what proves it.
+#[derive(Debug)]
+pub struct Located {
+    layer: PieceLayer,
+    last: Vec<u8>,
+}
+
+impl Located {
+    /// The blob.
+    #[must_use]
+    pub fn blob(&self) -> BlobRef {
+        *self.layer.blob()
+    }
+}
+
+fn last_piece(blob: &BlobRef) -> PieceIndex {
+    PieceIndex(blob.pieces().saturating_sub(1))
+}
+
+impl Exchange {
+    /// Finds out what a root stands for, from sources that are not trusted.
+    ///
+    /// # Errors
+    /// When nobody who can be reached has it.
+    pub async fn locate(
+        &self,
+        root: Hash,
+        sources: impl Fn() -> Vec<NodeId>,
+    ) -> Result<Located, LocateError> {
+        let begun = Instant::now();
+        let mut asked: BTreeMap<NodeId, Instant> = BTreeMap::new();
+        let mut tasks = JoinSet::new();
+        let mut claims: BTreeMap<BlobRef, BTreeSet<NodeId>> = BTreeMap::new();
+        let mut first: Option<Instant> = None;
+        while begun.elapsed() < PATIENCE {
+            for peer in sources() {
+                // who did not have it may have it by now
+                let again = |at: &Instant| at.elapsed() > ANSWER;
+                if tasks.len() < AT_ONCE && asked.get(&peer).is_none_or(again) {
+                    asked.insert(peer, Instant::now());
+                    let exchange = self.clone();
+                    tasks.spawn(async move { (peer, exchange.claim(peer, root).await) });
+                }
+            }
+            tokio::select! {
+                Some(answer) = tasks.join_next(), if !tasks.is_empty() => {
+                    if let Ok((peer, Some(blob))) = answer {
+                        claims.entry(blob).or_default().insert(peer);
+                        first.get_or_insert_with(Instant::now);
+                    }
+                }
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+            let heard = first.is_some_and(|at| at.elapsed() >= HEARING || tasks.is_empty());
+            if !heard {
+                continue;
+            }
+            first = None;
+            // what most say first; who cannot prove it is not asked for it again
+            let mut candidates: Vec<_> = std::mem::take(&mut claims).into_iter().collect();
+            candidates.sort_by_key(|(_, peers)| std::cmp::Reverse(peers.len()));
+            for (blob, peers) in candidates {
+                for peer in peers {
+                    let proof = tokio::time::timeout(PROOF, self.prove(peer, blob));
+                    match proof.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                        Ok(located) => return Ok(located),
+                        Err(error) => debug!(%peer, %error, "it does not prove what it claims"),
+                    }
+                }
+            }
+        }
+        Err(LocateError::Nobody { root })
+    }
+
+    /// Puts what proved the length into the store, so that it is not fetched again.
+    ///
+    /// # Errors
+    /// When the disk fails or is full.
+    pub async fn adopt(&self, located: Located) -> Result<(), LocateError> {
+        let blobs = self.blobs.clone();
+        let begun = tokio::task::spawn_blocking(move || {
+            let blob = located.blob();
+            blobs.begin(&located.layer)?;
+            blobs.put_piece(&blob.root, last_piece(&blob), &located.last)?;
+            Ok(())
+        });
+        begun.await?
+    }
+
+    /// What a source says that the root stands for, if it has the last piece.
+    async fn claim(&self, peer: NodeId, root: Hash) -> Option<BlobRef> {
+        let asked = tokio::time::timeout(ANSWER, async {
+            let (mut reader, _writer) = self.opened(peer, root).await?;
+            claimed(&mut reader, root).await
+        });
+        asked.await.ok()?.ok()?
+    }
+
+    async fn opened(
+        &self,
+        peer: NodeId,
+        root: Hash,
+    ) -> io::Result<(impl AsyncRead + Unpin, impl AsyncWrite + Unpin)> {
+        let stream = self.net.open(peer, Protocol::Exchange, &[]).await;
+        let (reader, mut writer) = tokio::io::split(stream.map_err(io::Error::other)?);
+        say(&mut writer, &ToSource::Open { root }).await?;
+        Ok((reader, writer))
+    }
+
+    async fn prove(&self, peer: NodeId, blob: BlobRef) -> io::Result<Located> {
+        let (mut reader, mut writer) = self.opened(peer, blob.root).await?;
+        if claimed(&mut reader, blob.root).await? != Some(blob) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut pages = LayerPages::new(blob).map_err(io::Error::other)?;
+        let mut body = Vec::new();
+        while let Some(from) = pages.next_page() {
+            // a blob of one piece has its root as its layer: nobody needs to be asked
+            if blob.pieces() == 1 {
+                pages.push(from, blob.root.as_bytes()).map_err(io::Error::other)?;
+                continue;
+            }
+            say(&mut writer, &ToSource::GetLayer { from }).await?;
+            match hear(&mut reader, &mut body).await? {
+                ToDownloader::Layer { from, bytes } => {
+                    pages.push(from, bytes).map_err(io::Error::other)?;
+                }
+                ToDownloader::Have { .. } => {}
+                _ => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+        let layer = pages.finish().map_err(io::Error::other)?;
+        let piece = last_piece(&blob);
+        say(&mut writer, &ToSource::Request { piece }).await?;
+        loop {
+            match hear(&mut reader, &mut body).await? {
+                ToDownloader::Piece { piece: which, bytes } if which == piece => {
+                    layer.check_piece(piece, bytes).map_err(io::Error::other)?;
+                    return Ok(Located { last: bytes.to_vec(), layer });
+                }
+                ToDownloader::Have { .. } => {}
+                ToDownloader::Refused { reason: Refusal::Missing, .. } => {
+                    return Err(io::ErrorKind::NotFound.into());
+                }
+                // too much to do, or it would rather give it to others: not for long
+                ToDownloader::Refused { .. } => {
+                    tokio::time::sleep(PAUSE).await;
+                    say(&mut writer, &ToSource::Request { piece }).await?;
+                }
+                _ => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+    }
+}
+
+/// Reads what a source claims; `None`: it does not have the blob, or not its last piece, or cuts it as
+/// nobody does.
+async fn claimed<R: AsyncRead + Unpin>(reader: &mut R, root: Hash) -> io::Result<Option<BlobRef>> {
+    let mut body = Vec::new();
+    let ToDownloader::Opened { blob, have } = hear(reader, &mut body).await? else {
+        return Ok(None);
+    };
+    let usual = BlobRef::new(root, blob.len()).is_ok_and(|usual| usual == blob);
+    Ok((usual && have.get(last_piece(&blob))).then_some(blob))
+}
+
+async fn say<W: AsyncWrite + Unpin>(writer: &mut W, message: &ToSource) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    message.encode(&mut bytes);
+    wire::write(writer, &[&bytes]).await
+}
+
+async fn hear<'a, R: AsyncRead + Unpin>(
+    reader: &mut R,
+    body: &'a mut Vec<u8>,
+) -> io::Result<ToDownloader<'a>> {
+    let header = wire::read(reader, Direction::ToDownloader, body, &AtomicU64::new(0)).await?;
+    let header = header.ok_or(io::ErrorKind::UnexpectedEof)?;
+    ToDownloader::decode(header, body).map_err(wire::invalid)
+}
