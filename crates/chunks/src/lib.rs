@@ -6,6 +6,7 @@
 //!   block. Only verified bytes go in, only verified bytes come out.
 //! - [`wire`], [`fetch`], [`serve`]: the exchange protocol and its two policies, sans-IO. Time and
 //!   randomness are parameters; nothing here opens a socket.
+//! - [`rates`], [`throttle`]: how fast that may be, and who waits for whom; sans-IO as well.
 //!
 //! What a crash loses: pieces written since the last [`BlobStore::sync`], never more; they are
 //! fetched again.
@@ -13,8 +14,10 @@
 pub mod bitmap;
 pub mod fetch;
 pub mod layer;
+pub mod rates;
 pub mod serve;
 pub mod store;
+pub mod throttle;
 pub mod wire;
 
 pub use bitmap::Bitmap;

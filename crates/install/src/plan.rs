@@ -183,6 +183,7 @@ mod tests {
                 allow_downgrade: downgrade,
                 holders: vec![],
                 shards: 1,
+                limit: None,
             },
             release: Release {
                 package: PackageId {

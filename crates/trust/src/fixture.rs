@@ -393,6 +393,7 @@ impl Lab {
             allow_downgrade: false,
             holders: Vec::new(),
             shards,
+            limit: None,
         };
         let payload = codec::encode(&order).unwrap();
         let id = Deployment::id(&by.public(), &payload);

@@ -16,7 +16,7 @@ use p2pinst_types::record::{
 };
 use p2pinst_types::{
     BlobRef, DeploymentId, Hash, Hlc, Kind, MachineId, Millis, NodeId, PublicKey, ReleaseId,
-    Signature, Version, codec,
+    Rate, Signature, Version, codec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -199,6 +199,7 @@ fn golden_records() {
             allow_downgrade: true,
             holders: vec![NodeId(KEY)],
             shards: 4,
+            limit: Some(Rate::nearest(2_500_000)),
         },
         "146:2e1323a8f6df39db",
     );

@@ -105,6 +105,7 @@ impl World {
             allow_downgrade: false,
             holders: Vec::new(),
             shards: 1,
+            limit: None,
         };
         let Ok(payload) = codec::encode(&order) else { return };
         let id = Deployment::id(&by.public(), &payload);

@@ -50,6 +50,7 @@ impl Records {
             allow_downgrade: false,
             holders: Vec::new(),
             shards: 256,
+            limit: None,
         };
         ((Kind::DEPLOYMENT, deployment_id(n).0.to_vec()), codec::encode(&order).unwrap_or_default())
     }
