@@ -110,6 +110,7 @@ pub(crate) mod tests {
             size: 20_582,
             group: "gpu".parse().unwrap(),
             mode: Mode::Urgent,
+            limit: None,
             ordered: machines.len(),
             counts,
             signed: true,

@@ -13,6 +13,7 @@ mod invite;
 mod join;
 mod key;
 mod leave;
+mod limits;
 mod machine;
 mod node;
 mod publish;
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Retire(retire::RetireArgs),
     Status(status::StatusArgs),
     History(history::HistoryArgs),
+    #[command(subcommand)]
+    Limits(limits::LimitsCommand),
     Doctor(doctor::DoctorArgs),
     #[command(subcommand)]
     Debug(debug::DebugCommand),
@@ -67,6 +70,7 @@ impl Command {
             Self::Retire(args) => retire::run(context, args).await,
             Self::Status(args) => status::run(context, args).await,
             Self::History(args) => history::run(context, args).await,
+            Self::Limits(command) => limits::run(context, command).await,
             Self::Root(command) => root::run(context, command).await,
             Self::Doctor(args) => doctor::run(context, args).await,
             Self::Debug(command) => debug::run(context, command).await,

@@ -8,7 +8,7 @@ use p2pinst_api::request::{CountHolders, PreparePublish, PublishPlan};
 use p2pinst_api::view::{DeploymentView, MachineStatus, NodeInfo};
 use p2pinst_types::record::{Deployment, Mode, PackageId, Release, Role};
 use p2pinst_types::{
-    BlobRef, DeploymentId, Kind, Name, PublicKey, ReleaseId, codec, limits, shard,
+    BlobRef, DeploymentId, Kind, Name, PublicKey, Rate, ReleaseId, codec, limits, shard,
 };
 use serde::Serialize;
 
@@ -29,6 +29,7 @@ use crate::signer::Signer;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   p2pinst publish hello.deb --group gpu
+  p2pinst publish big.deb --group all --limit 10MB/s
   p2pinst publish fix.deb --group all --urgent --wait")]
 pub(crate) struct PublishArgs {
     /// The package, a .deb file
@@ -39,6 +40,9 @@ pub(crate) struct PublishArgs {
     /// Install at once, whatever the load
     #[arg(long)]
     urgent: bool,
+    /// How fast each machine may send it, and receive it (10MB/s, 20Mbit/s)
+    #[arg(long, value_name = "RATE")]
+    limit: Option<Rate>,
     /// Also replace a newer version that is ordered or installed
     #[arg(long)]
     allow_downgrade: bool,
@@ -71,6 +75,7 @@ struct Order {
     blob: BlobRef,
     group: Name,
     mode: Mode,
+    limit: Option<Rate>,
     members: Vec<Name>,
     peers: usize,
 }
@@ -84,6 +89,8 @@ struct Document<'a> {
     size: u64,
     group: &'a Name,
     mode: Mode,
+    /// In bytes per second.
+    limit: Option<u64>,
     members: &'a [Name],
     peers: usize,
     holders: Vec<Name>,
@@ -190,6 +197,7 @@ async fn order(
         mode,
         allow_downgrade: args.allow_downgrade,
         holders: vec![plan.node],
+        limit: args.limit,
         shards: args.shards.unwrap_or_else(|| shard::shards_for(plan.members.len())),
     };
     let payload = codec::encode(&deployment)?;
@@ -205,6 +213,7 @@ async fn order(
         blob: release.blob,
         group: args.group.clone(),
         mode,
+        limit: args.limit,
         members: plan.members,
         peers,
     })
@@ -293,6 +302,7 @@ fn document(order: &Order, outcome: Outcome) -> Document<'_> {
         size: order.blob.len(),
         group: &order.group,
         mode: order.mode,
+        limit: order.limit.map(Rate::bytes),
         members: &order.members,
         peers: order.peers,
         holders: outcome.holders,

@@ -9,12 +9,13 @@ use std::thread;
 
 use p2pinst_api::inspect::{CellPage, Check, KeyPage, PeerView};
 use p2pinst_api::request::{
-    ApiError, CellBytes, ErrorKind, Head, Holders, InviteMaterial, Left, PublishPlan, Request,
-    Roots, SubmitRoots, Submitted,
+    ApiError, CellBytes, ErrorKind, Head, Holders, InviteMaterial, Left, LimitsChange, PublishPlan,
+    Request, Roots, SubmitRoots, Submitted,
 };
 use p2pinst_api::view::{
     DeploymentView, GrantView, GroupDefinition, GroupEditView, GroupState, GroupView, HistoryView,
-    InviteView, MachineStatus, NodeInfo, NodeView, RemovalView, StatusView,
+    InviteView, LimitsView, MachineStatus, NodeInfo, NodeView, RemovalView, SettingView,
+    StatusView,
 };
 use p2pinst_api::{DataDir, frame};
 use p2pinst_trust::key::verify_cell;
@@ -26,7 +27,7 @@ use p2pinst_types::record::{
 };
 use p2pinst_types::{
     BlobRef, Cell, CellId, DeploymentId, Hash, Hlc, Kind, MachineId, Millis, Name, NodeId,
-    PublicKey, Version, codec,
+    PublicKey, Rates, Version, codec,
 };
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
@@ -79,6 +80,7 @@ pub(crate) struct State {
     /// No other node can be asked.
     pub(crate) isolated: bool,
     pub(crate) removed: Option<RemovalView>,
+    limits: Rates,
     socket: std::path::PathBuf,
     /// What the machines are called and labelled by now.
     nodes: Vec<NodeView>,
@@ -141,6 +143,7 @@ impl Fake {
             refuses_cells: false,
             isolated: false,
             removed: None,
+            limits: Rates::default(),
             socket: data.socket(),
             nodes: nodes(),
         }));
@@ -273,6 +276,25 @@ impl State {
             Request::Watch(_) => {
                 self.generation += 1;
                 say(Ok(self.generation))
+            }
+            Request::Limits(ask) => {
+                match ask.change {
+                    Some(LimitsChange::Set { rates, .. } | LimitsChange::Keep { rates }) => {
+                        self.limits = rates.or(self.limits);
+                    }
+                    Some(LimitsChange::Reset) => self.limits = Rates::default(),
+                    None => {}
+                }
+                say(Ok(LimitsView {
+                    now: self.limits,
+                    always: Rates::default(),
+                    windows: vec![],
+                    set: vec![SettingView { rates: self.limits, left_ms: None }],
+                    busy: false,
+                    busy_up: None,
+                    upload_slots: 16,
+                    deployments: vec![],
+                }))
             }
             Request::Doctor(_) => say(Ok(self.checks.clone())),
             Request::DebugCells(ask) => {
@@ -576,6 +598,7 @@ impl State {
             size: release.blob.len(),
             group: deployment.group,
             mode: deployment.mode,
+            limit: None,
             ordered: machines.len(),
             counts,
             signed: true,

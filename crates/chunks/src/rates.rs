@@ -184,7 +184,9 @@ impl Window {
         today && now.minute >= from || yesterday && now.minute < to
     }
 
-    fn rates(&self) -> Rates {
+    /// What holds then.
+    #[must_use]
+    pub fn rates(&self) -> Rates {
         let Self { up, down, wan_up, wan_down, .. } = *self;
         Rates { up, down, wan_up, wan_down }
     }

@@ -282,6 +282,12 @@ impl<P: Copy + Ord> Serve<P> {
         self.queues.values().map(Vec::len).sum()
     }
 
+    /// Whether an answer to a peer is under way or waits.
+    #[must_use]
+    pub fn owes(&self, peer: P) -> bool {
+        self.sending.contains_key(&peer) || self.queues.contains_key(&peer)
+    }
+
     /// What was being sent to a peer has been sent, or refused after all.
     pub fn done(&mut self, peer: P) {
         self.sending.remove(&peer);
@@ -311,6 +317,7 @@ mod tests {
             ask(&mut serve, peer, piece).unwrap();
         }
         assert_eq!(serve.waiting(), 5);
+        assert!(serve.owes(1) && !serve.owes(4));
         assert_eq!(job(&mut serve), Some((1, 0)));
         assert_eq!(job(&mut serve), Some((2, 5)));
         serve.done(1);

@@ -235,6 +235,7 @@ impl Api {
             size: order.release.blob.len(),
             group: order.deployment.group.clone(),
             mode: order.deployment.mode,
+            limit: order.deployment.limit.map(p2pinst_types::Rate::bytes),
             ordered: shards.iter().map(|s| s.machines.len()).sum(),
             counts: tally.counts,
             signed: false,

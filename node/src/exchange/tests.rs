@@ -102,7 +102,7 @@ async fn lie(stream: NetStream, blob: BlobRef, layer: Vec<u8>, asked: Arc<Atomic
     let mut body = Vec::new();
     let count = AtomicU64::new(0);
     while let Ok(Some(header)) =
-        wire::read(&mut reader, Direction::ToSource, &mut body, &count).await
+        wire::read(&mut reader, Direction::ToSource, &mut body, &count, None).await
     {
         let mut out = Vec::new();
         match ToSource::decode(header, &body).unwrap() {
