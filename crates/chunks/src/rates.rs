@@ -37,6 +37,7 @@ pub struct LimitsConfig {
     /// Pieces that are sent at a time; fewer when little may leave.
     pub upload_slots: u16,
     /// What holds instead at certain hours. The first one that holds now and speaks of a limit counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<Window>,
 }
 

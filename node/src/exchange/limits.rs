@@ -26,7 +26,7 @@ const HEADERS: usize = 20;
 /// Urgent bytes that came within this time let what is not urgent wait.
 const LATELY: Duration = Duration::from_secs(2);
 /// Seconds of a limit on incoming bytes that may be asked for ahead.
-const AHEAD: u64 = 2;
+const AHEAD: u64 = 1;
 
 /// Whether a member is at another site.
 pub type Far = Box<dyn Fn(&NodeId) -> bool + Send + Sync>;
@@ -544,7 +544,7 @@ mod tests {
         ] {
             assert!((least..most).contains(&time), "{times:?}");
         }
-        assert_eq!(limits.ahead(&OTHER, 1 << 20), 200_000);
+        assert_eq!(limits.ahead(&OTHER, 1 << 20), 100_000);
         assert_eq!(limits.ahead(&ROOT, 1 << 20), 1 << 20);
     }
 
