@@ -224,11 +224,15 @@ fn what_is_urgent_overtakes_a_big_one_that_is_under_way() {
         for name in ["n2", "n3"] {
             n1.sees_state(&published.deployment, name, "fetching", SOON)?;
         }
-        publish_to_all(n1, &big(lab, "pressing", 4 * MB)?, &[]).run()?.ok()?;
+        publish_to_all(n1, &big(lab, "pressing", 20 * MB)?, &[]).run()?.ok()?;
+        let meter = Meter::new(n1)?;
         for node in [n2, n3] {
             node.installs("pressing", "1.0", LATER)?;
             ensure!(!has(node, "bulky"), "{} has the big one already", node.name());
         }
+        // sharing the way with the big one, it would have taken as many bytes again
+        let sent = meter.moved()?.0;
+        ensure!(sent < 30 * MB, "{sent} bytes left until the urgent one was there");
         n1.ok(["limits", "set", "up=none"])?;
         publish_to_all(n1, &deb(lab, "after", "1.0")?, &[]).run()?.ok()?;
         for node in [n2, n3] {
