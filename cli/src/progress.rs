@@ -111,6 +111,7 @@ pub(crate) mod tests {
             group: "gpu".parse().unwrap(),
             mode: Mode::Urgent,
             preheat: false,
+            limit: None,
             ordered: machines.len(),
             counts,
             signed: true,

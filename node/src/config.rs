@@ -2,10 +2,13 @@
 
 use p2pinst_api::DataDir;
 use p2pinst_chunks::quota::{Quota, Size};
+use p2pinst_chunks::rates::LimitsConfig;
 use p2pinst_files::{Access, FileError};
 use p2pinst_install::idle::IdleConfig;
+use p2pinst_types::Rates;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use toml_edit::DocumentMut;
 
 /// Where a node listens unless told otherwise.
 pub const LISTEN: &str = "/ip4/0.0.0.0/tcp/4001";
@@ -50,6 +53,9 @@ pub struct Config {
     /// When the node counts as idle.
     #[serde(default)]
     pub idle: IdleConfig,
+    /// How fast the bytes of blobs may leave and come.
+    #[serde(default)]
+    pub limits: LimitsConfig,
 }
 
 /// What the blobs may take of their disk. Sizes are bytes (`20GB`, `512MiB`) or parts (`80%`).
@@ -141,6 +147,7 @@ impl Default for Config {
             script_secs: script_secs(),
             store: StoreConfig::default(),
             idle: IdleConfig::default(),
+            limits: LimitsConfig::default(),
         }
     }
 }
@@ -192,7 +199,33 @@ impl Config {
             return Err(invalid("connections must be from 4 to 512".to_owned()));
         }
         config.store.read().map_err(invalid)?;
+        config.limits.check().map_err(invalid)?;
         Ok(config)
+    }
+
+    /// Writes limits into the file, and leaves all else in it as it is, comments too.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or is no configuration any more.
+    pub fn keep_limits(dir: &DataDir, rates: Rates) -> Result<(), ConfigError> {
+        Self::load(dir)?; // whoever edits it by hand is told of mistakes first
+        let path = dir.config();
+        let invalid =
+            |reason: String| ConfigError::Invalid { path: path.display().to_string(), reason };
+        let bytes = if path.exists() { p2pinst_files::read(&path, MAX)? } else { Vec::new() };
+        let text = std::str::from_utf8(&bytes).map_err(|e| invalid(e.to_string()))?;
+        let mut file: DocumentMut =
+            text.parse().map_err(|e: toml_edit::TomlError| invalid(e.to_string()))?;
+        let limits = file.entry("limits").or_insert_with(toml_edit::table);
+        let limits = limits.as_table_like_mut();
+        let limits = limits.ok_or_else(|| invalid("limits is no table".to_owned()))?;
+        for (name, limit) in rates.named() {
+            if let Some(limit) = limit {
+                limits.insert(name, toml_edit::value(limit.to_string()));
+            }
+        }
+        p2pinst_files::write(&path, file.to_string().as_bytes(), Access::Public)?;
+        Ok(())
     }
 
     /// Writes the configuration.
@@ -231,10 +264,32 @@ mod tests {
             "[store]\nquota = \"lots\"",
             "[store]\nquota = \"0\"",
             "[store]\nqouta = \"1GB\"",
+            "[limits]\nup = \"fast\"",
+            "[limits]\nupload_slots = 0",
         ] {
             std::fs::write(dir.config(), bad).unwrap();
             let error = Config::load(&dir).unwrap_err().to_string();
             assert!(error.contains("config.toml"), "{error}");
         }
+    }
+
+    #[test]
+    fn limits_are_kept_beside_what_is_written_there() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = DataDir::new(temp.path());
+        let rates = |up: &str| Rates { up: Some(up.parse().unwrap()), ..Rates::default() };
+        Config::keep_limits(&dir, rates("5MB/s")).unwrap();
+        assert_eq!(Config::load(&dir).unwrap().limits.always(), rates("5MB/s"));
+        let text = "sync_secs = 7 # often\n[limits] # of the line\nwan_up = \"1MB/s\"\n";
+        std::fs::write(dir.config(), text).unwrap();
+        Config::keep_limits(&dir, rates("none")).unwrap();
+        let config = Config::load(&dir).unwrap();
+        let want = Rates { wan_up: Some("1MB/s".parse().unwrap()), ..rates("none") };
+        assert_eq!((config.sync_secs, config.limits.always()), (7, want));
+        let text = std::fs::read_to_string(dir.config()).unwrap();
+        assert!(text.contains("# often") && text.contains("# of the line"), "{text}");
+        Config::default().save(&dir).unwrap();
+        Config::keep_limits(&dir, rates("2Mbit/s")).unwrap();
+        assert_eq!(Config::load(&dir).unwrap().limits.always(), rates("250kB/s"));
     }
 }

@@ -27,7 +27,7 @@ use crate::clock::{self, Clock};
 use crate::clones::Clones;
 use crate::config::Config;
 use crate::control::{self, Control};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Far, Limits};
 use crate::identity::{Identity, load_key};
 use crate::keeper::Keeper;
 use crate::life::Life;
@@ -94,6 +94,16 @@ fn begin_life(
     Ok(Life::begin(dir, clock.now(), newest.max(store.head(&author).incarnation)))
 }
 
+/// Who is at another site; who is not known counts as far.
+fn far(own: NodeId, store: StoreHandle) -> Far {
+    Box::new(move |peer| {
+        let views = store.views();
+        let site = |node: &NodeId| views.machine_of(&node.0).map(|m| m.site.clone());
+        let there = site(peer);
+        there.is_none() || there != site(&own)
+    })
+}
+
 /// Runs a node until `shutdown`.
 ///
 /// # Errors
@@ -145,14 +155,15 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         let blobs_dir = dir.blobs();
         tokio::task::spawn_blocking(move || BlobStore::open(&blobs_dir)).await??
     };
-    let exchange = Exchange::new(net.clone(), blobs);
+    let limits = Limits::new(config.limits.clone(), Some(far(own.node, store.clone())));
+    let exchange = Exchange::with_limits(net.clone(), blobs, limits);
     let quota = config.store.read().map_err(|reason| anyhow!("config.toml: {reason}"))?;
     let (storage, storing) =
         Storage::new(exchange.clone(), net.clone(), own.node, quota, dir.pins())?;
     let interval = Duration::from_secs(config.sync_secs.into());
     let (control, control_task) = Control::new(net.clone(), store.clone(), announcements, interval);
     let (replicas, outbox) = Replicas::new(Arc::clone(&own), net.clone(), store.clone());
-    let (idle, sampling) = watch_idleness(config.idle, closing.clone());
+    let (idle, loaded, sampling) = watch_idleness(config.idle, closing.clone());
     let (agent, mut reporting) = Agent::new(Parts {
         own: Arc::clone(&own),
         store: store.clone(),
@@ -221,6 +232,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         interval,
     };
     let parts = Answering { store: store.clone(), control, replicas, exchange, watch, liveness };
+    let limiting = parts.exchange.clone().keep_limits(store.watch(), loaded, closing.clone());
     let server = Server { net: net.clone(), parts };
 
     let mut tasks = JoinSet::new();
@@ -231,6 +243,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     tasks.spawn(watching.run(closing.clone()));
     tasks.spawn(sampling);
     tasks.spawn(storing.run(closing.clone()));
+    tasks.spawn(limiting);
     tasks.spawn(reporting.run(closing.clone()));
     tasks.spawn(api.run(listener, closing.clone()));
     tasks.spawn(mesh.run(closing.clone()));

@@ -14,6 +14,7 @@ mod invite;
 mod join;
 mod key;
 mod leave;
+mod limits;
 mod machine;
 mod node;
 mod preheat;
@@ -51,6 +52,8 @@ pub(crate) enum Command {
     Fetch(fetch::FetchArgs),
     #[command(subcommand)]
     Store(store::StoreCommand),
+    #[command(subcommand)]
+    Limits(limits::LimitsCommand),
     Doctor(doctor::DoctorArgs),
     #[command(subcommand)]
     Debug(debug::DebugCommand),
@@ -80,6 +83,7 @@ impl Command {
             Self::Seed(args) => seed::run(context, args).await,
             Self::Fetch(args) => fetch::run(context, args).await,
             Self::Store(command) => store::run(context, command).await,
+            Self::Limits(command) => limits::run(context, command).await,
             Self::Root(command) => root::run(context, command).await,
             Self::Doctor(args) => doctor::run(context, args).await,
             Self::Debug(command) => debug::run(context, command).await,

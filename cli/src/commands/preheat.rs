@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use p2pinst_api::request::FindRelease;
-use p2pinst_types::Name;
+use p2pinst_types::{Name, Rate};
 
 use super::publish::{self, PublishArgs, What};
 use crate::context::Context;
@@ -29,6 +29,9 @@ pub(crate) struct PreheatArgs {
     /// Fetch at once, whatever the load
     #[arg(long)]
     urgent: bool,
+    /// How fast each machine may send it, and receive it (10MB/s, 20Mbit/s)
+    #[arg(long, value_name = "RATE")]
+    limit: Option<Rate>,
     /// Stay until every machine that can be reached is done; fail if it failed anywhere
     #[arg(long)]
     wait: bool,
@@ -52,6 +55,7 @@ pub(super) async fn run(context: &Context, args: PreheatArgs) -> Result<(), CliE
         file,
         group: args.group,
         urgent: args.urgent,
+        limit: args.limit,
         allow_downgrade: false,
         wait: args.wait,
         durable: args.durable,

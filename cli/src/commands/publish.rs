@@ -9,7 +9,7 @@ use p2pinst_api::store::ReleaseView;
 use p2pinst_api::view::{DeploymentView, MachineStatus, NodeInfo};
 use p2pinst_types::record::{Deployment, Mode, PackageId, Release, Role};
 use p2pinst_types::{
-    BlobRef, DeploymentId, Kind, Name, PublicKey, ReleaseId, codec, limits, shard,
+    BlobRef, DeploymentId, Kind, Name, PublicKey, Rate, ReleaseId, codec, limits, shard,
 };
 use serde::Serialize;
 
@@ -30,6 +30,7 @@ use crate::signer::Signer;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   p2pinst publish hello.deb --group gpu
+  p2pinst publish big.deb --group all --limit 10MB/s
   p2pinst publish fix.deb --group all --urgent --wait")]
 pub(crate) struct PublishArgs {
     /// The package, a .deb file
@@ -40,6 +41,9 @@ pub(crate) struct PublishArgs {
     /// Install at once, whatever the load
     #[arg(long)]
     pub(super) urgent: bool,
+    /// How fast each machine may send it, and receive it (10MB/s, 20Mbit/s)
+    #[arg(long, value_name = "RATE")]
+    pub(super) limit: Option<Rate>,
     /// Also replace a newer version that is ordered or installed
     #[arg(long)]
     pub(super) allow_downgrade: bool,
@@ -95,6 +99,7 @@ struct Order {
     group: Name,
     mode: Mode,
     preheat: bool,
+    limit: Option<Rate>,
     members: Vec<Name>,
     peers: usize,
 }
@@ -109,6 +114,8 @@ struct Document<'a> {
     group: &'a Name,
     mode: Mode,
     preheat: bool,
+    /// In bytes per second.
+    limit: Option<u64>,
     members: &'a [Name],
     peers: usize,
     holders: Vec<Name>,
@@ -246,6 +253,7 @@ async fn order(
         mode,
         allow_downgrade: args.allow_downgrade,
         holders,
+        limit: args.limit,
         shards: args.shards.unwrap_or_else(|| shard::shards_for(plan.members.len())),
         preheat: args.preheat,
     };
@@ -265,6 +273,7 @@ async fn order(
         group: args.group.clone(),
         mode,
         preheat: args.preheat,
+        limit: args.limit,
         members: plan.members,
         peers,
     })
@@ -355,6 +364,7 @@ fn document(order: &Order, outcome: Outcome) -> Document<'_> {
         group: &order.group,
         mode: order.mode,
         preheat: order.preheat,
+        limit: order.limit.map(Rate::bytes),
         members: &order.members,
         peers: order.peers,
         holders: outcome.holders,

@@ -9,13 +9,14 @@ use std::thread;
 
 use p2pinst_api::inspect::{CellPage, Check, KeyPage, PeerView};
 use p2pinst_api::request::{
-    ApiError, CellBytes, ErrorKind, Head, Holders, InviteMaterial, Left, PublishPlan, Request,
-    Roots, SubmitRoots, Submitted,
+    ApiError, CellBytes, ErrorKind, Head, Holders, InviteMaterial, Left, LimitsChange, PublishPlan,
+    Request, Roots, SubmitRoots, Submitted,
 };
 use p2pinst_api::store::{FetchView, PinView, StoredView};
 use p2pinst_api::view::{
     DeploymentView, GrantView, GroupDefinition, GroupEditView, GroupState, GroupView, HistoryView,
-    InviteView, MachineStatus, NodeInfo, NodeView, RemovalView, StatusView,
+    InviteView, LimitsView, MachineStatus, NodeInfo, NodeView, RemovalView, SettingView,
+    StatusView,
 };
 use p2pinst_api::{DataDir, frame};
 use p2pinst_trust::key::verify_cell;
@@ -27,7 +28,7 @@ use p2pinst_types::record::{
 };
 use p2pinst_types::{
     BlobRef, Cell, CellId, DeploymentId, Hash, Hlc, Kind, MachineId, Millis, Name, NodeId,
-    PublicKey, Version, codec,
+    PublicKey, Rates, Version, codec,
 };
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
@@ -83,6 +84,7 @@ pub(crate) struct State {
     pub(crate) blobs: Vec<StoredView>,
     /// Answers to one look at a fetch after the other; the last one stays.
     pub(crate) fetches: Vec<FetchView>,
+    limits: Rates,
     socket: std::path::PathBuf,
     /// What the machines are called and labelled by now.
     nodes: Vec<NodeView>,
@@ -147,6 +149,7 @@ impl Fake {
             removed: None,
             blobs: vec![],
             fetches: vec![],
+            limits: Rates::default(),
             socket: data.socket(),
             nodes: nodes(),
         }));
@@ -280,6 +283,25 @@ impl State {
             Request::Watch(_) => {
                 self.generation += 1;
                 say(Ok(self.generation))
+            }
+            Request::Limits(ask) => {
+                match ask.change {
+                    Some(LimitsChange::Set { rates, .. } | LimitsChange::Keep { rates }) => {
+                        self.limits = rates.or(self.limits);
+                    }
+                    Some(LimitsChange::Reset) => self.limits = Rates::default(),
+                    None => {}
+                }
+                say(Ok(LimitsView {
+                    now: self.limits,
+                    always: Rates::default(),
+                    windows: vec![],
+                    set: vec![SettingView { rates: self.limits, left_ms: None }],
+                    busy: false,
+                    busy_up: None,
+                    upload_slots: 16,
+                    deployments: vec![],
+                }))
             }
             Request::Doctor(_) => say(Ok(self.checks.clone())),
             Request::DebugCells(ask) => {
@@ -593,6 +615,7 @@ impl State {
             group: deployment.group,
             mode: deployment.mode,
             preheat: deployment.preheat,
+            limit: None,
             ordered: machines.len(),
             counts,
             signed: true,

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use p2pinst_trust::Token;
 use p2pinst_types::record::{Deployment, Grant, Manager, Mode, PackageId, Release, Role};
-use p2pinst_types::{BlobRef, Hash, Kind, Version};
+use p2pinst_types::{BlobRef, Hash, Kind, Version, codec};
 
 use crate::fake::{Fake, NOW, machine, name};
 use crate::run::{Ended, p2pinst, run, temp};
@@ -98,6 +98,31 @@ fn nodes_and_history_are_shown() {
 }
 
 #[test]
+fn limits_are_shown_and_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let _fake = cluster(dir.path());
+    assert!(run(dir.path(), &["limits", "show"]).ok().contains("wan_down  none"));
+    let set = run(dir.path(), &["limits", "set", "up=20Mbit/s", "wan_up=none", "--for", "2h"]);
+    assert!(set.ok().contains("up        2500kB/s"), "{}", set.ok());
+    let json = run(dir.path(), &["limits", "show", "--json"]).json();
+    assert_eq!(
+        (&json["now"]["up"], &json["now"]["wan_up"]),
+        (&2_500_000.into(), &serde_json::Value::Null)
+    );
+    assert_eq!(json["set"][0]["rates"]["wan_up"], "none");
+    for (wrong, words) in [
+        (&["limits", "set"][..], "LIMIT=RATE"),
+        (&["limits", "set", "up=5"], "20Mbit/s"),
+        (&["limits", "set", "sideways=1MB/s"], "wan_down"),
+        (&["limits", "set", "up=1MB/s", "up=2MB/s"], "twice"),
+        (&["limits", "set", "up=1MB/s", "--keep", "--for", "1h"], "--keep"),
+    ] {
+        assert!(run(dir.path(), wrong).failed(2).contains(words), "{wrong:?}");
+    }
+    assert!(run(dir.path(), &["limits", "reset"]).ok().contains("up        none"));
+}
+
+#[test]
 fn a_package_is_published() {
     let dir = temp();
     let fake = cluster(dir.path());
@@ -179,6 +204,19 @@ fn machines_that_are_down_do_not_hold_up_a_publisher() {
     ended.ok();
     assert!(begun.elapsed().as_secs() >= 10, "it may come back");
     assert!(ended.stderr.contains("n3  not reachable  down 1m"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_limit_is_signed_in_the_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = cluster(dir.path());
+    deb(dir.path());
+    let args = ["publish", "hello.deb", "--group", "all", "--limit", "20Mbit/s", "--json"];
+    assert_eq!(run(dir.path(), &args).json()["limit"], 2_500_000);
+    let order: Deployment = codec::decode(fake.cells(Kind::DEPLOYMENT)[0].payload()).unwrap();
+    assert_eq!(order.limit.map(p2pinst_types::Rate::bytes), Some(2_500_000));
+    let wrong = ["publish", "hello.deb", "--group", "all", "--limit", "20"];
+    assert!(run(dir.path(), &wrong).failed(2).contains("20Mbit/s"));
 }
 
 #[test]

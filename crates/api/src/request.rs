@@ -1,7 +1,7 @@
 //! The requests, each with the type of its answer.
 
 use p2pinst_types::record::{PackageId, Release, Role, SignedRoot};
-use p2pinst_types::{BlobRef, Hash, Hlc, Millis, Name, PublicKey, Version};
+use p2pinst_types::{BlobRef, Hash, Hlc, Millis, Name, PublicKey, Rates, Version};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -244,11 +244,35 @@ requests! {
         /// At most so many.
         limit: usize,
     } => inspect::KeyPage;
+    /// The limits of this node, after a change if there is one.
+    Limits {
+        /// What to change.
+        change: Option<LimitsChange>,
+    } => view::LimitsView;
     /// A machine's install history; this machine's when `None`.
     History {
         /// The machine.
         machine: Option<Name>,
     } => view::HistoryView;
+}
+
+/// A change of a node's limits.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum LimitsChange {
+    /// Limits hold from now on, instead of what the configuration says.
+    Set {
+        /// Which; what is not named stays.
+        rates: Rates,
+        /// For how long, in milliseconds; `None`: until they are taken back or the node stops.
+        for_ms: Option<u64>,
+    },
+    /// Limits go into the configuration, and hold from now on.
+    Keep {
+        /// Which; what is not named stays.
+        rates: Rates,
+    },
+    /// What was set counts no more.
+    Reset,
 }
 
 /// One signed cell, verbatim.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use p2pinst_types::record::{HistoryEntry, Mode, PackageId, Role, State};
 use p2pinst_types::{
-    ClusterId, DeploymentId, Hash, Hlc, Labels, MachineId, Millis, Name, NodeId, PublicKey,
-    ReleaseId,
+    ClusterId, DeploymentId, Hash, Hlc, Labels, MachineId, Millis, Name, NodeId, PublicKey, Rate,
+    Rates, ReleaseId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -288,6 +288,9 @@ pub struct DeploymentView {
     /// Whether the file is only brought to the machines: `verified` is where they are done.
     #[serde(default)]
     pub preheat: bool,
+    /// Bytes per second that each machine may send for it, and receive for it; `None`: no limit.
+    #[serde(default)]
+    pub limit: Option<u64>,
     /// Machines that should have it: members of the group now.
     pub ordered: usize,
     /// Machines by state; `unknown` when no status of a machine could be read.
@@ -410,4 +413,58 @@ pub struct HistoryView {
     pub checksum: Hash,
     /// Oldest first.
     pub entries: Vec<HistoryEntry>,
+}
+
+/// How fast the bytes of blobs may leave and come on one node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LimitsView {
+    /// What is in force; what is not said or `none` is not limited.
+    pub now: Rates,
+    /// What the configuration says for all hours.
+    pub always: Rates,
+    /// What it says for certain hours.
+    pub windows: Vec<WindowView>,
+    /// What was set by hand, the one that counts first.
+    pub set: Vec<SettingView>,
+    /// Whether other programs are at work on the machine: then what is not urgent leaves at `busy_up`.
+    pub busy: bool,
+    /// How fast it then leaves; `None`: no limit.
+    pub busy_up: Option<Rate>,
+    /// Pieces that are sent at a time.
+    pub upload_slots: usize,
+    /// Deployments with a limit, as far as they fit, the latest first.
+    pub deployments: Vec<LimitedView>,
+}
+
+/// Limits of certain hours.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WindowView {
+    /// The days on which it begins (`mon`, `tue`).
+    pub days: Vec<String>,
+    /// When it begins, local time (`08:00`).
+    pub from: String,
+    /// When it ends.
+    pub to: String,
+    /// The limits.
+    pub rates: Rates,
+    /// Whether it holds now.
+    pub holds: bool,
+}
+
+/// Limits that were set by hand.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SettingView {
+    /// The limits.
+    pub rates: Rates,
+    /// For how much longer, in milliseconds; `None`: until they are taken back or the node stops.
+    pub left_ms: Option<u64>,
+}
+
+/// A deployment with a limit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LimitedView {
+    /// Its name for people.
+    pub name: String,
+    /// How fast a machine may send for it, and receive for it.
+    pub limit: Rate,
 }

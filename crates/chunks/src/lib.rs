@@ -7,6 +7,7 @@
 //! - [`quota`]: which blobs go when there is no room. Pure.
 //! - [`wire`], [`fetch`], [`serve`]: the exchange protocol and its two policies, sans-IO. Time and
 //!   randomness are parameters; nothing here opens a socket.
+//! - [`rates`], [`throttle`]: how fast that may be, and who waits for whom; sans-IO as well.
 //!
 //! What a crash loses: pieces written since the last [`BlobStore::sync`], never more; they are
 //! fetched again.
@@ -15,8 +16,10 @@ pub mod bitmap;
 pub mod fetch;
 pub mod layer;
 pub mod quota;
+pub mod rates;
 pub mod serve;
 pub mod store;
+pub mod throttle;
 pub mod wire;
 
 pub use bitmap::Bitmap;

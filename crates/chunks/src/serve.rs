@@ -1,5 +1,9 @@
 //! Serving: whose request comes next, and which requests are refused at once.
 //!
+//! Urgent blobs come first: none of the others begins while a piece of one waits or is on its way, but for
+//! a few, so that slow takers of urgent pieces stop nobody. They have slots of their own, for the
+//! others may be slow. While other programs are at work on the machine, others are [throttled](Serve::throttle).
+//!
 //! Sans-IO and pure; one [`Serve`] for all blobs of a node. A shell feeds it requests, asks for the
 //! next job whenever one ended, and reads and sends the bytes itself. Peers take turns, one piece
 //! each. A crash loses the queues; downloaders ask again.
@@ -16,6 +20,9 @@ use p2pinst_types::{Hash, PieceIndex};
 use crate::bitmap::Bitmap;
 use crate::wire::Refusal;
 
+/// While something urgent is served, others may use this part of the slots.
+const YIELD: usize = 8;
+
 /// What serving may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServeLimits {
@@ -23,7 +30,7 @@ pub struct ServeLimits {
     pub queue: usize,
     /// Peers that may have requests waiting.
     pub peers: usize,
-    /// Pieces being sent at a time, each to another peer.
+    /// Pieces being sent at a time, each to another peer; and as many of urgent blobs beside them.
     pub slots: usize,
 }
 
@@ -54,6 +61,9 @@ pub struct Serve<P> {
     /// Whose turn was last.
     last: Option<P>,
     seeds: BTreeMap<Hash, Seed<P>>,
+    urgent: BTreeSet<Hash>,
+    /// Requests for blobs that are not urgent that may wait, of all peers.
+    patience: Option<usize>,
 }
 
 /// How often each piece of a seeded blob has left.
@@ -127,7 +137,29 @@ impl<P: Copy + Ord> Serve<P> {
             sending: BTreeMap::new(),
             last: None,
             seeds: BTreeMap::new(),
+            urgent: BTreeSet::new(),
+            patience: None,
         }
+    }
+
+    /// Which blobs are urgent from now on, those whose pieces wait already too.
+    pub fn set_urgent(&mut self, roots: BTreeSet<Hash>) {
+        self.urgent = roots;
+    }
+
+    /// How many pieces to send at a time from now on; those that are on their way go on.
+    pub fn set_slots(&mut self, slots: usize) {
+        self.limits.slots = slots.max(1);
+    }
+
+    /// From now on no more than so many requests for blobs that are not urgent may wait, of all peers
+    /// together; further ones are refused as [`Refusal::Busy`]. `None`: as many as the limits allow.
+    pub fn throttle(&mut self, waiting: Option<usize>) {
+        self.patience = waiting;
+    }
+
+    fn is_urgent(&self, root: &Hash) -> bool {
+        self.urgent.contains(root)
     }
 
     /// Seeds a blob of so many pieces from now on. Takes 4 bytes per piece, and a bit per piece and
@@ -153,6 +185,12 @@ impl<P: Copy + Ord> Serve<P> {
         if waiting >= self.limits.queue || (waiting == 0 && self.queues.len() >= self.limits.peers)
         {
             return Err(Refusal::Busy);
+        }
+        if let Some(patience) = self.patience.filter(|_| !self.is_urgent(&root)) {
+            let others = self.queues.values().flatten().filter(|(r, _)| !self.is_urgent(r));
+            if others.count() >= patience {
+                return Err(Refusal::Busy);
+            }
         }
         if let Some(seed) = self.seeds.get_mut(&root) {
             seed.request(peer, piece, self.limits.peers)?;
@@ -199,16 +237,16 @@ impl<P: Copy + Ord> Serve<P> {
     /// piece that has left least often, of the peer whose turn comes first. A shell that cannot
     /// send for long closes the stream and says [`Serve::left`], or the slot stays taken.
     pub fn next_job(&mut self) -> Option<Job<P>> {
-        if self.sending.len() >= self.limits.slots {
-            return None;
-        }
+        let (urgent, others) = self.free_slots();
         let idle = self.queues.iter().filter(|(p, _)| !self.sending.contains_key(p));
         let best = idle.filter_map(|(peer, queue)| {
-            let sent = queue.iter().enumerate().map(|(at, (r, p))| (self.sent(r, *p), at));
-            let (sent, at) = sent.min()?;
-            Some((sent, Some(*peer) <= self.last, *peer, at))
+            let pieces = queue.iter().enumerate();
+            let sent = pieces.map(|(at, (r, p))| (!self.is_urgent(r), self.sent(r, *p), at));
+            let (later, sent, at) = sent.min()?;
+            let free = if later { others } else { urgent };
+            (free > 0).then_some((later, sent, Some(*peer) <= self.last, *peer, at))
         });
-        let (_, _, peer, at) = best.min()?;
+        let (.., peer, at) = best.min()?;
         let (root, piece) = self.queues.get_mut(&peer)?.remove(at);
         self.tidy(peer);
         if let Some(seed) = self.seeds.get_mut(&root) {
@@ -218,6 +256,18 @@ impl<P: Copy + Ord> Serve<P> {
         self.sending.insert(peer, (root, piece));
         self.last = Some(peer);
         Some(Job { peer, root, piece })
+    }
+
+    /// Slots that are free for urgent blobs, and for others.
+    fn free_slots(&self) -> (usize, usize) {
+        let urgent = self.sending.values().filter(|(r, _)| self.is_urgent(r)).count();
+        let others = self.sending.len() - urgent;
+        let slots = self.limits.slots;
+        let queues = || self.queues.values().flatten();
+        let yields =
+            urgent > 0 || !self.urgent.is_empty() && queues().any(|(r, _)| self.is_urgent(r));
+        let for_others = if yields { (slots / YIELD).max(1) } else { slots };
+        (slots.saturating_sub(urgent), for_others.saturating_sub(others))
     }
 
     /// How often a piece has left; of a blob that is not seeded, it does not matter.
@@ -237,6 +287,12 @@ impl<P: Copy + Ord> Serve<P> {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.queues.values().map(Vec::len).sum()
+    }
+
+    /// Whether an answer to a peer is under way or waits.
+    #[must_use]
+    pub fn owes(&self, peer: P) -> bool {
+        self.sending.contains_key(&peer) || self.queues.contains_key(&peer)
     }
 
     /// What was being sent to a peer has been sent, or refused after all.
@@ -268,6 +324,7 @@ mod tests {
             ask(&mut serve, peer, piece).unwrap();
         }
         assert_eq!(serve.waiting(), 5);
+        assert!(serve.owes(1) && !serve.owes(4));
         assert_eq!(job(&mut serve), Some((1, 0)));
         assert_eq!(job(&mut serve), Some((2, 5)));
         serve.done(1);
@@ -336,6 +393,62 @@ mod tests {
         ask(&mut serve, 2, 1).unwrap();
         // a peer that comes back is told anew
         assert_eq!(ask(&mut serve, 1, 0), Err(Refusal::GivenAway));
+    }
+
+    const LATER: Hash = Hash([2; 32]);
+
+    #[test]
+    fn urgent_blobs_come_first_and_find_a_slot() {
+        let mut serve = Serve::new(ServeLimits { slots: 2, ..ServeLimits::default() });
+        for peer in 1..=6 {
+            serve.request(peer, LATER, PieceIndex(0)).unwrap();
+        }
+        assert_eq!((job(&mut serve), job(&mut serve)), (Some((1, 0)), Some((2, 0))));
+        assert_eq!(job(&mut serve), None);
+        // no order was known yet when these were asked for
+        for peer in [7, 8, 9] {
+            ask(&mut serve, peer, 1).unwrap();
+        }
+        serve.set_urgent([ROOT].into());
+        assert_eq!((job(&mut serve), job(&mut serve)), (Some((7, 1)), Some((8, 1))));
+        assert_eq!(job(&mut serve), None, "no more slots than for the others");
+        serve.done(1);
+        serve.done(2);
+        // slow takers of urgent pieces do not stop the others altogether
+        assert_eq!((job(&mut serve), job(&mut serve)), (Some((3, 0)), None));
+        serve.done(7);
+        assert_eq!((job(&mut serve), job(&mut serve)), (Some((9, 1)), None));
+        serve.done(8);
+        serve.done(9);
+        assert_eq!((job(&mut serve), job(&mut serve)), (Some((4, 0)), None));
+        serve.set_slots(4);
+        assert_eq!((job(&mut serve), job(&mut serve)), (Some((5, 0)), Some((6, 0))));
+    }
+
+    #[test]
+    fn one_peer_gets_the_urgent_piece_first() {
+        let mut serve = Serve::new(ServeLimits { slots: 1, ..ServeLimits::default() });
+        serve.set_urgent([ROOT].into());
+        serve.request(1, LATER, PieceIndex(0)).unwrap();
+        ask(&mut serve, 1, 5).unwrap();
+        assert_eq!(job(&mut serve), Some((1, 5)));
+        serve.done(1);
+        assert_eq!(job(&mut serve), Some((1, 0)));
+    }
+
+    #[test]
+    fn a_throttled_source_sends_others_elsewhere_but_not_for_urgent_blobs() {
+        let mut serve = Serve::new(ServeLimits::default());
+        serve.set_urgent([ROOT].into());
+        serve.throttle(Some(2));
+        for piece in 0..20 {
+            ask(&mut serve, 1, piece).unwrap();
+        }
+        serve.request(2, LATER, PieceIndex(0)).unwrap();
+        serve.request(3, LATER, PieceIndex(0)).unwrap();
+        assert_eq!(serve.request(4, LATER, PieceIndex(0)), Err(Refusal::Busy));
+        serve.throttle(None);
+        serve.request(4, LATER, PieceIndex(0)).unwrap();
     }
 
     proptest! {

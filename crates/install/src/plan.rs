@@ -184,6 +184,7 @@ mod tests {
                 holders: vec![],
                 shards: 1,
                 preheat: false,
+                limit: None,
             },
             release: Release {
                 package: PackageId {

@@ -394,6 +394,7 @@ impl Lab {
             holders: Vec::new(),
             shards,
             preheat: false,
+            limit: None,
         };
         let payload = codec::encode(&order).unwrap();
         let id = Deployment::id(&by.public(), &payload);

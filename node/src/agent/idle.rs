@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use p2pinst_install::idle::{IdleConfig, IdleDetector, Idleness};
+use p2pinst_install::idle::{IdleConfig, IdleDetector, Idleness, Why};
 use p2pinst_install::sampler::Sampler;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -11,16 +11,25 @@ use tracing::{info, warn};
 /// Idle since when, or busy for which reason.
 pub type Idle = watch::Receiver<Result<(), String>>;
 
-/// The current idleness, and the task that keeps it current.
-pub fn watch(config: IdleConfig, shutdown: CancellationToken) -> (Idle, impl Future<Output = ()>) {
+/// Whether other programs are at work now. Not the same as not idle: a machine that was quiet for a
+/// moment only is neither.
+pub type Loaded = watch::Receiver<bool>;
+
+/// The current idleness and load, and the task that keeps them current.
+pub fn watch(
+    config: IdleConfig,
+    shutdown: CancellationToken,
+) -> (Idle, Loaded, impl Future<Output = ()>) {
     let unknown = "the load has not been measured for long enough yet".to_owned();
     let (tx, idle) = watch::channel(Err(unknown));
-    (idle, sample(config, tx, shutdown))
+    let (load, loaded) = watch::channel(false);
+    (idle, loaded, sample(config, tx, load, shutdown))
 }
 
 async fn sample(
     config: IdleConfig,
     tx: watch::Sender<Result<(), String>>,
+    load: watch::Sender<bool>,
     shutdown: CancellationToken,
 ) {
     let mut sampler = match Sampler::new() {
@@ -38,7 +47,10 @@ async fn sample(
             _ = tick.tick() => {}
         }
         let Some(sample) = sampler.sample() else { continue };
-        let idleness = match detector.step(begun.elapsed(), sample) {
+        let idleness = detector.step(begun.elapsed(), sample);
+        let loaded = matches!(idleness, Idleness::Busy(Why::Load { .. }));
+        load.send_if_modified(|old| std::mem::replace(old, loaded) != loaded);
+        let idleness = match idleness {
             Idleness::Idle { .. } => Ok(()),
             Idleness::Busy(why) => Err(why.to_string()),
         };

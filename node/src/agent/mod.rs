@@ -37,7 +37,7 @@ use crate::storage::Storage;
 use crate::store::{Own, StoreHandle};
 use turn::Turns;
 
-pub use idle::{Idle, watch as watch_idleness};
+pub use idle::{Idle, Loaded, watch as watch_idleness};
 pub use job::{End, Retry};
 pub use reporter::{Reporter, entries as history_entries};
 

@@ -6,6 +6,7 @@
 mod debug;
 mod doctor;
 mod groups;
+mod limits;
 mod members;
 mod newer;
 mod publish;
@@ -236,6 +237,7 @@ impl Api {
             Request::DebugCells(r) => encode(self.debug_cells(r).await),
             Request::DebugPeers(_) => encode(Ok(self.debug_peers())),
             Request::DebugKeys(r) => encode(self.debug_keys(r.limit).await),
+            Request::Limits(r) => encode(self.limits(r).await),
             Request::History(r) => encode(self.history(r.machine).await),
             Request::Invites(r) => encode(Ok(self.invites(r.after.as_ref()))),
             Request::ReadRoots(_) => encode(Ok(self.roots())),

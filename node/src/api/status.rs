@@ -238,6 +238,7 @@ impl Api {
             group: order.deployment.group.clone(),
             mode: order.deployment.mode,
             preheat: order.deployment.preheat,
+            limit: order.deployment.limit.map(p2pinst_types::Rate::bytes),
             ordered: shards.iter().map(|s| s.machines.len()).sum(),
             counts: tally.counts,
             signed: false,

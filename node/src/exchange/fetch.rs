@@ -40,7 +40,7 @@ const LOOK: Duration = Duration::from_secs(5);
 /// A fetch that gets nothing new for so long gives up its place to others.
 const STARVED: Duration = Duration::from_secs(20);
 /// Sources that the DHT has named.
-const FOUND: usize = 64;
+pub(super) const FOUND: usize = 64;
 /// Sources in use at once.
 const SOURCES: usize = 20;
 /// The same for a blob of a single piece: one gives it, another is there if that one does not.
@@ -91,27 +91,29 @@ struct Retry {
 }
 
 /// Before the layer is here, sources only say what they have.
-enum Stage {
+pub(super) enum Stage {
     Layer { pages: LayerPages, from: Option<(NodeId, Instant)> },
     Pieces(Box<Fetch<NodeId>>),
 }
 
-struct Running<'a> {
-    exchange: &'a Exchange,
-    blob: BlobRef,
+pub(super) struct Running<'a> {
+    pub(super) exchange: &'a Exchange,
+    pub(super) blob: BlobRef,
     sources: Sources,
-    stage: Stage,
+    pub(super) stage: Stage,
     begun: Instant,
     looked: Instant,
     /// Bytes that have come from all sources.
     bytes: Arc<AtomicU64>,
     /// How many there were when last looked, and since when there are no more.
-    fed: (u64, Instant),
+    pub(super) fed: (u64, Instant),
     links: BTreeMap<NodeId, Link>,
     have: BTreeMap<NodeId, Bitmap>,
     retries: BTreeMap<NodeId, Retry>,
     banned: BTreeSet<NodeId>,
-    found: Vec<NodeId>,
+    pub(super) found: Vec<NodeId>,
+    /// How many of those each busy source has named.
+    pub(super) advised: BTreeMap<NodeId, usize>,
     gave: BTreeSet<NodeId>,
     tasks: JoinSet<()>,
     events: mpsc::Sender<(NodeId, Event)>,
@@ -151,7 +153,9 @@ impl Exchange {
             events,
             rng: StdRng::from_rng(&mut rand::rng()),
             done: Fetched::default(),
+            advised: BTreeMap::new(),
         };
+        running.keep_limits();
         running.resume().await?;
         running.run(received).await?;
         running.done.sources = running.gave.len();
@@ -187,7 +191,9 @@ impl Running<'_> {
     }
 
     fn pieces(&self, have: Bitmap) -> Stage {
-        Stage::Pieces(Box::new(Fetch::new(self.blob, have, Limits::default())))
+        let mut fetch = Fetch::new(self.blob, have, Limits::default());
+        fetch.set_in_flight(self.ahead());
+        Stage::Pieces(Box::new(fetch))
     }
 
     async fn begin(&mut self, layer: PieceLayer) -> Result<(), FetchError> {
@@ -219,6 +225,7 @@ impl Running<'_> {
                     if self.is_starved() {
                         return Err(FetchError::Starved);
                     }
+                    self.keep_limits();
                     self.connect();
                     self.replace_layer_source();
                     if self.have.is_empty() && self.looked.elapsed() >= LOOK {
@@ -324,6 +331,7 @@ impl Running<'_> {
                     self.done.duplicate += bytes;
                 } else {
                     self.gave.insert(peer);
+                    self.exchange.shared.holders.note(self.blob.root, peer);
                     self.exchange.more(&self.blob.root);
                 }
                 return Ok(self.step(Input::Verified { peer, piece }));
@@ -337,7 +345,8 @@ impl Running<'_> {
                 }
                 return Ok(self.step(Input::Bad { peer, piece }));
             }
-            Event::Refused { piece, reason } => {
+            Event::Refused { piece, reason, others } => {
+                self.hear_of(peer, others);
                 return Ok(self.step(Input::Refused { peer, piece, reason }));
             }
             Event::Disk(error) => return Err(error.into()),

@@ -145,7 +145,8 @@ async fn ask(
     let (mut out, mut body) = (Vec::new(), Vec::new());
     ToSource::Direct.encode(&mut out);
     wire::write(writer, &[&out]).await?;
-    let header = wire::read(reader, Direction::ToDownloader, &mut body, &AtomicU64::new(0)).await?;
+    let header =
+        wire::read(reader, Direction::ToDownloader, &mut body, &AtomicU64::new(0), None).await?;
     let header = header.ok_or(io::ErrorKind::UnexpectedEof)?;
     match ToDownloader::decode(header, wire::taken(header, &body)).map_err(wire::invalid)? {
         ToDownloader::Ticket(None) => Ok(None),

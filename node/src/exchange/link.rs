@@ -11,6 +11,7 @@ use p2pinst_types::{BlobRef, Hash, NodeId, PieceIndex};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
+use super::limits::{Flow, Way};
 use super::line::{self, Hold, Line};
 use super::{Exchange, wire};
 
@@ -35,7 +36,7 @@ pub(super) enum Event {
     /// A piece could not be stored.
     Disk(PutError),
     /// It will not send a piece.
-    Refused { piece: PieceIndex, reason: Refusal },
+    Refused { piece: PieceIndex, reason: Refusal, others: Vec<NodeId> },
     /// The stream is over.
     Closed(String),
     /// The DHT says that this peer has the blob.
@@ -88,11 +89,12 @@ impl Task {
         let Self { exchange, root, peer, addrs, requests, events, bytes } = self;
         let opened = line::open(&exchange.net, &exchange.shared.indirect, peer, &addrs).await;
         let Line { reader, mut writer, hold } = opened?;
+        let flow = exchange.limits().flow(Way::Down, peer, root);
         let mut open = Vec::new();
         ToSource::Open { root }.encode(&mut open);
         wire::write(&mut writer, &[&open]).await.map_err(|e| e.to_string())?;
         tokio::select! {
-            read = read_all(reader, &bytes, exchange.blobs, root, peer, events) => read,
+            read = read_all(reader, (&bytes, &flow), exchange.blobs, root, peer, events) => read,
             written = write_all(writer, requests) => written,
             ended = Hold::ended(hold) => ended,
         }
@@ -119,7 +121,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
 
 async fn read_all<R: AsyncRead + Unpin>(
     mut reader: R,
-    count: &AtomicU64,
+    (count, flow): (&AtomicU64, &Flow),
     blobs: BlobStore,
     root: Hash,
     peer: NodeId,
@@ -127,7 +129,7 @@ async fn read_all<R: AsyncRead + Unpin>(
 ) -> io::Result<()> {
     let mut body = Vec::new();
     while let Some(header) =
-        wire::read(&mut reader, Direction::ToDownloader, &mut body, count).await?
+        wire::read(&mut reader, Direction::ToDownloader, &mut body, count, Some(flow)).await?
     {
         let event = match ToDownloader::decode(header, wire::taken(header, &body))
             .map_err(wire::invalid)?
@@ -137,7 +139,9 @@ async fn read_all<R: AsyncRead + Unpin>(
             ToDownloader::Ticket(_) => return Err(io::ErrorKind::InvalidData.into()),
             ToDownloader::Layer { from, bytes } => Event::Layer { from, bytes: bytes.to_vec() },
             ToDownloader::Have { pieces } => Event::Have(pieces),
-            ToDownloader::Refused { piece, reason } => Event::Refused { piece, reason },
+            ToDownloader::Refused { piece, reason, others } => {
+                Event::Refused { piece, reason, others }
+            }
             ToDownloader::Piece { piece, bytes } => {
                 let end = header.body_len();
                 let at = end - bytes.len()..end;

@@ -232,7 +232,8 @@ async fn hear<'a, R: AsyncRead + Unpin>(
     reader: &mut R,
     body: &'a mut Vec<u8>,
 ) -> io::Result<ToDownloader<'a>> {
-    let header = wire::read(reader, Direction::ToDownloader, body, &AtomicU64::new(0)).await?;
+    let header =
+        wire::read(reader, Direction::ToDownloader, body, &AtomicU64::new(0), None).await?;
     let header = header.ok_or(io::ErrorKind::UnexpectedEof)?;
-    ToDownloader::decode(header, body).map_err(wire::invalid)
+    ToDownloader::decode(header, wire::taken(header, body)).map_err(wire::invalid)
 }

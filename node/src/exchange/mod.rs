@@ -2,6 +2,8 @@
 //! `p2pinst-chunks`; here are the sockets and the tasks.
 
 mod fetch;
+mod holders;
+mod limits;
 mod line;
 mod link;
 mod locate;
@@ -9,6 +11,7 @@ mod removal;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod urgency;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -21,7 +24,9 @@ use p2pinst_types::Hash;
 use tokio::sync::{mpsc, watch};
 
 pub use fetch::{FetchError, Fetched, Sources};
+pub use limits::{Far, InForce, Limits, Ordered, Setting, TooMany};
 pub use locate::{LocateError, Located};
+pub use urgency::ordered;
 
 use crate::net::Net;
 
@@ -45,6 +50,8 @@ struct Shared {
     progress: Mutex<BTreeMap<Hash, watch::Sender<u64>>>,
     uploads: Mutex<Uploads>,
     indirect: line::Indirect,
+    holders: holders::Holders,
+    limits: Limits,
     next_stream: AtomicU64,
 }
 
@@ -59,15 +66,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Exchange {
-    /// The exchange of a node.
+    /// The exchange of a node without limits.
     #[must_use]
     pub fn new(net: Net, blobs: BlobStore) -> Self {
+        Self::with_limits(net, blobs, Limits::default())
+    }
+
+    /// The exchange of a node.
+    #[must_use]
+    pub fn with_limits(net: Net, blobs: BlobStore, limits: Limits) -> Self {
         let serve = Serve::new(ServeLimits::default());
         let uploads = Uploads { serve, streams: BTreeMap::new() };
         let shared = Shared {
             progress: Mutex::default(),
             uploads: Mutex::new(uploads),
             indirect: line::Indirect::default(),
+            holders: holders::Holders::default(),
+            limits,
             next_stream: AtomicU64::new(0),
         };
         Self { net, blobs, shared: Arc::new(shared) }
@@ -77,6 +92,12 @@ impl Exchange {
     #[must_use]
     pub fn blobs(&self) -> &BlobStore {
         &self.blobs
+    }
+
+    /// How fast it may go.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.shared.limits
     }
 
     /// Who is connected.

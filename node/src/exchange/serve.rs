@@ -1,11 +1,12 @@
 //! The source's side of one stream: answers what one downloader asks about one blob.
 
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use p2pinst_chunks::wire::{
-    self as frames, Direction, HAVE_PIECES, PIECE_PREFIX, Refusal, ToDownloader, ToSource,
+    self as frames, Direction, HAVE_PIECES, OTHERS, PIECE_PREFIX, Refusal, ToDownloader, ToSource,
 };
 use p2pinst_chunks::{Bitmap, BlobStatus};
 use p2pinst_types::{Hash, NodeId, PieceIndex};
@@ -14,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::limits::{Flow, Way};
 use super::line::{self, Hold, Line};
 use super::{Exchange, StreamId, Turn, lock, wire};
 use crate::net::NetStream;
@@ -47,12 +49,12 @@ impl Exchange {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let first = read_first(&mut reader).await?;
         if first != ToSource::Direct {
-            return self.serve_line(id, Line::stream(reader, writer), first).await;
+            return self.serve_line((id, peer), Line::stream(reader, writer), first).await;
         }
         let Some((ticket, mut claim)) = self.net.bulk_ticket() else {
             send(&mut writer, &ToDownloader::Ticket(None)).await?;
             let first = read_first(&mut reader).await?;
-            return self.serve_line(id, Line::stream(reader, writer), first).await;
+            return self.serve_line((id, peer), Line::stream(reader, writer), first).await;
         };
         let bytes = line::encode(&ticket);
         send(&mut writer, &ToDownloader::Ticket(Some(&bytes))).await?;
@@ -65,13 +67,18 @@ impl Exchange {
             Ok(bulk) => {
                 let mut line = Line::bulk(bulk, Hold::new(&self.net, peer, reader, writer));
                 let first = read_first(&mut line.reader).await?;
-                self.serve_line(id, line, first).await
+                self.serve_line((id, peer), line, first).await
             }
-            Err(first) => self.serve_line(id, Line::stream(reader, writer), first).await,
+            Err(first) => self.serve_line((id, peer), Line::stream(reader, writer), first).await,
         }
     }
 
-    async fn serve_line(&self, id: StreamId, line: Line, first: ToSource) -> io::Result<()> {
+    async fn serve_line(
+        &self,
+        (id, peer): (StreamId, NodeId),
+        line: Line,
+        first: ToSource,
+    ) -> io::Result<()> {
         let Line { reader, mut writer, hold } = line;
         let ToSource::Open { root } = first else {
             return Err(io::ErrorKind::InvalidData.into());
@@ -85,9 +92,12 @@ impl Exchange {
         let (turns_tx, turns) = mpsc::channel(2);
         lock(&self.shared.uploads).streams.insert(id, turns_tx);
         let (messages_tx, messages) = mpsc::channel(QUEUE);
-        let session = Session { exchange: self, id, root, told: status.have, writer };
+        let flow = self.limits().flow(Way::Up, peer, root);
+        let session = Session { exchange: self, id, peer, root, told: status.have, flow, writer };
+        // an answer may take long where little may leave
+        let owes = || lock(&self.shared.uploads).serve.owes(id);
         tokio::select! {
-            read = read_all(reader, messages_tx) => read,
+            read = read_all(reader, messages_tx, owes) => read,
             answered = session.run(messages, turns, progress) => answered,
             ended = Hold::ended(hold) => ended,
         }
@@ -127,7 +137,7 @@ async fn read_message<R: AsyncRead + Unpin>(
     reader: &mut R,
     body: &mut Vec<u8>,
 ) -> io::Result<Option<ToSource>> {
-    match wire::read(reader, Direction::ToSource, body, &AtomicU64::new(0)).await? {
+    match wire::read(reader, Direction::ToSource, body, &AtomicU64::new(0), None).await? {
         Some(header) => {
             ToSource::decode(header, wire::taken(header, body)).map(Some).map_err(wire::invalid)
         }
@@ -139,11 +149,19 @@ async fn read_message<R: AsyncRead + Unpin>(
 async fn read_all<R: AsyncRead + Unpin>(
     mut reader: R,
     messages: mpsc::Sender<ToSource>,
+    owes: impl Fn() -> bool,
 ) -> io::Result<()> {
     let mut body = Vec::new();
     loop {
-        let read = tokio::time::timeout(IDLE, read_message(&mut reader, &mut body)).await;
-        let Some(message) = read.map_err(|_| io::ErrorKind::TimedOut)?? else { return Ok(()) };
+        let mut read = pin!(read_message(&mut reader, &mut body));
+        let message = loop {
+            match tokio::time::timeout(IDLE, read.as_mut()).await {
+                Ok(read) => break read?,
+                Err(_) if owes() => {}
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        };
+        let Some(message) = message else { return Ok(()) };
         if messages.send(message).await.is_err() {
             return Ok(());
         }
@@ -159,7 +177,9 @@ async fn send<W: AsyncWrite + Unpin>(writer: &mut W, message: &ToDownloader<'_>)
 struct Session<'a, W> {
     exchange: &'a Exchange,
     id: StreamId,
+    peer: NodeId,
     root: Hash,
+    flow: Flow,
     /// What the downloader knows that is here.
     told: Bitmap,
     writer: W,
@@ -222,9 +242,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                         self.exchange.dispatch();
                         Ok(())
                     }
-                    Err(reason) => {
-                        send(&mut self.writer, &ToDownloader::Refused { piece, reason }).await
-                    }
+                    Err(reason) => self.refuse(piece, reason).await,
                 }
             }
             ToSource::Cancel { piece } => {
@@ -232,6 +250,13 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                 Ok(())
             }
         }
+    }
+
+    /// Says that a piece will not come; when this node is busy, also who else may have it.
+    async fn refuse(&mut self, piece: PieceIndex, reason: Refusal) -> io::Result<()> {
+        let most = if reason == Refusal::Busy { OTHERS } else { 0 };
+        let others = self.exchange.shared.holders.some(&self.root, &self.peer, most);
+        send(&mut self.writer, &ToDownloader::Refused { piece, reason, others }).await
     }
 
     async fn send_layer(&mut self, from: PieceIndex) -> io::Result<()> {
@@ -257,14 +282,17 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             Ok(()) => {
                 let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 let prefix: [u8; PIECE_PREFIX] = frames::piece_prefix(piece, len);
-                wire::write(&mut self.writer, &[&prefix, &bytes]).await
+                self.exchange.limits().sent(bytes.len());
+                wire::write_within(&mut self.writer, &[&prefix, &bytes], &self.flow).await
             }
             Err(error) => {
                 warn!(%error, "cannot read a piece that should be here");
-                let reason = Refusal::Missing;
-                send(&mut self.writer, &ToDownloader::Refused { piece, reason }).await
+                self.refuse(piece, Refusal::Missing).await
             }
         };
+        if sent.is_ok() {
+            self.exchange.shared.holders.note(self.root, self.peer);
+        }
         *buffer = bytes;
         lock(&self.exchange.shared.uploads).serve.done(self.id);
         self.exchange.dispatch();

@@ -8,12 +8,12 @@ use futures::future::{BoxFuture, ready};
 use p2pinst_chunks::wire::{Direction, ToDownloader, ToSource, piece_prefix};
 use p2pinst_chunks::{Bitmap, BlobStore};
 use p2pinst_trust::{Refusal, SecretKey};
-use p2pinst_types::{BlobRef, ClusterId, Hash, NodeId};
+use p2pinst_types::{BlobRef, ClusterId, Hash, NodeId, PublicKey, Rates};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exchange, FetchError, line, wire};
+use super::{Exchange, FetchError, Limits, Ordered, line, lock, wire};
 use crate::clock::Clock;
 use crate::net::{self, Gatekeeper, Net, NetConfig, NetEvent, NetStream, Settings};
 use crate::peers::Peers;
@@ -65,20 +65,27 @@ async fn host() -> Host {
 
 /// A host that serves what is in its store.
 async fn honest(store: &BlobStore) -> Host {
+    limited(store, Limits::default()).await.0
+}
+
+/// The same with limits.
+async fn limited(store: &BlobStore, limits: Limits) -> (Host, Exchange) {
     let mut host = host().await;
-    let exchange = Exchange::new(host.net.clone(), store.clone());
+    host.tasks.spawn(limits.clone().keep_time());
+    let exchange = Exchange::with_limits(host.net.clone(), store.clone(), limits);
+    let served = exchange.clone();
     let (_gone, none) = mpsc::channel(1);
     let mut events = std::mem::replace(&mut host.events, none);
     host.tasks.spawn(async move {
         let mut streams = JoinSet::new();
         while let Some(event) = events.recv().await {
             if let NetEvent::Inbound { peer, stream, .. } = event {
-                let exchange = exchange.clone();
+                let exchange = served.clone();
                 streams.spawn(async move { exchange.serve(peer, stream).await });
             }
         }
     });
-    host
+    (host, exchange)
 }
 
 /// A host that says it has everything, shows this layer, and sends noise for pieces.
@@ -102,7 +109,7 @@ async fn lie(stream: NetStream, blob: BlobRef, layer: Vec<u8>, asked: Arc<Atomic
     let mut body = Vec::new();
     let count = AtomicU64::new(0);
     while let Ok(Some(header)) =
-        wire::read(&mut reader, Direction::ToSource, &mut body, &count).await
+        wire::read(&mut reader, Direction::ToSource, &mut body, &count, None).await
     {
         let mut out = Vec::new();
         match ToSource::decode(header, wire::taken(header, &body)).unwrap() {
@@ -232,7 +239,7 @@ async fn a_line_is_a_bulk_connection_where_one_can_be_made_and_ends_with_the_lib
     ToSource::Open { root: Hash([9; 32]) }.encode(&mut open);
     wire::write(&mut line.writer, &[&open]).await.unwrap();
     let (mut body, count) = (Vec::new(), AtomicU64::new(0));
-    let read = wire::read(&mut line.reader, Direction::ToDownloader, &mut body, &count);
+    let read = wire::read(&mut line.reader, Direction::ToDownloader, &mut body, &count, None);
     let header = read.await.unwrap().unwrap();
     let answer = ToDownloader::decode(header, wire::taken(header, &body)).unwrap();
     assert_eq!(answer, ToDownloader::NotFound { root: Hash([9; 32]) });
@@ -329,4 +336,100 @@ async fn a_source_whose_blob_is_removed_says_so_and_others_go_on() {
     assert_eq!(fetched.received - fetched.duplicate, blob.len());
     assert_eq!(std::fs::read(empty.path(&blob.root).unwrap()).unwrap(), data);
     assert!(gone.serving().is_empty() && gone.blobs().status(&blob.root).is_none());
+}
+
+fn rates(text: &str) -> Rates {
+    let mut rates = Rates::default();
+    let (name, limit) = text.split_once('=').unwrap();
+    *rates.by_name(name).unwrap() = Some(limit.parse().unwrap());
+    rates
+}
+
+/// Fetches 3 MB under these limits, and returns how long it took.
+async fn time_under(source: &str, reader: &str) -> Duration {
+    let data = content(3_000_000);
+    let ((_d1, full), (_d2, empty)) = (store(), store());
+    let blob = full.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
+    let limits = |text: &str| {
+        let limits = Limits::default();
+        limits.set(rates(text), None).unwrap();
+        limits
+    };
+    let (source, _) = limited(&full, limits(source)).await;
+    let (reader, exchange) = limited(&empty, limits(reader)).await;
+    reader.net.dial(Some(source.id), std::slice::from_ref(&source.addr)).await.unwrap();
+    let begun = std::time::Instant::now();
+    let fetch = exchange.fetch(blob, Box::new(move || vec![source.id]));
+    tokio::time::timeout(Duration::from_secs(60), fetch).await.unwrap().unwrap();
+    assert_eq!(std::fs::read(empty.path(&blob.root).unwrap()).unwrap(), data);
+    begun.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_hold_for_who_sends_and_for_who_receives() {
+    // slower is always possible on a machine that is at work; faster never
+    let (up, down) =
+        tokio::join!(time_under("up=1MB/s", "up=1MB/s"), time_under("down=1MB/s", "down=1MB/s"));
+    for time in [up, down] {
+        assert!(time >= Duration::from_millis(2500), "{time:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_source_names_others_and_only_members_are_tried() {
+    let data = content(3_000_000);
+    let ((_d1, one), (_d2, two), (_d3, empty)) = (store(), store(), store());
+    let blob = one.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
+    two.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
+    let (busy, exchange) = limited(&one, Limits::default()).await;
+    let (other, reader) = (honest(&two).await, host().await);
+    lock(&exchange.shared.uploads).serve.throttle(Some(0));
+    for unknown in 0..5 {
+        exchange.shared.holders.note(blob.root, NodeId(PublicKey([unknown; 32])));
+    }
+    exchange.shared.holders.note(blob.root, other.id);
+    for known in [&busy, &other] {
+        reader.net.dial(Some(known.id), std::slice::from_ref(&known.addr)).await.unwrap();
+    }
+    let exchange = Exchange::new(reader.net.clone(), empty.clone());
+    let fetch = exchange.fetch(blob, Box::new(move || vec![busy.id]));
+    let fetched = tokio::time::timeout(Duration::from_secs(30), fetch).await.unwrap().unwrap();
+    assert_eq!((fetched.sources, fetched.received), (1, blob.len()));
+    assert_eq!(exchange.shared.holders.some(&blob.root, &busy.id, 8), [other.id]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_urgent_overtakes_what_was_there_first() {
+    let (big, small) = (content(12_000_000), content(2_000_000));
+    let ((_d1, full), (_d2, empty)) = (store(), store());
+    let big = full.ingest(&mut big.as_slice(), big.len() as u64).unwrap();
+    let small = full.ingest(&mut small.as_slice(), small.len() as u64).unwrap();
+    let limits = Limits::default();
+    limits.set(rates("up=3MB/s"), None).unwrap();
+    let (source, serving) = limited(&full, limits).await;
+    let (reader, fetching) = limited(&empty, Limits::default()).await;
+    for exchange in [&serving, &fetching] {
+        exchange.set_orders([(small.root, Ordered { urgent: true, limit: None })].into());
+    }
+    reader.net.dial(Some(source.id), std::slice::from_ref(&source.addr)).await.unwrap();
+    let source = source.id;
+    let first = fetching.fetch(big, Box::new(move || vec![source]));
+    let mut first = std::pin::pin!(first);
+    let begun = async {
+        while empty.status(&big.root).is_none_or(|s| s.have.count() < 3) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        ended = &mut first => panic!("too early: {ended:?}"),
+        () = begun => {}
+    }
+    let urgent = fetching.fetch(small, Box::new(move || vec![source]));
+    tokio::select! {
+        biased;
+        ended = urgent => drop(ended.unwrap()),
+        _ = &mut first => panic!("the urgent one is not there"),
+    }
+    let rest = tokio::time::timeout(Duration::from_secs(60), first).await.unwrap().unwrap();
+    assert_eq!(rest.sources, 1);
 }

@@ -22,6 +22,7 @@ mod groups;
 mod harness;
 mod joining;
 mod liar;
+mod limits;
 mod liveness;
 mod lives;
 mod main_job;

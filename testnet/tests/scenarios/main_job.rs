@@ -153,7 +153,7 @@ fn history_tells_what_was_done_on_every_node() {
 }
 
 /// Restarts a node with another idea of how much load of others is quiet, in percent.
-fn quiet_below(node: &Node, percent: &str) -> Result<()> {
+pub(crate) fn quiet_below(node: &Node, percent: &str) -> Result<()> {
     node.stop()?;
     let file = node.data().join("config.toml");
     let text = fs::read_to_string(&file)?;

@@ -81,6 +81,7 @@ async fn order(
             holders: vec![NodeId(info.id.0)],
             shards: 1,
             preheat: true,
+            limit: None,
         })?;
         let id = Deployment::id(&key.public(), &order);
         payloads.push((Kind::RELEASE, release.0.as_bytes().to_vec(), manifest));

@@ -146,6 +146,7 @@ fn eventually_who_depends_on_a_newer_record_waits_and_says_so_and_others_go_on()
             holders: vec![],
             shards: 1,
             preheat: false,
+            limit: None,
         };
         let payload = codec::encode(&order)?;
         let id = Deployment::id(&key.public(), &payload);

@@ -82,6 +82,12 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
         &self.have
     }
 
+    /// From now on at most so many bytes are to be in flight; one piece always may be, unless it is 0: then
+    /// nothing is asked for. What is asked for already stays so.
+    pub fn set_in_flight(&mut self, bytes: u64) {
+        self.limits.in_flight = bytes;
+    }
+
     /// The peers in use.
     pub fn peers(&self) -> impl Iterator<Item = P> + '_ {
         self.peers.keys().copied()
@@ -255,7 +261,8 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
     /// Whether as much is in flight as may be; one piece always may.
     fn is_full(&self) -> bool {
         let asks = self.flights.asks();
-        asks > 0 && (asks + 1).saturating_mul(self.blob.piece_len()) > self.limits.in_flight
+        self.limits.in_flight == 0
+            || asks > 0 && (asks + 1).saturating_mul(self.blob.piece_len()) > self.limits.in_flight
     }
 
     fn may_ask(&self, now: Duration, state: &Peer) -> bool {

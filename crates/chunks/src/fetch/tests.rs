@@ -274,6 +274,24 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+#[test]
+fn a_fetch_that_is_held_asks_for_nothing_and_goes_on_where_it_was() {
+    let mut bench = Bench::new(40);
+    let all: Vec<u32> = (0..40).collect();
+    bench.fetch.set_in_flight(0);
+    assert_eq!(bench.join(1, &all), []);
+    assert_eq!(bench.tick(10_000), [], "it does not say that it starves either");
+    bench.fetch.set_in_flight(PIECE / 2);
+    let asked = bench.tick(100);
+    assert_eq!(asked.len(), 1, "a single piece always may be: {asked:?}");
+    let Output::Request { piece, .. } = asked[0] else { panic!("{asked:?}") };
+    bench.fetch.set_in_flight(0);
+    assert_eq!(bench.verified(1, piece.0), []);
+    assert_eq!(bench.tick(100), []);
+    bench.fetch.set_in_flight(Limits::default().in_flight);
+    assert!(bench.tick(100).len() > 1);
+}
+
 proptest! {
     #[test]
     fn any_events_keep_the_invariants_and_a_good_peer_completes(

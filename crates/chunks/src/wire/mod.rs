@@ -20,13 +20,13 @@
 //! | 19 layer | first piece (4), 1 to 2048 chaining values |
 //! | 20 have | 1 to 4096 pieces (4 each) |
 //! | 21 piece | piece (4), its bytes |
-//! | 22 refused | piece (4), reason (1): 1 busy, 2 missing, 3 given away |
+//! | 22 refused | piece (4), reason (1): 1 busy, 2 missing, 3 given away; when busy up to 8 node ids (32 each) |
 //! | 23 ticket | name (16) and secret (32) of a connection; or nothing |
 
 mod to_downloader;
 mod to_source;
 
-use p2pinst_types::{BlobRef, Hash, PieceIndex};
+use p2pinst_types::{BlobRef, Hash, PieceIndex, PublicKey};
 use thiserror::Error;
 
 pub use self::to_downloader::{Refusal, ToDownloader};
@@ -41,6 +41,8 @@ pub const PROTOCOL: &str = "/p2pinst/exchange/1";
 pub const HEADER: usize = 5;
 /// Pieces in one [`ToDownloader::Have`]: 16 KiB.
 pub const HAVE_PIECES: usize = 4096;
+/// Other sources that a busy one names in one [`ToDownloader::Refused`].
+pub const OTHERS: usize = 8;
 /// Bytes of the longest piece.
 pub const PIECE_MAX: usize = 4 << 20;
 /// Bytes before a piece's own in its frame: header and number.
@@ -137,7 +139,7 @@ fn bounds(tag: u8, direction: Direction) -> Option<(usize, usize)> {
         (ToDownloader, tag::LAYER) => Some((4 + CV_LEN, 4 + PAGE_PIECES as usize * CV_LEN)),
         (ToDownloader, tag::HAVE) => Some((4, 4 * HAVE_PIECES)),
         (ToDownloader, tag::PIECE) => Some((4, 4 + PIECE_MAX)),
-        (ToDownloader, tag::REFUSED) => exactly(5),
+        (ToDownloader, tag::REFUSED) => Some((5, 5 + OTHERS * PublicKey::LEN)),
         (ToSource, tag::DIRECT) => exactly(0),
         (ToDownloader, tag::TICKET) => Some((0, TICKET_LEN)),
         _ => None,

@@ -1,5 +1,6 @@
 //! Golden bytes of every message, bounds, and arbitrary bytes.
 
+use p2pinst_types::NodeId;
 use proptest::prelude::*;
 
 use super::*;
@@ -46,6 +47,12 @@ fn golden_bytes_to_the_downloader() {
     [0, 9, 10].into_iter().for_each(|i| assert!(have.set(PieceIndex(i))));
     let (root, piece) = (Hash([0xab; 32]), PieceIndex(7));
     let ab = "ab".repeat(32);
+    let others = [0xab, 0xcd].map(|b| NodeId(PublicKey([b; 32])));
+    let refused = |reason, others: &[NodeId]| ToDownloader::Refused {
+        piece,
+        reason,
+        others: others.to_vec(),
+    };
     let all = [
         (
             ToDownloader::Opened { blob: blob(), have },
@@ -63,12 +70,10 @@ fn golden_bytes_to_the_downloader() {
             "14000000080000000700000102".into(),
         ),
         (ToDownloader::Piece { piece, bytes: b"xyz" }, "15000000070000000778797a".into()),
-        (ToDownloader::Refused { piece, reason: Refusal::Busy }, "16000000050000000701".into()),
-        (ToDownloader::Refused { piece, reason: Refusal::Missing }, "16000000050000000702".into()),
-        (
-            ToDownloader::Refused { piece, reason: Refusal::GivenAway },
-            "16000000050000000703".into(),
-        ),
+        (refused(Refusal::Busy, &[]), "16000000050000000701".into()),
+        (refused(Refusal::Busy, &others), format!("16000000450000000701{ab}{}", "cd".repeat(32))),
+        (refused(Refusal::Missing, &[]), "16000000050000000702".into()),
+        (refused(Refusal::GivenAway, &[]), "16000000050000000703".into()),
     ];
     for (message, golden) in all {
         let mut out = Vec::new();
@@ -102,6 +107,23 @@ fn long_bodies_are_refused_by_their_header() {
 }
 
 #[test]
+fn a_refusal_names_a_few_others_and_only_when_busy() {
+    let others = vec![NodeId(PublicKey([1; 32])); 20];
+    let (piece, reason) = (PieceIndex(7), Refusal::Busy);
+    let mut out = Vec::new();
+    ToDownloader::Refused { piece, reason, others: others.clone() }.encode(&mut out);
+    let (header, body) = read(&out, Direction::ToDownloader).unwrap();
+    let said = ToDownloader::decode(header, body).unwrap();
+    assert_eq!(said, ToDownloader::Refused { piece, reason, others: others[..8].to_vec() });
+    // the same of a piece that is missing
+    out[HEADER + 4] = 2;
+    let (header, body) = read(&out, Direction::ToDownloader).unwrap();
+    assert!(ToDownloader::decode(header, body).is_err());
+    let header = [22, 0, 0, 1, 6];
+    assert!(Header::parse(header, Direction::ToDownloader).is_err(), "nine of them");
+}
+
+#[test]
 fn impossible_blobs_are_refused() {
     // 2^28 pieces: a bitmap that short is not theirs, and none is made
     let mut out = Vec::new();
@@ -122,6 +144,10 @@ proptest! {
             prop::collection::vec(any::<u8>(), 0..100),
             prop::collection::vec(0u8..4, 4..6),
             prop::collection::vec(any::<u8>(), 36..37),
+            prop::collection::vec(any::<u8>(), 69..70).prop_map(|mut b| {
+                b[4] = 1;
+                b
+            }),
         ],
     ) {
         let mut frame = vec![tag];

@@ -1,8 +1,8 @@
 //! What a source says to a downloader.
 
-use p2pinst_types::{BlobRef, Hash, PieceIndex};
+use p2pinst_types::{BlobRef, Hash, NodeId, PieceIndex, PublicKey};
 
-use super::{Body, HAVE_PIECES, Header, TICKET_LEN, WireError, frame, tag};
+use super::{Body, HAVE_PIECES, Header, OTHERS, TICKET_LEN, WireError, frame, tag};
 use crate::bitmap::Bitmap;
 use crate::layer::CV_LEN;
 
@@ -61,6 +61,9 @@ pub enum ToDownloader<'a> {
         piece: PieceIndex,
         /// Why.
         reason: Refusal,
+        /// Others that have the blob, or a part of it, as far as the source knows; at most
+        /// [`OTHERS`], and none unless it is busy. Nothing vouches for them.
+        others: Vec<NodeId>,
     },
 }
 
@@ -85,13 +88,17 @@ impl<'a> ToDownloader<'a> {
                 pieces.iter().for_each(|p| o.extend_from_slice(&p.0.to_be_bytes()));
             }),
             Self::Piece { piece, bytes } => numbered(out, tag::PIECE, *piece, bytes),
-            Self::Refused { piece, reason } => {
+            Self::Refused { piece, reason, others } => {
                 let reason = match reason {
                     Refusal::Busy => 1,
                     Refusal::Missing => 2,
                     Refusal::GivenAway => 3,
                 };
-                numbered(out, tag::REFUSED, *piece, &[reason]);
+                frame(out, tag::REFUSED, |o| {
+                    o.extend_from_slice(&piece.0.to_be_bytes());
+                    o.push(reason);
+                    others.iter().take(OTHERS).for_each(|n| o.extend_from_slice(n.0.as_bytes()));
+                });
             }
         }
     }
@@ -140,8 +147,13 @@ impl<'a> ToDownloader<'a> {
                     [3] => Refusal::GivenAway,
                     [other] => return Err(WireError::Reason(other)),
                 };
-                body.end()?;
-                Self::Refused { piece, reason }
+                let (others, rest) = body.rest.as_chunks::<{ PublicKey::LEN }>();
+                let most = if reason == Refusal::Busy { OTHERS } else { 0 };
+                if others.len() > most || !rest.is_empty() {
+                    return Err(body.length());
+                }
+                let others = others.iter().map(|key| NodeId(PublicKey(*key))).collect();
+                Self::Refused { piece, reason, others }
             }
             other => return Err(WireError::Tag(other)),
         })

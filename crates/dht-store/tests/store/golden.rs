@@ -15,7 +15,7 @@ use p2pinst_types::record::{
     Revocation, Role, RootDoc, SignedCert, SignedRoot, Standing, State, Status,
 };
 use p2pinst_types::{
-    BlobRef, DeploymentId, Hash, Hlc, Kind, MachineId, Millis, NodeId, PublicKey, ReleaseId,
+    BlobRef, DeploymentId, Hash, Hlc, Kind, MachineId, Millis, NodeId, PublicKey, Rate, ReleaseId,
     Signature, Version, codec,
 };
 use serde::Serialize;
@@ -200,6 +200,7 @@ fn golden_records() {
             holders: vec![NodeId(KEY)],
             shards: 4,
             preheat: false,
+            limit: Some(Rate::nearest(2_500_000)),
         },
         "146:2e1323a8f6df39db",
     );

@@ -8,6 +8,7 @@ use crate::hostexpr::HostExpr;
 use crate::id::{DeploymentId, MachineId, NodeId, PublicKey, ReleaseId};
 use crate::name::Name;
 use crate::piece::BlobRef;
+use crate::rate::Rate;
 use crate::selector::Selector;
 use crate::time::{Hlc, Millis};
 use crate::{Hash, limits, shard, version};
@@ -178,6 +179,10 @@ pub struct Deployment {
     /// Whether the file is only brought to the machines and kept there: nothing is installed.
     #[serde(default, skip_serializing_if = "is_false")]
     pub preheat: bool,
+    /// How fast a machine may send the release's bytes for it, and how fast receive them; `None`:
+    /// as fast as it can. With several orders of one release the fastest counts.
+    #[serde(default)]
+    pub limit: Option<Rate>,
 }
 
 fn is_false(value: &bool) -> bool {

@@ -106,6 +106,7 @@ impl World {
             holders: Vec::new(),
             shards: 1,
             preheat: false,
+            limit: None,
         };
         let Ok(payload) = codec::encode(&order) else { return };
         let id = Deployment::id(&by.public(), &payload);

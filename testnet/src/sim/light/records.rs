@@ -51,6 +51,7 @@ impl Records {
             holders: Vec::new(),
             shards: 256,
             preheat: false,
+            limit: None,
         };
         ((Kind::DEPLOYMENT, deployment_id(n).0.to_vec()), codec::encode(&order).unwrap_or_default())
     }
