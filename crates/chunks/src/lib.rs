@@ -7,10 +7,13 @@
 //! - [`wire`], [`fetch`], [`serve`]: the exchange protocol and its two policies, sans-IO. Time and
 //!   randomness are parameters; nothing here opens a socket.
 //!
+//! Beside them [`bound`]: how fast a distribution can be at best.
+//!
 //! What a crash loses: pieces written since the last [`BlobStore::sync`], never more; they are
 //! fetched again.
 
 pub mod bitmap;
+pub mod bound;
 pub mod fetch;
 pub mod layer;
 pub mod serve;
