@@ -4,6 +4,9 @@
 mod fetch;
 mod line;
 mod link;
+pub mod meter;
+mod nic;
+mod progress;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -19,6 +22,7 @@ use p2pinst_types::Hash;
 use tokio::sync::{mpsc, watch};
 
 pub use fetch::{FetchError, Fetched, Sources};
+pub use meter::Meter;
 
 use crate::net::Net;
 
@@ -32,6 +36,7 @@ type Turn = p2pinst_chunks::serve::Job<StreamId>;
 pub struct Exchange {
     net: Net,
     blobs: BlobStore,
+    meter: Meter,
     shared: Arc<Shared>,
 }
 
@@ -66,13 +71,19 @@ impl Exchange {
             indirect: line::Indirect::default(),
             next_stream: AtomicU64::new(0),
         };
-        Self { net, blobs, shared: Arc::new(shared) }
+        Self { net, blobs, meter: Meter::default(), shared: Arc::new(shared) }
     }
 
     /// The blobs on this node's disk.
     #[must_use]
     pub fn blobs(&self) -> &BlobStore {
         &self.blobs
+    }
+
+    /// What it moves.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// Who is connected.
