@@ -39,6 +39,7 @@ use crate::net::{self, Net, NetConfig, NetEvent, NetStream, Protocol, Settings};
 use crate::peers::Peers;
 use crate::repair::Repair;
 use crate::replicate::{self, Replicas};
+use crate::report::places;
 use crate::rpc;
 use crate::store::{self, Own, StoreHandle};
 use crate::summaries;
@@ -145,6 +146,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         tokio::task::spawn_blocking(move || BlobStore::open(&blobs_dir)).await??
     };
     let exchange = Exchange::new(net.clone(), blobs);
+    exchange.meter().locate(places(own.node, store.clone()));
     let interval = Duration::from_secs(config.sync_secs.into());
     let (control, control_task) = Control::new(net.clone(), store.clone(), announcements, interval);
     let (replicas, outbox) = Replicas::new(Arc::clone(&own), net.clone(), store.clone());
@@ -214,7 +216,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         replicas: replicas.clone(),
         interval,
     };
-    let parts = Answering { store: store.clone(), control, replicas, exchange, watch, liveness };
+    let answering = exchange.clone();
+    let parts =
+        Answering { store: store.clone(), control, replicas, exchange: answering, watch, liveness };
     let server = Server { net: net.clone(), parts };
 
     let mut tasks = JoinSet::new();
@@ -224,6 +228,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     tasks.spawn(repair.run(closing.clone()));
     tasks.spawn(watching.run(closing.clone()));
     tasks.spawn(sampling);
+    tasks.spawn(exchange.clone().sample(closing.clone()));
     tasks.spawn(reporting.run(closing.clone()));
     tasks.spawn(api.run(listener, closing.clone()));
     tasks.spawn(mesh.run(closing.clone()));
@@ -394,6 +399,9 @@ async fn answer(parts: Answering, peer: NodeId, mut stream: NetStream) {
         Request::Watch { .. } | Request::Changed { .. } => watch.answer(peer, request).await,
         Request::Holds { root } => {
             Ok(Response::Holds(exchange.blobs().status(&root).is_some_and(|s| s.complete)))
+        }
+        Request::Swarm { roots } => {
+            Ok(Response::Swarm(exchange.progress_of_all(&roots, store.clock().now())))
         }
         request => {
             if let Request::Heads { clock, roots, .. } = request {

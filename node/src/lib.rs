@@ -25,6 +25,7 @@ pub mod outdated;
 pub mod peers;
 pub mod repair;
 pub mod replicate;
+mod report;
 pub mod rpc;
 pub mod store;
 pub mod summaries;

@@ -10,6 +10,7 @@ pub mod frame;
 pub mod inspect;
 pub mod paths;
 pub mod request;
+pub mod swarm;
 pub mod view;
 
 pub use client::{Client, ClientError};

@@ -11,6 +11,7 @@ mod newer;
 mod publish;
 mod show;
 mod status;
+mod swarm;
 
 use std::fs;
 use std::io;
@@ -221,6 +222,7 @@ impl Api {
             }
             Request::Status(r) => encode(self.status(&r).await),
             Request::Watch(r) => encode(self.watch_status(&r).await),
+            Request::Swarm(r) => encode(self.swarm(r.what.as_deref()).await),
             Request::Doctor(_) => encode(Ok(self.doctor().await)),
             Request::DebugCells(r) => encode(self.debug_cells(r).await),
             Request::DebugPeers(_) => encode(Ok(self.debug_peers())),
