@@ -21,6 +21,7 @@ mod revoke;
 mod root;
 mod rotate;
 mod status;
+mod swarm;
 mod version;
 
 /// What to do.
@@ -41,6 +42,7 @@ pub(crate) enum Command {
     Publish(publish::PublishArgs),
     Retire(retire::RetireArgs),
     Status(status::StatusArgs),
+    Swarm(swarm::SwarmArgs),
     History(history::HistoryArgs),
     Doctor(doctor::DoctorArgs),
     #[command(subcommand)]
@@ -66,6 +68,7 @@ impl Command {
             Self::Publish(args) => publish::run(context, args).await,
             Self::Retire(args) => retire::run(context, args).await,
             Self::Status(args) => status::run(context, args).await,
+            Self::Swarm(args) => swarm::run(context, args).await,
             Self::History(args) => history::run(context, args).await,
             Self::Root(command) => root::run(context, command).await,
             Self::Doctor(args) => doctor::run(context, args).await,

@@ -12,6 +12,7 @@ use p2pinst_api::request::{
     ApiError, CellBytes, ErrorKind, Head, Holders, InviteMaterial, Left, PublishPlan, Request,
     Roots, SubmitRoots, Submitted,
 };
+use p2pinst_api::swarm::SwarmView;
 use p2pinst_api::view::{
     DeploymentView, GrantView, GroupDefinition, GroupEditView, GroupState, GroupView, HistoryView,
     InviteView, MachineStatus, NodeInfo, NodeView, RemovalView, StatusView,
@@ -46,6 +47,7 @@ pub(crate) fn machine(text: &str, state: &str) -> MachineStatus {
         detail: format!("{text} is {state}"),
         attempt: 1,
         reached: vec![],
+        transfer: None,
         up: true,
         since_ms: 0,
     }
@@ -273,6 +275,10 @@ impl State {
             Request::Watch(_) => {
                 self.generation += 1;
                 say(Ok(self.generation))
+            }
+            Request::Swarm(ask) => {
+                let reason = format!("nothing is at work: {:?}", ask.what);
+                say::<SwarmView>(Err(ApiError::new(ErrorKind::Invalid, reason)))
             }
             Request::Doctor(_) => say(Ok(self.checks.clone())),
             Request::DebugCells(ask) => {
@@ -583,6 +589,7 @@ impl State {
             newest: Some(NOW),
             shards: 1,
             silent: 0,
+            transfer: None,
             machines,
             next: None,
         };
