@@ -30,5 +30,6 @@ mod network;
 mod newer;
 mod poison;
 mod second_operator;
+mod spread;
 mod status;
 mod strangers;
