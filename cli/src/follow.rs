@@ -163,7 +163,7 @@ impl<'a> Link<'a> {
         let named = ask.deployment.is_some();
         let Some(first) = view.deployments.first_mut().filter(|_| named) else { return Ok(view) };
         while let Some(next) = first.next.take() {
-            let page = self.call(Status { from: Some(next), ..ask.clone() }).await?;
+            let page = self.call(Status { from: Some(next), report: false, ..ask.clone() }).await?;
             let Some(page) = page.deployments.into_iter().next() else { break };
             if page.machines.is_empty() {
                 break;
@@ -188,7 +188,7 @@ impl<'a> Link<'a> {
     /// How far a deployment is; `None` when the node does not show it yet.
     async fn deployment(&mut self, id: DeploymentId) -> Result<Option<DeploymentView>, CliError> {
         let deployment = Some(id.to_string());
-        let all = Status { deployment, lines: None, signed: true, from: None };
+        let all = Status { deployment, lines: None, signed: true, from: None, report: false };
         let error = match self.status(all.clone()).await {
             Ok(StatusView { deployments, .. }) => {
                 match deployments.into_iter().find(|d| d.id == id) {

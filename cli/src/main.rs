@@ -27,7 +27,9 @@ mod handover;
 mod keystore;
 mod progress;
 mod rootkeys;
+mod screen;
 mod signer;
+mod spread;
 
 /// Installs packages on a cluster of machines, with no server at all
 #[derive(Debug, Parser)]

@@ -86,7 +86,16 @@ pub(crate) mod tests {
     pub(crate) fn machine(name: &str, state: &str, up: bool, since_ms: u64) -> MachineStatus {
         let (name, state) = (name.parse().unwrap(), state.to_owned());
         let detail = format!("{state} it is");
-        MachineStatus { name, state, detail, attempt: 1, reached: vec![], up, since_ms }
+        MachineStatus {
+            name,
+            state,
+            detail,
+            attempt: 1,
+            reached: vec![],
+            transfer: None,
+            up,
+            since_ms,
+        }
     }
 
     pub(crate) fn deployment(machines: Vec<MachineStatus>) -> DeploymentView {
@@ -119,6 +128,7 @@ pub(crate) mod tests {
             newest: None,
             shards: 1,
             silent: 0,
+            transfer: None,
             machines,
             next: None,
         }

@@ -39,6 +39,7 @@ use crate::net::{self, Net, NetConfig, NetEvent, NetStream, Protocol, Settings};
 use crate::peers::Peers;
 use crate::repair::Repair;
 use crate::replicate::{self, Replicas};
+use crate::report::places;
 use crate::rpc;
 use crate::storage::Storage;
 use crate::store::{self, Own, StoreHandle};
@@ -160,6 +161,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let quota = config.store.read().map_err(|reason| anyhow!("config.toml: {reason}"))?;
     let (storage, storing) =
         Storage::new(exchange.clone(), net.clone(), own.node, quota, dir.pins())?;
+    exchange.meter().locate(places(own.node, store.clone()));
     let interval = Duration::from_secs(config.sync_secs.into());
     let (control, control_task) = Control::new(net.clone(), store.clone(), announcements, interval);
     let (replicas, outbox) = Replicas::new(Arc::clone(&own), net.clone(), store.clone());
@@ -231,8 +233,10 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         replicas: replicas.clone(),
         interval,
     };
-    let parts = Answering { store: store.clone(), control, replicas, exchange, watch, liveness };
-    let limiting = parts.exchange.clone().keep_limits(store.watch(), loaded, closing.clone());
+    let answering = exchange.clone();
+    let parts =
+        Answering { store: store.clone(), control, replicas, exchange: answering, watch, liveness };
+    let limiting = exchange.clone().keep_limits(store.watch(), loaded, closing.clone());
     let server = Server { net: net.clone(), parts };
 
     let mut tasks = JoinSet::new();
@@ -244,6 +248,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     tasks.spawn(sampling);
     tasks.spawn(storing.run(closing.clone()));
     tasks.spawn(limiting);
+    tasks.spawn(exchange.clone().sample(closing.clone()));
     tasks.spawn(reporting.run(closing.clone()));
     tasks.spawn(api.run(listener, closing.clone()));
     tasks.spawn(mesh.run(closing.clone()));
@@ -414,6 +419,9 @@ async fn answer(parts: Answering, peer: NodeId, mut stream: NetStream) {
         Request::Watch { .. } | Request::Changed { .. } => watch.answer(peer, request).await,
         Request::Holds { root } => {
             Ok(Response::Holds(exchange.blobs().status(&root).is_some_and(|s| s.complete)))
+        }
+        Request::Swarm { roots } => {
+            Ok(Response::Swarm(exchange.progress_of_all(&roots, store.clock().now())))
         }
         request => {
             if let Request::Heads { clock, roots, .. } = request {

@@ -25,6 +25,7 @@ pub mod outdated;
 pub mod peers;
 pub mod repair;
 pub mod replicate;
+mod report;
 pub mod rpc;
 pub mod storage;
 pub mod store;

@@ -26,6 +26,7 @@ mod rotate;
 mod seed;
 mod status;
 mod store;
+mod swarm;
 mod version;
 
 /// What to do.
@@ -47,6 +48,7 @@ pub(crate) enum Command {
     Preheat(preheat::PreheatArgs),
     Retire(retire::RetireArgs),
     Status(status::StatusArgs),
+    Swarm(swarm::SwarmArgs),
     History(history::HistoryArgs),
     Seed(seed::SeedArgs),
     Fetch(fetch::FetchArgs),
@@ -79,6 +81,7 @@ impl Command {
             Self::Preheat(args) => preheat::run(context, args).await,
             Self::Retire(args) => retire::run(context, args).await,
             Self::Status(args) => status::run(context, args).await,
+            Self::Swarm(args) => swarm::run(context, args).await,
             Self::History(args) => history::run(context, args).await,
             Self::Seed(args) => seed::run(context, args).await,
             Self::Fetch(args) => fetch::run(context, args).await,

@@ -45,7 +45,13 @@ pub(super) async fn run(context: &Context, args: RetireArgs) -> Result<(), CliEr
     }
     let (mut client, info) = context.connect_info().await?;
     let deployment = Some(args.deployment.clone());
-    let ask = Status { deployment, lines: Some(Lines::default()), signed: false, from: None };
+    let ask = Status {
+        deployment,
+        lines: Some(Lines::default()),
+        signed: false,
+        from: None,
+        report: false,
+    };
     let status = client.call(ask).await?;
     let Some(order) = status.deployments.first() else {
         let text = args.deployment;

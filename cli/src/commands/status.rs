@@ -13,6 +13,8 @@ use crate::error::CliError;
 use crate::follow::Link;
 use crate::format::{self, Table};
 use crate::progress;
+use crate::screen::screen;
+use crate::spread;
 
 /// Machines shown of each deployment when none is named.
 const MOST: usize = 20;
@@ -28,8 +30,8 @@ const WAIT_REDRAWING: Duration = Duration::from_secs(5);
 /// Show how far deployments are
 ///
 /// Without a name: the latest deployments, and the machines that do not have them yet. With one:
-/// its machines, if they are at most 64. Of more machines the counts are shown; options say which
-/// machines to list.
+/// its machines, and how fast the file came to them, if they are at most 64. Of more machines the
+/// counts are shown; options say what to show besides.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   p2pinst status
@@ -50,6 +52,9 @@ pub(crate) struct StatusArgs {
     /// List every machine, with all that it said
     #[arg(long)]
     all: bool,
+    /// Show how the file came to the machines, also when they are more than 64
+    #[arg(long, requires = "deployment")]
+    report: bool,
     /// Stay, and show every change, until interrupted
     #[arg(long)]
     watch: bool,
@@ -66,7 +71,8 @@ impl StatusArgs {
             true => Some(Lines::ALL),
             false => some.then_some(Lines { failed, pending, missing, done: false }),
         };
-        Status { deployment: self.deployment.clone(), lines, signed: false, from: None }
+        let (deployment, report) = (self.deployment.clone(), self.report);
+        Status { deployment, lines, signed: false, from: None, report }
     }
 
     fn shown(&self) -> Shown {
@@ -164,25 +170,6 @@ fn steady(mut view: StatusView) -> Option<serde_json::Value> {
     serde_json::to_value(view).ok()
 }
 
-/// Draws over what was there; cut to the screen, so that it does not scroll.
-fn screen(text: &str, first: bool) -> String {
-    let size = rustix::termios::tcgetwinsize(io::stdout());
-    let (rows, columns) = size.map_or((24, 80), |size| (size.ws_row, size.ws_col));
-    let most = usize::from(rows).saturating_sub(2).max(3);
-    let width = usize::from(columns.max(20));
-    let clear = if first { "\x1b[2J" } else { "" };
-    let mut drawn = format!("{clear}\x1b[H");
-    for line in text.lines().take(most) {
-        drawn.extend(line.chars().take(width));
-        drawn.push_str("\x1b[K\n");
-    }
-    if text.lines().count() > most {
-        drawn.push_str("…\x1b[K\n");
-    }
-    drawn.push_str("\x1b[J");
-    drawn
-}
-
 /// One line for each deployment that is new or further than before.
 fn changes(old: Option<&StatusView>, new: &StatusView) -> String {
     let before = |d: &DeploymentView| old?.deployments.iter().find(|o| o.id == d.id);
@@ -256,6 +243,12 @@ fn notes(d: &DeploymentView, shown: Shown, now: Millis) -> String {
             "\n{}: nobody answers who keeps {of} of the status: machines in it are unknown.\n",
             d.name
         ));
+    }
+    if let (true, Some(transfer)) = (shown.named, &d.transfer) {
+        text.push_str(&format!("\n{}", spread::report(transfer)));
+    }
+    if shown.named && d.transfer.is_none() && d.ordered > FEW {
+        text.push_str(&format!("How the file came to them: p2pinst status {} --report\n", d.name));
     }
     if shown.named && !shown.asked && d.ordered > FEW {
         let name = &d.name;

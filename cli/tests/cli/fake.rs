@@ -13,6 +13,7 @@ use p2pinst_api::request::{
     Request, Roots, SubmitRoots, Submitted,
 };
 use p2pinst_api::store::{FetchView, PinView, StoredView};
+use p2pinst_api::swarm::SwarmView;
 use p2pinst_api::view::{
     DeploymentView, GrantView, GroupDefinition, GroupEditView, GroupState, GroupView, HistoryView,
     InviteView, LimitsView, MachineStatus, NodeInfo, NodeView, RemovalView, SettingView,
@@ -48,6 +49,7 @@ pub(crate) fn machine(text: &str, state: &str) -> MachineStatus {
         detail: format!("{text} is {state}"),
         attempt: 1,
         reached: vec![],
+        transfer: None,
         up: true,
         since_ms: 0,
     }
@@ -302,6 +304,10 @@ impl State {
                     upload_slots: 16,
                     deployments: vec![],
                 }))
+            }
+            Request::Swarm(ask) => {
+                let reason = format!("nothing is at work: {:?}", ask.what);
+                say::<SwarmView>(Err(ApiError::new(ErrorKind::Invalid, reason)))
             }
             Request::Doctor(_) => say(Ok(self.checks.clone())),
             Request::DebugCells(ask) => {
@@ -623,6 +629,7 @@ impl State {
             newest: Some(NOW),
             shards: 1,
             silent: 0,
+            transfer: None,
             machines,
             next: None,
         };

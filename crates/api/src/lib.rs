@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod paths;
 pub mod request;
 pub mod store;
+pub mod swarm;
 pub mod view;
 
 pub use client::{Client, ClientError};

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{inspect, store, view};
+use crate::{inspect, store, swarm, view};
 
 /// What kind of failure an error is; decides the exit code of the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,6 +144,9 @@ requests! {
         signed: bool,
         /// Show machines whose names come after this one.
         from: Option<Name>,
+        /// Read what every machine reports of how the file came to it, also of many machines; of
+        /// few that is done in any case.
+        report: bool,
     } => view::StatusView;
     /// The invites by key, with what is left of them: as many as fit into one answer. An empty
     /// answer: there are no more.
@@ -221,6 +224,12 @@ requests! {
         /// How long to wait for something to tell, in milliseconds, at most half a minute.
         wait_ms: u64,
     } => store::FetchView;
+    /// How far the exchange of a blob is: of a deployment's, by its name (`alice-42`) or a prefix of
+    /// its id, or of one that a prefix of its root names.
+    Swarm {
+        /// Which; all that are at work on this node when `None`.
+        what: Option<String>,
+    } => swarm::SwarmView;
     /// How well this node is.
     Doctor {} => Vec<inspect::Check>;
     /// Cells that are held here.

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use p2pinst_types::record::{HistoryEntry, Mode, PackageId, Role, State};
+use p2pinst_types::record::{HistoryEntry, Mode, PackageId, Role, State, Transfer};
 use p2pinst_types::{
     ClusterId, DeploymentId, Hash, Hlc, Labels, MachineId, Millis, Name, NodeId, PublicKey, Rate,
     Rates, ReleaseId,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::swarm::TransferView;
 
 /// Who this node is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -311,6 +313,10 @@ pub struct DeploymentView {
     /// Those of them of which no replica has answered: their machines are unknown.
     #[serde(default)]
     pub silent: usize,
+    /// How the file came to the machines that reported it; `None`: none has, or they are many and
+    /// were not asked for it.
+    #[serde(default)]
+    pub transfer: Option<TransferView>,
     /// The machines that were asked for, by name; when nothing was asked for, every machine that
     /// should have it, if they are at most [`FEW`].
     pub machines: Vec<MachineStatus>,
@@ -382,6 +388,9 @@ pub struct MachineStatus {
     pub attempt: u32,
     /// When each state was first reached in this attempt, by the machine's clock in cluster time.
     pub reached: Vec<(State, Millis)>,
+    /// How the file came to it; `None`: it has not, or the machine had it before.
+    #[serde(default)]
+    pub transfer: Option<Transfer>,
     /// Whether the machine is up, as this node sees it.
     pub up: bool,
     /// How long it has been so, in milliseconds.

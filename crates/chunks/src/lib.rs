@@ -9,10 +9,13 @@
 //!   randomness are parameters; nothing here opens a socket.
 //! - [`rates`], [`throttle`]: how fast that may be, and who waits for whom; sans-IO as well.
 //!
+//! Beside them [`bound`]: how fast a distribution can be at best.
+//!
 //! What a crash loses: pieces written since the last [`BlobStore::sync`], never more; they are
 //! fetched again.
 
 pub mod bitmap;
+pub mod bound;
 pub mod fetch;
 pub mod layer;
 pub mod quota;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use p2pinst_types::record::SignedRoot;
+use p2pinst_types::record::{Progress, SignedRoot};
 use p2pinst_types::{Cell, Hash, Kind, Millis};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,9 @@ pub const CELL_BYTES: usize = 512 * 1024;
 
 /// How long a subject is watched after it was asked for.
 pub const LEASE: Duration = Duration::from_secs(60);
+
+/// Blobs whose swarms one request may ask for.
+pub const SWARMS: usize = 16;
 
 /// The subject of a shard of statuses.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -117,6 +120,12 @@ pub enum Request {
         /// The blob's root.
         root: Hash,
     },
+    /// How far are you with these blobs? At most [`SWARMS`]; none named: those at work where you
+    /// are.
+    Swarm {
+        /// The blobs' roots.
+        roots: Vec<Hash>,
+    },
 }
 
 /// What the other node answers.
@@ -190,6 +199,8 @@ pub enum Response {
     Noted,
     /// To `Holds`.
     Holds(bool),
+    /// To `Swarm`: the blobs of which the answering node has a piece or knows something.
+    Swarm(Vec<Progress>),
     /// The node cannot answer.
     Refused(String),
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use p2pinst_install::journal::{Record, Step};
 use p2pinst_install::plan::Order;
 use p2pinst_install::{DebInfo, InstallError, InstallOptions, InstallReport, Patience, inspect};
-use p2pinst_types::record::{Action, HistoryEntry, Mode, State};
+use p2pinst_types::record::{Action, HistoryEntry, Mode, State, Transfer};
 use p2pinst_types::{DeploymentId, Hash, NodeId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -151,6 +151,7 @@ impl Job {
             return Ok(path);
         }
         let begun = Instant::now();
+        let mut fetching = Duration::ZERO;
         loop {
             self.idle().await;
             let slot = self.fetch_slots().acquire().await;
@@ -161,11 +162,13 @@ impl Job {
                 history: None,
             })?;
             self.report(State::Fetching, String::new());
+            let taken_up = Instant::now();
             let fetched = tokio::select! {
                 fetched = self.context.exchange.fetch(blob, self.sources()) => Some(fetched),
                 () = self.no_longer_idle() => None,
             };
             drop((slot, room));
+            fetching += taken_up.elapsed();
             let Some(fetched) = fetched else { continue };
             match fetched {
                 Ok(fetched) => {
@@ -177,6 +180,7 @@ impl Job {
                         duplicate_bytes = fetched.duplicate,
                         "fetched"
                     );
+                    self.tell_of_transfer(fetching, begun.elapsed().saturating_sub(fetching));
                     break;
                 }
                 // others get their turn; whoever comes back may bring it
@@ -199,6 +203,20 @@ impl Job {
             retry: Retry::soon(),
             history: None,
         })
+    }
+
+    /// How the file came: kept with the status.
+    fn tell_of_transfer(&self, fetched: Duration, waited: Duration) {
+        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let meter = self.context.exchange.meter();
+        let now = self.context.store.clock().now();
+        let transfer = Transfer {
+            order_ms: millis(now.since(self.order.hlc.millis())),
+            fetch_ms: millis(fetched),
+            waited_ms: millis(waited),
+            ..meter.transfer(self.order.release.blob, &self.order.deployment.holders)
+        };
+        self.context.reporter.transferred(self.order.id, transfer);
     }
 
     fn fetch_slots(&self) -> &tokio::sync::Semaphore {

@@ -22,7 +22,7 @@ use p2pinst_install::journal::{Journal, JournalError, Step, Unfinished};
 use p2pinst_install::plan::{Decision, Line, LinePlan, Order, plan};
 use p2pinst_install::{Dpkg, Patience, RootError};
 use p2pinst_types::DeploymentId;
-use p2pinst_types::record::{Mode, NodeRecord, State};
+use p2pinst_types::record::{Mode, NodeRecord, State, Transfer};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -243,6 +243,10 @@ impl Agent {
                 }
                 Ok(()) = views.changed() => true,
                 () = tokio::time::sleep(RETRY), if self.may_retry() => self.look_again(),
+                () = self.context.exchange.meter().quiet() => {
+                    self.tell_what_was_given();
+                    false
+                }
             };
         }
         for cancel in self.jobs.values() {
@@ -252,6 +256,23 @@ impl Agent {
             info!("waiting for the package manager to finish");
         }
         while self.running.join_next().await.is_some() {}
+    }
+
+    /// A first holder reports what it gave, once nobody has asked for more for a while.
+    fn tell_what_was_given(&self) {
+        let Context { own, store, exchange, reporter, .. } = &self.context;
+        let settled = exchange.meter().settled();
+        if settled.is_empty() {
+            return;
+        }
+        let views = store.views();
+        let given = |o: &&dht_store::view::Order| {
+            settled.contains(&o.release.blob.root) && o.deployment.holders.contains(&own.node)
+        };
+        for order in views.orders.iter().filter(given) {
+            let sent = exchange.meter().transfer(order.release.blob, &[]);
+            reporter.transferred(order.id, Transfer { holder: true, ..sent });
+        }
     }
 
     /// C7: what was published meanwhile counts before what was pending is installed.

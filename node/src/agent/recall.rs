@@ -253,7 +253,7 @@ mod tests {
 
     fn status(state: State, reached: usize) -> Status {
         let reached = State::ALL.iter().take(reached).map(|s| (*s, Millis(1))).collect();
-        Status { state, attempt: 1, detail: String::new(), reached }
+        Status { state, attempt: 1, detail: String::new(), reached, transfer: None }
     }
 
     #[test]

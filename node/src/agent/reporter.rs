@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dht_store::{Store, StoreError};
-use p2pinst_types::record::{HistoryEntry, HistorySegment, NodeRecord, State, Status};
+use p2pinst_types::record::{HistoryEntry, HistorySegment, NodeRecord, State, Status, Transfer};
 use p2pinst_types::{Cell, DeploymentId, Hash, Kind, PublicKey, codec, limits, shard};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -154,11 +154,28 @@ impl Reporter {
         if !reached.iter().any(|(s, _)| *s == state) {
             reached.push((state, now));
         }
-        let status = Status { state, attempt, detail: head(&detail, DETAIL), reached };
+        let transfer = old.and_then(|o| o.transfer.clone());
+        let detail = head(&detail, DETAIL);
+        let status = Status { state, attempt, detail, reached, transfer };
         if old == Some(&status) {
             return;
         }
         table.status.insert(id, status.clone());
+        table.dirty.insert(id, status);
+        drop(table);
+        self.shared.wake.notify_one();
+    }
+
+    /// Reports how the file came here, beside what is reported of the deployment; without effect
+    /// where nothing is.
+    pub fn transferred(&self, id: DeploymentId, transfer: Transfer) {
+        let mut table = self.shared.table();
+        let Some(status) = table.status.get_mut(&id) else { return };
+        if status.transfer.as_ref() == Some(&transfer) {
+            return;
+        }
+        status.transfer = Some(transfer);
+        let status = status.clone();
         table.dirty.insert(id, status);
         drop(table);
         self.shared.wake.notify_one();

@@ -13,6 +13,7 @@ mod publish;
 mod show;
 mod status;
 mod store;
+mod swarm;
 
 use std::fs;
 use std::io;
@@ -233,6 +234,7 @@ impl Api {
             Request::SeedBlob(r) => encode(self.seed_blob(r.root).await),
             Request::FindRelease(r) => encode(self.find_release(&r.what)),
             Request::FetchBlob(r) => encode(self.fetch_blob(&r).await),
+            Request::Swarm(r) => encode(self.swarm(r.what.as_deref()).await),
             Request::Doctor(_) => encode(Ok(self.doctor().await)),
             Request::DebugCells(r) => encode(self.debug_cells(r).await),
             Request::DebugPeers(_) => encode(Ok(self.debug_peers())),

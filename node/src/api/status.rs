@@ -11,6 +11,7 @@ use dht_store::shelf::Subject;
 use dht_store::view::{Machine, Order};
 use dht_store::{Summary, Views};
 use p2pinst_api::request::{ApiError, ErrorKind, Status as StatusRequest, Watch as WatchRequest};
+use p2pinst_api::swarm::TransferView;
 use p2pinst_api::view::{DeploymentView, FEW, Lines, MachineStatus, StatusView};
 use p2pinst_types::record::{State, Status};
 use p2pinst_types::{Cell, Hlc, Kind, MachineId, Name, NodeId, shard};
@@ -19,6 +20,7 @@ use tokio::task::JoinSet;
 use super::{Api, Reply};
 use crate::gather::{self, Look};
 use crate::replicate::read_from;
+use crate::report::{Report, distribution};
 use crate::summaries::{self, AT_ONCE, PATIENCE};
 
 /// Deployments that one answer shows when none is named: the latest.
@@ -103,7 +105,9 @@ impl Api {
         }
         let few = |order: usize| sizes.get(order).is_some_and(|n: &usize| *n <= FEW);
         let exact = |s: &Shard<'_>| ask.signed || (ask.lines.is_none() && few(s.order));
-        let reads = self.sum_up(&mut shards, exact, ask.lines.as_ref()).await;
+        // reports are in the cells: wherever somebody has reported, they are read
+        let read = if ask.report { Some(Lines::ALL) } else { ask.lines };
+        let reads = self.sum_up(&mut shards, exact, read.as_ref()).await;
         self.read_shards(&mut shards, reads).await?;
         let mut room = LINES;
         let mut deployments = Vec::new();
@@ -112,6 +116,9 @@ impl Api {
             let lines = ask.lines.or_else(|| few(at).then_some(Lines::ALL)).unwrap_or_default();
             let mut view = self.deployment(&views, order, &own);
             view.signed = own.iter().all(|s| exact(s));
+            if ask.report || few(at) {
+                view.transfer = transfer(&views, order, &own);
+            }
             self.show(&mut view, &own, lines, ask.from.as_ref(), &mut room);
             deployments.push(view);
         }
@@ -246,6 +253,7 @@ impl Api {
             newest: tally.newest.map(Hlc::millis),
             shards: shards.len(),
             silent: tally.silent,
+            transfer: None,
             machines: Vec::new(),
             next: None,
         }
@@ -300,9 +308,9 @@ impl Api {
         let peer = self.net.peers().get(&machine.node);
         let now = self.store.clock().now();
         let since = peer.since.unwrap_or(machine.admitted.millis());
-        let (state, detail, attempt, reached) = match status {
-            Some(s) => (s.state.as_str(), s.detail, s.attempt, s.reached),
-            None => (UNKNOWN, String::new(), 0, Vec::new()),
+        let (state, detail, attempt, reached, transfer) = match status {
+            Some(s) => (s.state.as_str(), s.detail, s.attempt, s.reached, s.transfer),
+            None => (UNKNOWN, String::new(), 0, Vec::new(), None),
         };
         MachineStatus {
             name: machine.name.clone(),
@@ -310,6 +318,7 @@ impl Api {
             detail,
             attempt,
             reached,
+            transfer,
             up: machine.node == self.own.node || peer.up,
             since_ms: u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX),
         }
@@ -367,6 +376,21 @@ impl Tally {
         self.oldest = Some(self.oldest.map_or(at, |o| o.min(at)));
         self.newest = Some(self.newest.map_or(at, |n| n.max(at)));
     }
+}
+
+/// How the file of an order came to the machines whose statuses were read.
+fn transfer(views: &Views, order: &Order, shards: &[&Shard<'_>]) -> Option<TransferView> {
+    let mut reports = Vec::new();
+    for shard in shards {
+        let Found::Cells(cells) = &shard.found else { continue };
+        for machine in &shard.machines {
+            let transfer = cells.get(&machine.id).and_then(|(_, status)| status.transfer.as_ref());
+            let (name, site) = (&machine.name, &machine.site);
+            reports.extend(transfer.map(|transfer| Report { name, site, transfer }));
+        }
+    }
+    let home = order.deployment.holders.first().and_then(|n| views.machine_of(&n.0));
+    distribution(&reports, home.map(|m| (&m.name, &m.site)))
 }
 
 /// The shards of an order that have machines of its group.

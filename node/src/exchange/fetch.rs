@@ -4,8 +4,6 @@
 //! then pieces from all. A crash loses at most the pieces of the last second.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use p2pinst_chunks::fetch::{Input, Limits, Output};
@@ -103,8 +101,6 @@ pub(super) struct Running<'a> {
     pub(super) stage: Stage,
     begun: Instant,
     looked: Instant,
-    /// Bytes that have come from all sources.
-    bytes: Arc<AtomicU64>,
     /// How many there were when last looked, and since when there are no more.
     pub(super) fed: (u64, Instant),
     links: BTreeMap<NodeId, Link>,
@@ -119,6 +115,8 @@ pub(super) struct Running<'a> {
     events: mpsc::Sender<(NodeId, Event)>,
     rng: StdRng,
     done: Fetched,
+    /// What had been received when it was made durable last.
+    synced: u64,
 }
 
 impl Exchange {
@@ -132,6 +130,8 @@ impl Exchange {
             return Ok(Fetched::default());
         }
         self.begin_progress(blob.root);
+        let before = self.blobs.status(&blob.root).map_or(0, |s| super::progress::held(&s));
+        self.meter.begin(blob, before);
         let _ended = EndProgress { exchange: self, root: blob.root };
         let (events, received) = mpsc::channel(EVENTS);
         let mut running = Running {
@@ -141,7 +141,6 @@ impl Exchange {
             stage: Stage::Layer { pages: LayerPages::new(blob)?, from: None },
             begun: Instant::now(),
             looked: Instant::now(),
-            bytes: Arc::default(),
             fed: (0, Instant::now()),
             links: BTreeMap::new(),
             have: BTreeMap::new(),
@@ -154,6 +153,7 @@ impl Exchange {
             rng: StdRng::from_rng(&mut rand::rng()),
             done: Fetched::default(),
             advised: BTreeMap::new(),
+            synced: 0,
         };
         running.keep_limits();
         running.resume().await?;
@@ -175,6 +175,7 @@ struct EndProgress<'a> {
 impl Drop for EndProgress<'_> {
     fn drop(&mut self) {
         self.exchange.end_progress(&self.root);
+        self.exchange.meter.end(&self.root);
     }
 }
 
@@ -238,7 +239,11 @@ impl Running<'_> {
             if complete || due {
                 // of a complete blob: waits for the task that is just making it so
                 let (blobs, root) = (self.exchange.blobs.clone(), self.blob.root);
+                let begun = Instant::now();
                 tokio::task::spawn_blocking(move || blobs.sync(&root)).await??;
+                let new =
+                    self.done.received - std::mem::replace(&mut self.synced, self.done.received);
+                self.exchange.meter.synced(new, begun.elapsed());
                 synced = Instant::now();
             }
             if complete {
@@ -249,7 +254,7 @@ impl Running<'_> {
 
     /// Whether nothing at all has come for a while.
     fn is_starved(&mut self) -> bool {
-        let bytes = self.bytes.load(Ordering::Relaxed);
+        let bytes = self.exchange.meter.arrived(&self.blob.root);
         if bytes != self.fed.0 {
             self.fed = (bytes, Instant::now());
         }
@@ -279,7 +284,7 @@ impl Running<'_> {
                 addrs,
                 requests,
                 events: self.events.clone(),
-                bytes: Arc::clone(&self.bytes),
+                bytes: self.exchange.meter.tap(&self.blob.root, peer),
             };
             self.tasks.spawn(task.run());
             self.links.insert(peer, link);
@@ -327,7 +332,9 @@ impl Running<'_> {
             Event::Stored { piece, put } => {
                 let bytes = self.blob.range(piece).map_or(0, |r| r.end - r.start);
                 self.done.received += bytes;
-                if put == p2pinst_chunks::Put::Duplicate {
+                let duplicate = put == p2pinst_chunks::Put::Duplicate;
+                self.exchange.meter.stored(&self.blob.root, peer, bytes, !duplicate);
+                if duplicate {
                     self.done.duplicate += bytes;
                 } else {
                     self.gave.insert(peer);
@@ -338,7 +345,9 @@ impl Running<'_> {
             }
             Event::Bad { piece } => {
                 // R10: one bad piece and the peer is out for this blob
-                self.done.received += self.blob.range(piece).map_or(0, |r| r.end - r.start);
+                let bytes = self.blob.range(piece).map_or(0, |r| r.end - r.start);
+                self.done.received += bytes;
+                self.exchange.meter.bad(&self.blob.root, peer, bytes);
                 warn!(%peer, piece = piece.0, blob = %self.blob.root.short(), "a peer sent wrong bytes: it is banned from this blob");
                 if matches!(self.stage, Stage::Layer { .. }) {
                     self.ban(peer, "it sent a piece that nobody asked for");
@@ -347,6 +356,7 @@ impl Running<'_> {
             }
             Event::Refused { piece, reason, others } => {
                 self.hear_of(peer, others);
+                self.exchange.meter.refused(&self.blob.root, peer, reason);
                 return Ok(self.step(Input::Refused { peer, piece, reason }));
             }
             Event::Disk(error) => return Err(error.into()),
@@ -476,6 +486,7 @@ impl Running<'_> {
 
     fn ban(&mut self, peer: NodeId, reason: &str) {
         warn!(%peer, %reason, blob = %self.blob.root.short(), "a source is banned from this blob");
+        self.exchange.meter.banned(&self.blob.root, peer);
         self.links.remove(&peer);
         self.have.remove(&peer);
         self.banned.insert(peer);

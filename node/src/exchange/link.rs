@@ -70,7 +70,7 @@ pub(super) struct Task {
     pub(super) addrs: Vec<String>,
     pub(super) requests: mpsc::Receiver<ToSource>,
     pub(super) events: mpsc::Sender<(NodeId, Event)>,
-    /// Bytes that have come from all sources of the fetch.
+    /// Counts the bytes that come.
     pub(super) bytes: Arc<AtomicU64>,
 }
 

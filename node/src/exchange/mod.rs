@@ -7,6 +7,9 @@ mod limits;
 mod line;
 mod link;
 mod locate;
+pub mod meter;
+mod nic;
+mod progress;
 mod removal;
 mod serve;
 #[cfg(test)]
@@ -26,6 +29,7 @@ use tokio::sync::{mpsc, watch};
 pub use fetch::{FetchError, Fetched, Sources};
 pub use limits::{Far, InForce, Limits, Ordered, Setting, TooMany};
 pub use locate::{LocateError, Located};
+pub use meter::Meter;
 pub use urgency::ordered;
 
 use crate::net::Net;
@@ -40,6 +44,7 @@ type Turn = p2pinst_chunks::serve::Job<StreamId>;
 pub struct Exchange {
     net: Net,
     blobs: BlobStore,
+    meter: Meter,
     shared: Arc<Shared>,
 }
 
@@ -85,7 +90,7 @@ impl Exchange {
             limits,
             next_stream: AtomicU64::new(0),
         };
-        Self { net, blobs, shared: Arc::new(shared) }
+        Self { net, blobs, meter: Meter::default(), shared: Arc::new(shared) }
     }
 
     /// The blobs on this node's disk.
@@ -98,6 +103,12 @@ impl Exchange {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.shared.limits
+    }
+
+    /// What it moves.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// Who is connected.

@@ -30,11 +30,14 @@ const NEWS: Duration = Duration::from_millis(20);
 /// How long a downloader waits here for a blob that this node has only just begun to fetch.
 const SOON: Duration = Duration::from_secs(5);
 
+/// A downloader: one of its streams, and the peer itself.
+type Who = (StreamId, NodeId);
+
 impl Exchange {
     /// Serves one inbound stream until it ends.
     pub async fn serve(&self, peer: NodeId, stream: NetStream) {
         let id = self.stream_id();
-        let served = self.serve_stream(peer, id, stream).await;
+        let served = self.serve_stream((id, peer), stream).await;
         let mut uploads = lock(&self.shared.uploads);
         uploads.streams.remove(&id);
         uploads.serve.left(id);
@@ -45,16 +48,16 @@ impl Exchange {
         }
     }
 
-    async fn serve_stream(&self, peer: NodeId, id: StreamId, stream: NetStream) -> io::Result<()> {
+    async fn serve_stream(&self, who: Who, stream: NetStream) -> io::Result<()> {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let first = read_first(&mut reader).await?;
         if first != ToSource::Direct {
-            return self.serve_line((id, peer), Line::stream(reader, writer), first).await;
+            return self.serve_line(who, Line::stream(reader, writer), first).await;
         }
         let Some((ticket, mut claim)) = self.net.bulk_ticket() else {
             send(&mut writer, &ToDownloader::Ticket(None)).await?;
             let first = read_first(&mut reader).await?;
-            return self.serve_line((id, peer), Line::stream(reader, writer), first).await;
+            return self.serve_line(who, Line::stream(reader, writer), first).await;
         };
         let bytes = line::encode(&ticket);
         send(&mut writer, &ToDownloader::Ticket(Some(&bytes))).await?;
@@ -65,21 +68,16 @@ impl Exchange {
         };
         match arrived {
             Ok(bulk) => {
-                let mut line = Line::bulk(bulk, Hold::new(&self.net, peer, reader, writer));
+                let mut line = Line::bulk(bulk, Hold::new(&self.net, who.1, reader, writer));
                 let first = read_first(&mut line.reader).await?;
-                self.serve_line((id, peer), line, first).await
+                self.serve_line(who, line, first).await
             }
-            Err(first) => self.serve_line((id, peer), Line::stream(reader, writer), first).await,
+            Err(first) => self.serve_line(who, Line::stream(reader, writer), first).await,
         }
     }
 
-    async fn serve_line(
-        &self,
-        (id, peer): (StreamId, NodeId),
-        line: Line,
-        first: ToSource,
-    ) -> io::Result<()> {
-        let Line { reader, mut writer, hold } = line;
+    async fn serve_line(&self, who: Who, line: Line, first: ToSource) -> io::Result<()> {
+        let ((id, peer), Line { reader, mut writer, hold }) = (who, line);
         let ToSource::Open { root } = first else {
             return Err(io::ErrorKind::InvalidData.into());
         };
@@ -283,7 +281,12 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                 let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 let prefix: [u8; PIECE_PREFIX] = frames::piece_prefix(piece, len);
                 self.exchange.limits().sent(bytes.len());
-                wire::write_within(&mut self.writer, &[&prefix, &bytes], &self.flow).await
+                let parts: [&[u8]; 2] = [&prefix, &bytes];
+                let written = wire::write_within(&mut self.writer, &parts, &self.flow).await;
+                if written.is_ok() {
+                    self.exchange.meter.sent(&self.root, self.peer, len.into());
+                }
+                written
             }
             Err(error) => {
                 warn!(%error, "cannot read a piece that should be here");

@@ -33,6 +33,7 @@ mod newer;
 mod poison;
 mod rivals;
 mod second_operator;
+mod spread;
 mod status;
 mod storage;
 mod strangers;

@@ -133,6 +133,7 @@ fn eventually_very_many_small_packages_at_once_are_everywhere() {
                         lines: None,
                         signed: false,
                         from: None,
+                        report: false,
                     };
                     let view = client.call(ask).await?;
                     let one = view.deployments.first().context("a deployment")?;

@@ -211,7 +211,13 @@ fn a_revoked_machine_leaves_its_name() {
 }
 
 fn status() -> Status {
-    Status { state: State::Installed, attempt: 1, detail: String::new(), reached: vec![] }
+    Status {
+        state: State::Installed,
+        attempt: 1,
+        detail: String::new(),
+        reached: vec![],
+        transfer: None,
+    }
 }
 
 #[test]

@@ -10,9 +10,10 @@ use dht_store::wire::{CellBytes, Request, Response, StatusSubject};
 use dht_store::{Outcome, Summary};
 use p2pinst_trust::fixture::name;
 use p2pinst_types::record::{
-    Action, Admission, Deployment, Grant, Group, GroupEdit, HistoryEntry, HistorySegment, Invite,
-    LabelEdit, MachineName, Manager, Mode, NodeCert, NodeRecord, PackageId, Release, Retirement,
-    Revocation, Role, RootDoc, SignedCert, SignedRoot, Standing, State, Status,
+    Action, Admission, ByDistance, Deployment, Grant, Group, GroupEdit, HistoryEntry,
+    HistorySegment, Invite, LabelEdit, MachineName, Manager, Mode, NodeCert, NodeRecord, PackageId,
+    Progress, Release, Retirement, Revocation, Role, RootDoc, SignedCert, SignedRoot, Speed,
+    Speeds, Standing, State, Status, Transfer,
 };
 use p2pinst_types::{
     BlobRef, DeploymentId, Hash, Hlc, Kind, MachineId, Millis, NodeId, PublicKey, Rate, ReleaseId,
@@ -202,7 +203,7 @@ fn golden_records() {
             preheat: false,
             limit: Some(Rate::nearest(2_500_000)),
         },
-        "146:2e1323a8f6df39db",
+        "157:9aece2c1fcfef5eb",
     );
     check(
         &mut f,
@@ -220,8 +221,22 @@ fn golden_records() {
     check(
         &mut f,
         "status",
-        &Status { state: State::Failed, attempt: 2, detail: "no".to_owned(), reached },
+        &Status {
+            state: State::Failed,
+            attempt: 2,
+            detail: "no".to_owned(),
+            reached,
+            transfer: None,
+        },
         "128:55bfb6f7d0e30b3f",
+    );
+    let transfer = Some(transfer());
+    let reached = vec![(State::Verified, Millis(8))];
+    check(
+        &mut f,
+        "status with a transfer",
+        &Status { state: State::Verified, attempt: 1, detail: String::new(), reached, transfer },
+        "279:a6aa96e5ca770101",
     );
     let entry = |action| HistoryEntry {
         at: Millis(9),
@@ -244,6 +259,53 @@ fn golden_records() {
         "933:daeffce416365e60",
     );
     assert!(f.is_empty(), "{f:#?}");
+}
+
+fn speeds() -> Speeds {
+    let speed = |rate, known| Some(Speed { rate, known });
+    Speeds { up: speed(1, true), down: speed(2, false), wan_in: None, disk: speed(3, false) }
+}
+
+fn progress() -> Progress {
+    Progress {
+        blob: BlobRef::new(Hash([4; 32]), 300_000).unwrap(),
+        pieces: 2,
+        held: 131_072,
+        fetching: true,
+        begun: Some(Millis(5)),
+        ended: None,
+        received: ByDistance { rack: 1, site: 2, wan: 3 },
+        duplicate: 4,
+        bad: 5,
+        sent: ByDistance { rack: 6, site: 7, wan: 8 },
+        sent_pieces: 9,
+        rate_in: 10,
+        rate_out: 11,
+        sources: 12,
+        takers: 13,
+        refused: [14, 15, 16],
+        banned: 17,
+        speeds: speeds(),
+    }
+}
+
+fn transfer() -> Transfer {
+    Transfer {
+        len: 1,
+        holder: true,
+        order_ms: 2,
+        fetch_ms: 3,
+        waited_ms: 4,
+        before: 5,
+        received: ByDistance { rack: 6, site: 7, wan: 8 },
+        from_holders: 9,
+        holders_ms: 10,
+        duplicate: 11,
+        bad: 12,
+        sent: ByDistance { rack: 13, site: 14, wan: 15 },
+        sources: 16,
+        speeds: speeds(),
+    }
 }
 
 #[test]
@@ -282,6 +344,7 @@ fn golden_messages() {
         ("watch", Request::Watch { subjects: vec![StatusSubject(vec![7])] }, "20:67f19ff6f1406e23"),
         ("changed", Request::Changed { cells: cells.clone() }, "20:f15b9d1191ab8c12"),
         ("holds", Request::Holds { root }, "47:2db0013546329136"),
+        ("swarm", Request::Swarm { roots: vec![root] }, "49:0fc00231894e3d31"),
     ] {
         check(&mut f, what, &request, golden);
     }
@@ -321,6 +384,7 @@ fn golden_messages() {
         ("watching", Response::Watching(3), "11:078669bbe9c38dd6"),
         ("noted", Response::Noted, "6:8a25193744e3e157"),
         ("holds", Response::Holds(true), "8:9003fa9d5381db0c"),
+        ("swarm", Response::Swarm(vec![progress()]), "315:d0e6d304fe78c51b"),
         ("refused", Response::Refused("no".to_owned()), "12:3124a57fafe45ece"),
     ] {
         check(&mut f, what, &response, golden);

@@ -53,7 +53,8 @@ impl World {
         let subject = status_subject(&self.order, shard);
         let slot = id.as_bytes().to_vec();
         let id = CellId { kind: Kind::STATUS, subject, slot, author: node.id() };
-        let status = Status { state, attempt: 1, detail: format!("{seq}"), reached: vec![] };
+        let status =
+            Status { state, attempt: 1, detail: format!("{seq}"), reached: vec![], transfer: None };
         let draft = Draft {
             id,
             version: Version { incarnation: 1, seq },

@@ -9,6 +9,7 @@ use crate::id::{DeploymentId, MachineId, NodeId, PublicKey, ReleaseId};
 use crate::name::Name;
 use crate::piece::BlobRef;
 use crate::rate::Rate;
+use crate::record::transfer::Transfer;
 use crate::selector::Selector;
 use crate::time::{Hlc, Millis};
 use crate::{Hash, limits, shard, version};
@@ -313,6 +314,9 @@ pub struct Status {
     pub detail: String,
     /// When each state was first reached in this attempt.
     pub reached: Vec<(State, Millis)>,
+    /// How the file came to the machine, once it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<Transfer>,
 }
 
 /// What an entry of the history did.

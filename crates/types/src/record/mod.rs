@@ -2,6 +2,7 @@
 
 pub mod install;
 pub mod node;
+pub mod transfer;
 pub mod trust;
 
 pub use install::{
@@ -9,6 +10,7 @@ pub use install::{
     Release, Retirement, State, Status,
 };
 pub use node::NodeRecord;
+pub use transfer::{ByDistance, Distance, Progress, Speed, Speeds, Transfer};
 pub use trust::{
     Admission, Grant, Invite, LabelEdit, MachineName, NodeCert, Revocation, Role, RootDoc,
     SignedCert, SignedRoot, Standing,

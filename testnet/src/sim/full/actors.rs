@@ -139,7 +139,13 @@ impl World {
         let Some(order) = views.orders.iter().choose(&mut self.rng) else { return };
         let state = State::ALL.choose(&mut self.rng).copied().unwrap_or(State::Pending);
         let attempt = self.rng.random_range(1..5);
-        let status = Status { state, attempt, detail: String::new(), reached: vec![(state, now)] };
+        let status = Status {
+            state,
+            attempt,
+            detail: String::new(),
+            reached: vec![(state, now)],
+            transfer: None,
+        };
         let place = (Kind::STATUS, order.id.as_bytes().as_slice(), machine.as_bytes().as_slice());
         let written = node.write(place, &status, (at, world));
         let entry = HistoryEntry {

@@ -67,7 +67,7 @@ pub(crate) fn deployment_id(n: u64) -> DeploymentId {
 pub(crate) fn status(states: &[State]) -> Vec<u8> {
     let reached = states.iter().map(|s| (*s, Millis(1_800_000_000_000))).collect();
     let state = states.last().copied().unwrap_or(State::Pending);
-    let status = Status { state, attempt: 1, detail: String::new(), reached };
+    let status = Status { state, attempt: 1, detail: String::new(), reached, transfer: None };
     codec::encode(&status).unwrap_or_default()
 }
 
