@@ -70,7 +70,7 @@ fn parts() -> Vec<Part> {
                 wan: Some(WanLinks { sites: 4, mbit: 20, ms: 25 }),
             },
             runs: 1,
-            rivals: &[Method::Aria2, Method::Libtorrent, Method::Udpcast],
+            rivals: ALL,
         },
         Part {
             name: "loopback",
