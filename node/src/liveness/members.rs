@@ -19,6 +19,8 @@ pub(super) struct Member {
     pub(super) by: Option<NodeId>,
     /// A suspect's time to object ends.
     pub(super) deadline: Duration,
+    /// When others are asked next what they know better of this suspect.
+    pub(super) inquiry: Duration,
     /// Others say of this suspect that it is down.
     pub(super) said_down: bool,
     /// A connection is open; it has spoken on it; which life it has shown there.
@@ -155,6 +157,7 @@ impl Members {
         for node in &self.suspects {
             if let Some(member) = self.table.get_mut(node) {
                 member.deadline += by;
+                member.inquiry += by;
             }
         }
     }
