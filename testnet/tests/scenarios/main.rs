@@ -32,3 +32,4 @@ mod poison;
 mod second_operator;
 mod status;
 mod strangers;
+mod swarm;

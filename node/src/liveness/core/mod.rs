@@ -167,8 +167,8 @@ impl Core {
     #[must_use]
     pub fn wake(&self) -> Duration {
         let gossip = (!self.rumours.is_empty()).then_some(self.next_gossip);
-        let suspects = self.members.suspects().map(|(_, m)| m.deadline.min(m.inquiry));
-        suspects.chain(gossip).fold(self.probing.wake(self.period), Duration::min)
+        let due = self.members.next_due().into_iter().chain(gossip);
+        due.fold(self.probing.wake(self.period), Duration::min)
     }
 
     /// Takes one step.
@@ -213,9 +213,11 @@ impl Core {
     }
 
     fn on_time(&mut self, now: Now) {
-        self.end_suspicions(now);
+        if self.members.next_due().is_some_and(|due| now.steady >= due) {
+            self.end_suspicions(now);
+            self.inquire(now);
+        }
         self.note_loneliness(now);
-        self.inquire(now);
         self.probe(now);
         if !self.rumours.is_empty() && now.steady >= self.next_gossip {
             self.next_gossip = now.steady + self.period / 5;

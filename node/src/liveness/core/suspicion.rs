@@ -17,6 +17,7 @@ impl Core {
         self.period * if self.members.len() > 64 { 3 } else { 2 }
     }
 
+    /// Who has not objected in time is down.
     pub(super) fn end_suspicions(&mut self, now: Now) {
         let over = |m: &Member| now.steady >= m.deadline;
         let due: Vec<NodeId> =
