@@ -1,6 +1,6 @@
 //! Nodes that are killed in the middle of a distribution.
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use p2pinst_testnet::eventually;
 
 use super::{MIB, Swarm, received};

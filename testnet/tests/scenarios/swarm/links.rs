@@ -1,6 +1,6 @@
 //! Cables that crawl, and cables that are pulled for a while.
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 
 use super::{MIB, Swarm, received};
 use crate::harness::{LATER, cluster};

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use p2pinst_api::DataDir;
 use p2pinst_chunks::Bitmap;
+use p2pinst_testnet::exec::run;
 use p2pinst_testnet::root::expect_whole;
 use p2pinst_testnet::{Deb, Lab, Node, eventually};
 use p2pinst_types::{BlobRef, Hash};
@@ -30,6 +31,8 @@ struct Swarm<'a> {
     name: &'static str,
     file: PathBuf,
     blob: BlobRef,
+    /// The file in it, and what it contains.
+    payload: (String, Vec<u8>),
 }
 
 impl<'a> Swarm<'a> {
@@ -38,7 +41,11 @@ impl<'a> Swarm<'a> {
         let file = Deb::new(name, "1.0").payload(payload).build(lab.dir())?;
         let bytes = fs::read(&file).context("cannot read the package")?;
         let blob = BlobRef::new(Hash::of(&bytes), bytes.len() as u64)?;
-        Ok(Self { lab, name, file, blob })
+        let tree = lab.dir().join("unpacked");
+        run("dpkg-deb", ["-x".as_ref(), file.as_os_str(), tree.as_os_str()])?;
+        let path = format!("usr/share/{name}/payload");
+        let content = fs::read(tree.join(&path)).context("cannot read what is in it")?;
+        Ok(Self { lab, name, file, blob, payload: (path, content) })
     }
 
     /// Sets the rate of the cables of these nodes.
@@ -94,15 +101,13 @@ impl<'a> Swarm<'a> {
 
     /// Waits until these nodes have installed it, and all of them the same bytes.
     fn arrives(&self, nodes: &[usize]) -> Result<()> {
-        let payload = format!("usr/share/{0}/payload", self.name);
-        let want = self.file.with_file_name(format!("{}_1.0.tree", self.name)).join(&payload);
-        let want = fs::read(&want).with_context(|| format!("cannot read {}", want.display()))?;
+        let (path, want) = &self.payload;
         for node in nodes {
             let node = self.lab.node(*node)?;
             node.installs(self.name, "1.0", LATER)?;
             expect_whole(&node.root())?;
-            let got = fs::read(node.root().join(&payload))?;
-            ensure!(got == want, "{} installed other bytes than were published", node.name());
+            let got = fs::read(node.root().join(path))?;
+            ensure!(got == *want, "{} installed other bytes than were published", node.name());
         }
         Ok(())
     }
