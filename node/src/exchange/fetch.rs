@@ -4,6 +4,8 @@
 //! then pieces from all. A crash loses at most the pieces of the last second.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use p2pinst_chunks::fetch::{Input, Limits, Output};
@@ -29,8 +31,8 @@ const EVENTS: usize = 1024;
 const TICK: Duration = Duration::from_millis(100);
 /// How often what has come is made durable.
 const SYNC: Duration = Duration::from_secs(1);
-/// A source of the piece layer that says nothing for so long is replaced.
-const LAYER_PATIENCE: Duration = Duration::from_secs(3);
+/// A source of the piece layer of which nothing comes for so long is replaced.
+const LAYER_PATIENCE: Duration = Duration::from_millis(1500);
 /// First and longest pause before a source that failed is tried again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// How long nobody may have anything before the DHT is asked, and between two questions.
@@ -40,9 +42,11 @@ const STARVED: Duration = Duration::from_secs(20);
 /// Sources that the DHT has named.
 pub(super) const FOUND: usize = 64;
 /// Sources in use at once.
-const SOURCES: usize = 20;
+pub(super) const SOURCES: usize = 20;
 /// The same for a blob of a single piece: one gives it, another is there if that one does not.
 const SOURCES_OF_SMALL: usize = 2;
+/// A source of which nothing comes for so long makes room for others, if any wait.
+const SILENT: Duration = Duration::from_secs(5);
 
 /// Why a blob was not fetched.
 #[derive(Debug, Error)]
@@ -81,6 +85,13 @@ pub struct Fetched {
     pub sources: usize,
 }
 
+/// What has come from a source in use.
+struct Feed {
+    bytes: Arc<AtomicU64>,
+    /// How many there were when last looked, and since when there are no more.
+    fed: (u64, Instant),
+}
+
 /// When a source may be tried again.
 #[derive(Debug, Clone, Copy)]
 struct Retry {
@@ -101,9 +112,11 @@ pub(super) struct Running<'a> {
     pub(super) stage: Stage,
     begun: Instant,
     looked: Instant,
-    /// How many there were when last looked, and since when there are no more.
-    pub(super) fed: (u64, Instant),
+    /// When anything came last, from any source.
+    pub(super) fed: Instant,
     links: BTreeMap<NodeId, Link>,
+    /// Of the same sources.
+    feeds: BTreeMap<NodeId, Feed>,
     have: BTreeMap<NodeId, Bitmap>,
     retries: BTreeMap<NodeId, Retry>,
     banned: BTreeSet<NodeId>,
@@ -141,8 +154,9 @@ impl Exchange {
             stage: Stage::Layer { pages: LayerPages::new(blob)?, from: None },
             begun: Instant::now(),
             looked: Instant::now(),
-            fed: (0, Instant::now()),
+            fed: Instant::now(),
             links: BTreeMap::new(),
+            feeds: BTreeMap::new(),
             have: BTreeMap::new(),
             retries: BTreeMap::new(),
             banned: BTreeSet::new(),
@@ -254,11 +268,35 @@ impl Running<'_> {
 
     /// Whether nothing at all has come for a while.
     fn is_starved(&mut self) -> bool {
-        let bytes = self.exchange.meter.arrived(&self.blob.root);
-        if bytes != self.fed.0 {
-            self.fed = (bytes, Instant::now());
+        let now = Instant::now();
+        self.feeds.retain(|peer, _| self.links.contains_key(peer));
+        for feed in self.feeds.values_mut() {
+            let bytes = feed.bytes.load(Ordering::Relaxed);
+            if bytes != feed.fed.0 {
+                feed.fed = (bytes, now);
+                self.fed = now;
+            }
         }
-        self.fed.1.elapsed() >= STARVED
+        self.fed.elapsed() >= STARVED
+    }
+
+    /// The counter of a source that is taken into use.
+    fn count(&mut self, peer: NodeId) -> Arc<AtomicU64> {
+        let bytes = self.exchange.meter.tap(&self.blob.root, peer);
+        let fed = (bytes.load(Ordering::Relaxed), Instant::now());
+        self.feeds.insert(peer, Feed { bytes: Arc::clone(&bytes), fed });
+        bytes
+    }
+
+    /// Others wait to be used: gives up the source that has been silent longest, and too long.
+    fn make_room(&mut self) {
+        let open = self.feeds.iter().filter(|(peer, _)| self.links.contains_key(*peer));
+        let longest = open.min_by_key(|(_, feed)| feed.fed.1);
+        let silent = longest.filter(|(_, f)| f.fed.1.elapsed() >= SILENT).map(|(p, _)| *p);
+        if let Some(peer) = silent {
+            self.give_up(peer, "it is silent, and others wait");
+            self.step(Input::Left { peer });
+        }
     }
 
     /// Opens streams to sources that have none.
@@ -268,12 +306,15 @@ impl Running<'_> {
         let now = Instant::now();
         let most = if self.blob.pieces() == 1 { SOURCES_OF_SMALL } else { SOURCES };
         for peer in candidates {
-            if self.links.len() >= most {
-                break;
-            }
             let due = self.retries.get(&peer).is_none_or(|r| r.at <= now);
             if self.links.contains_key(&peer) || self.banned.contains(&peer) || !due {
                 continue;
+            }
+            if self.links.len() >= most {
+                self.make_room();
+            }
+            if self.links.len() >= most {
+                break;
             }
             let (link, requests) = queue();
             let addrs = self.exchange.net.peers().get(&peer).addrs;
@@ -284,7 +325,7 @@ impl Running<'_> {
                 addrs,
                 requests,
                 events: self.events.clone(),
-                bytes: self.exchange.meter.tap(&self.blob.root, peer),
+                bytes: self.count(peer),
             };
             self.tasks.spawn(task.run());
             self.links.insert(peer, link);
@@ -405,6 +446,7 @@ impl Running<'_> {
     fn replace_layer_source(&mut self) {
         let Stage::Layer { pages, from } = &mut self.stage else { return };
         if from.is_some_and(|(peer, since)| {
+            let since = self.feeds.get(&peer).map_or(since, |f| since.max(f.fed.1));
             self.links.contains_key(&peer) && since.elapsed() < LAYER_PATIENCE
         }) {
             return;
@@ -412,7 +454,8 @@ impl Running<'_> {
         let last = from.map(|(peer, _)| peer);
         let Ok(fresh) = LayerPages::new(self.blob) else { return };
         let mut able = self.have.keys().filter(|p| self.links.contains_key(*p));
-        let next = able.clone().find(|p| Some(**p) != last).or_else(|| able.next()).copied();
+        // one after the other: were it always the first, two that are silent would be asked for ever
+        let next = able.clone().find(|p| Some(**p) > last).or_else(|| able.next()).copied();
         if let Some(peer) = next {
             *pages = fresh;
             *from = Some((peer, Instant::now()));

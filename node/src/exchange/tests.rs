@@ -135,6 +135,38 @@ async fn lie(stream: NetStream, blob: BlobRef, layer: Vec<u8>, asked: Arc<Atomic
     }
 }
 
+/// A host that takes streams, and never says a word; or only that it has everything.
+async fn silent(claims: Option<BlobRef>) -> Host {
+    let mut host = host().await;
+    let (_gone, none) = mpsc::channel(1);
+    let mut events = std::mem::replace(&mut host.events, none);
+    host.tasks.spawn(async move {
+        let mut streams = JoinSet::new();
+        while let Some(event) = events.recv().await {
+            let NetEvent::Inbound { stream, .. } = event else { continue };
+            streams.spawn(async move {
+                let (mut reader, mut writer) = tokio::io::split(stream);
+                let (mut body, count) = (Vec::new(), AtomicU64::new(0));
+                while let Ok(Some(header)) =
+                    wire::read(&mut reader, Direction::ToSource, &mut body, &count, None).await
+                {
+                    let mut out = Vec::new();
+                    match (ToSource::decode(header, &body).unwrap(), claims) {
+                        (ToSource::Direct, _) => ToDownloader::Ticket(None).encode(&mut out),
+                        (ToSource::Open { .. }, Some(blob)) => {
+                            let have = Bitmap::full(blob.pieces());
+                            ToDownloader::Opened { blob, have }.encode(&mut out);
+                        }
+                        _ => continue,
+                    }
+                    wire::write(&mut writer, &[&out]).await.unwrap();
+                }
+            });
+        }
+    });
+    host
+}
+
 fn content(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i / 7 % 251) as u8).collect()
 }
@@ -207,6 +239,29 @@ async fn pieces_come_from_several_holders_at_once_and_a_fetch_is_taken_up_again(
     assert_eq!(fetched.sources, 2);
     let new = fetched.received - fetched.duplicate;
     assert_eq!(new, blob.len() - 20 * blob.piece_len(), "what was here is not fetched again");
+    assert_eq!(std::fs::read(empty.path(&blob.root).unwrap()).unwrap(), data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_members_do_not_keep_the_places_of_others() {
+    let data = content(3_000_000);
+    let ((_d1, full), (_d2, empty)) = (store(), store());
+    let blob = full.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
+    let (source, reader) = (honest(&full).await, host().await);
+    // as many as are used at once, and they come first
+    let mut hosts = Vec::new();
+    for n in 0..super::fetch::SOURCES {
+        hosts.push(silent((n % 5 == 0).then_some(blob)).await);
+    }
+    hosts.push(source);
+    for other in &hosts {
+        reader.net.dial(Some(other.id), std::slice::from_ref(&other.addr)).await.unwrap();
+    }
+    let exchange = Exchange::new(reader.net.clone(), empty.clone());
+    let order: Vec<NodeId> = hosts.iter().map(|h| h.id).collect();
+    let fetch = exchange.fetch(blob, Box::new(move || order.clone()));
+    let fetched = tokio::time::timeout(Duration::from_secs(60), fetch).await.unwrap().unwrap();
+    assert_eq!(fetched.sources, 1);
     assert_eq!(std::fs::read(empty.path(&blob.root).unwrap()).unwrap(), data);
 }
 

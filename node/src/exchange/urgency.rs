@@ -108,13 +108,13 @@ impl Running<'_> {
     /// Lets the limits bound what is asked for, and urgent blobs come first.
     pub(super) fn keep_limits(&mut self) {
         let limits = self.exchange.limits();
-        let fed = self.fed.1.elapsed() < Duration::from_millis(500);
+        let fed = self.fed.elapsed() < Duration::from_millis(500);
         if fed && limits.is_urgent(&self.blob.root) {
             limits.urgent_came();
         }
         let ahead = self.ahead();
         if ahead == 0 {
-            self.fed.1 = Instant::now(); // it waits for others, not for sources
+            self.fed = Instant::now(); // it waits for others, not for sources
         }
         if let Stage::Pieces(fetch) = &mut self.stage {
             fetch.set_in_flight(ahead);

@@ -19,6 +19,8 @@ pub(super) struct Member {
     pub(super) by: Option<NodeId>,
     /// A suspect's time to object ends.
     pub(super) deadline: Duration,
+    /// When others are asked next what they know better of this suspect.
+    pub(super) inquiry: Duration,
     /// Others say of this suspect that it is down.
     pub(super) said_down: bool,
     /// A connection is open; it has spoken on it; which life it has shown there.
@@ -52,7 +54,8 @@ impl Member {
 pub(super) struct Members {
     table: BTreeMap<NodeId, Member>,
     names: BTreeMap<Short, NodeId>,
-    suspects: BTreeSet<NodeId>,
+    /// When something is to be done about each suspect.
+    suspects: BTreeMap<NodeId, Duration>,
     connected: BTreeSet<NodeId>,
     digest: u64,
 }
@@ -95,7 +98,12 @@ impl Members {
     }
 
     pub(super) fn suspects(&self) -> impl Iterator<Item = (&NodeId, &Member)> {
-        self.suspects.iter().filter_map(|n| self.table.get_key_value(n))
+        self.suspects.keys().filter_map(|n| self.table.get_key_value(n))
+    }
+
+    /// When something is to be done about a suspect next.
+    pub(super) fn next_due(&self) -> Option<Duration> {
+        self.suspects.values().min().copied()
     }
 
     pub(super) fn digest(&self) -> u64 {
@@ -144,7 +152,7 @@ impl Members {
             self.connected.remove(node);
         }
         if member.state == State::Suspect {
-            self.suspects.insert(*node);
+            self.suspects.insert(*node, member.deadline.min(member.inquiry));
         } else {
             self.suspects.remove(node);
         }
@@ -152,9 +160,11 @@ impl Members {
 
     /// Gives all suspects more time: this node slept.
     pub(super) fn postpone(&mut self, by: Duration) {
-        for node in &self.suspects {
+        for (node, due) in &mut self.suspects {
+            *due += by;
             if let Some(member) = self.table.get_mut(node) {
                 member.deadline += by;
+                member.inquiry += by;
             }
         }
     }

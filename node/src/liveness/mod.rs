@@ -11,6 +11,8 @@ mod task;
 mod wire;
 
 #[cfg(test)]
+mod one;
+#[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod tests;

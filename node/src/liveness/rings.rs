@@ -22,8 +22,8 @@ const REACH: usize = 64;
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub struct Rings {
-    /// Every other member: a small cluster. Otherwise empty.
-    all: BTreeSet<NodeId>,
+    /// Every other member, in the order of their names from this node on: a small cluster. Otherwise empty.
+    all: Vec<NodeId>,
     /// On each ring those who follow this node, nearest first, and those whom it follows.
     rings: Vec<[Vec<NodeId>; 2]>,
 }
@@ -33,8 +33,10 @@ impl Rings {
     #[must_use]
     pub fn new(own: NodeId, members: &[(NodeId, Name)], limit: usize) -> Self {
         if members.len() <= limit.saturating_add(1) {
-            let all = members.iter().map(|(node, _)| *node).filter(|node| *node != own);
-            return Self { all: all.collect(), rings: Vec::new() };
+            let all: BTreeSet<NodeId> = members.iter().map(|(node, _)| *node).collect();
+            let (before, after) = (all.range(..own), all.range(own..));
+            let all = after.chain(before).filter(|node| **node != own).copied().collect();
+            return Self { all, rings: Vec::new() };
         }
         let site = members.iter().find(|(node, _)| *node == own).map(|(_, site)| site.clone());
         let count = (limit * PLANNED / 16).max(2);
@@ -52,7 +54,7 @@ impl Rings {
             let others = || order.iter().map(|(_, node)| *node).filter(|node| *node != own);
             [others().take(REACH).collect(), others().rev().take(REACH).collect()]
         };
-        Self { all: BTreeSet::new(), rings: (0..count).map(ring).collect() }
+        Self { all: Vec::new(), rings: (0..count).map(ring).collect() }
     }
 
     /// Whether all are kept connected.
@@ -63,11 +65,15 @@ impl Rings {
 
     /// The members to keep connected, passing over those that are down.
     pub fn wanted(&self, is_down: impl Fn(&NodeId) -> bool) -> BTreeSet<NodeId> {
-        let mut wanted = self.all.clone();
-        for side in self.rings.iter().flatten() {
-            wanted.extend(side.iter().find(|n| !is_down(n)));
-        }
-        wanted
+        self.turns(is_down).into_iter().collect()
+    }
+
+    /// The same in an order: when all nodes ask the one at the same place of theirs, each is asked
+    /// by one. In a large cluster a member can be there more than once.
+    pub fn turns(&self, is_down: impl Fn(&NodeId) -> bool) -> Vec<NodeId> {
+        let sides = self.rings.iter().flatten();
+        let near = sides.filter_map(|side| side.iter().find(|n| !is_down(n)));
+        self.all.iter().chain(near).copied().collect()
     }
 }
 
@@ -98,6 +104,21 @@ mod tests {
         let rings = Rings::new(members[0].0, &members, 64);
         assert!(rings.is_small());
         assert_eq!(rings.wanted(|_| true).len(), 64, "also who is down is tried");
+    }
+
+    #[test]
+    fn at_each_turn_everybody_is_asked_by_one() {
+        for (count, limit) in [(20, 64), (300, 64)] {
+            let members = members(count, 3);
+            let turns = |n: &NodeId| Rings::new(*n, &members, limit).turns(|_| false);
+            let turns: Vec<Vec<NodeId>> = members.iter().map(|(n, _)| turns(n)).collect();
+            let len = turns[0].len();
+            assert!(turns.iter().all(|t| t.len() == len));
+            for turn in 0..len {
+                let asked: BTreeSet<NodeId> = turns.iter().map(|t| t[turn]).collect();
+                assert_eq!(asked.len(), members.len(), "turn {turn} of {count} members");
+            }
+        }
     }
 
     #[test]

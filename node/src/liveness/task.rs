@@ -317,7 +317,8 @@ impl Task {
     fn watch(&mut self) {
         let core = &self.core;
         let down = |node: &NodeId| core.get(node).is_some_and(|k| k.state == State::Down);
-        let wanted = self.rings.wanted(down);
+        let turns = self.rings.turns(down);
+        let wanted: BTreeSet<NodeId> = turns.iter().copied().collect();
         if wanted == *self.wanted.borrow().members {
             return;
         }
@@ -325,7 +326,7 @@ impl Task {
         self.wanted.send_replace(Wanted { members, all });
         // who was not wanted before gets another stream, which stays
         self.streams.retain(|node, (_, stay)| *stay == wanted.contains(node));
-        self.step(Input::Watch(wanted));
+        self.step(Input::Watch { members: wanted, turns });
     }
 
     fn on_connections(&mut self) {

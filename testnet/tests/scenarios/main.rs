@@ -37,3 +37,4 @@ mod spread;
 mod status;
 mod storage;
 mod strangers;
+mod swarm;
