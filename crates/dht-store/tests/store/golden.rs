@@ -202,7 +202,7 @@ fn golden_records() {
             preheat: false,
             limit: Some(Rate::nearest(2_500_000)),
         },
-        "146:2e1323a8f6df39db",
+        "157:9aece2c1fcfef5eb",
     );
     check(
         &mut f,
