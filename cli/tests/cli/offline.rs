@@ -42,6 +42,10 @@ const COMMANDS: &[&str] = &[
     "publish",
     "status",
     "history",
+    "limits",
+    "limits show",
+    "limits set",
+    "limits reset",
     "doctor",
     "debug",
     "debug cells",
@@ -74,8 +78,9 @@ fn help_is_as_recorded() {
 #[test]
 fn every_command_has_an_example() {
     let dir = temp();
-    for command in
-        COMMANDS.iter().filter(|c| !["", "key", "node", "group", "debug", "root"].contains(c))
+    for command in COMMANDS
+        .iter()
+        .filter(|c| !["", "key", "node", "group", "limits", "debug", "root"].contains(c))
     {
         let args: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         let help = run(dir.path(), &args);
