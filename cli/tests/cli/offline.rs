@@ -40,6 +40,15 @@ const COMMANDS: &[&str] = &[
     "group import",
     "group export",
     "publish",
+    "preheat",
+    "seed",
+    "fetch",
+    "store",
+    "store ls",
+    "store gc",
+    "store verify",
+    "store pin",
+    "store unpin",
     "status",
     "history",
     "doctor",
@@ -75,7 +84,7 @@ fn help_is_as_recorded() {
 fn every_command_has_an_example() {
     let dir = temp();
     for command in
-        COMMANDS.iter().filter(|c| !["", "key", "node", "group", "debug", "root"].contains(c))
+        COMMANDS.iter().filter(|c| !["", "key", "node", "group", "store", "debug", "root"].contains(c))
     {
         let args: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         let help = run(dir.path(), &args);
