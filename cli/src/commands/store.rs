@@ -20,6 +20,7 @@ const SHORT: usize = 16;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum StoreCommand {
     /// List the files in the store, why they are kept, and what they take
+    #[command(after_long_help = "Example:\n  p2pinst store ls")]
     Ls,
     /// Remove what nobody needs, as far as the quota asks for it
     ///
