@@ -87,17 +87,9 @@ fn help_is_as_recorded() {
 #[test]
 fn every_command_has_an_example() {
     let dir = temp();
-<<<<<<< HEAD
     for command in COMMANDS
         .iter()
-        .filter(|c| !["", "key", "node", "group", "limits", "debug", "root"].contains(c))
-||||||| a2bee35
-    for command in
-        COMMANDS.iter().filter(|c| !["", "key", "node", "group", "debug", "root"].contains(c))
-=======
-    for command in
-        COMMANDS.iter().filter(|c| !["", "key", "node", "group", "store", "debug", "root"].contains(c))
->>>>>>> store
+        .filter(|c| !["", "key", "node", "group", "limits", "store", "debug", "root"].contains(c))
     {
         let args: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         let help = run(dir.path(), &args);
