@@ -202,6 +202,7 @@ impl Blob {
     }
 
     pub(super) fn picture(&self, now: Instant) -> Picture {
+        let at_work = self.is_at_work(now);
         let since = |at: Instant| now.saturating_duration_since(at);
         let lately = |at: Option<Instant>| at.is_some_and(|at| since(at) < QUIET);
         let count = |of: fn(&Peer) -> Option<Instant>| {
@@ -216,8 +217,9 @@ impl Blob {
             counts: self.counts,
             banned: self.banned,
             sent: self.sent,
-            rate_in: self.rate_in.get(),
-            rate_out: self.rate_out.get(),
+            // nobody looks any more once all is quiet
+            rate_in: if at_work { self.rate_in.get() } else { 0 },
+            rate_out: if at_work { self.rate_out.get() } else { 0 },
             sources: count(|p| p.last_in),
             takers: count(|p| p.last_out),
         }

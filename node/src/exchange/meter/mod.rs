@@ -282,14 +282,15 @@ impl Meter {
     #[must_use]
     pub fn peers(&self, root: &Hash) -> Vec<(NodeId, Seen)> {
         let table = self.table();
-        let peers = table.blobs.get(root).into_iter().flat_map(|b| &b.peers);
+        let Some(blob) = table.blobs.get(root) else { return Vec::new() };
+        let at_work = blob.is_at_work(Instant::now());
         let seen = |p: &Peer| Seen {
             distance: p.distance,
             counts: p.counts,
-            rate_in: p.rate_in.get(),
-            rate_out: p.rate_out.get(),
+            rate_in: if at_work { p.rate_in.get() } else { 0 },
+            rate_out: if at_work { p.rate_out.get() } else { 0 },
         };
-        peers.map(|(node, peer)| (*node, seen(peer))).collect()
+        blob.peers.iter().map(|(node, peer)| (*node, seen(peer))).collect()
     }
 
     /// The report on a blob: what came and what was sent; the caller knows the rest.
