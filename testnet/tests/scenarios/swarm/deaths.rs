@@ -47,7 +47,7 @@ fn eventually_all_have_it_though_the_publisher_dies_with_its_first_copy_out() {
         })?;
         lab.node(1)?.kill()?;
         let has = [2, 3, 4].map(|n| swarm.percent(n).unwrap_or(100));
-        ensure!(has.iter().any(|p| *p < 90), "it was too fast for this test: {has:?}");
+        ensure!(has.iter().any(|p| *p < 100), "it was too fast for this test: {has:?}");
         swarm.arrives(&[2, 3, 4])
     });
 }
