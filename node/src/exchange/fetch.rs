@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use p2pinst_chunks::fetch::{Input, Limits, Output};
+use p2pinst_chunks::fetch::{Input, Limits, Output, Place};
 use p2pinst_chunks::layer::LayerError;
 use p2pinst_chunks::store::{BeginError, PutError, SyncError};
 use p2pinst_chunks::wire::ToSource;
@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 
 use super::Exchange;
 use super::link::{Event, Link, Task, queue};
+use super::sources::{Candidates, Source, choose};
 
 /// Events of all sources that may wait.
 const EVENTS: usize = 1024;
@@ -41,8 +42,9 @@ const LOOK: Duration = Duration::from_secs(5);
 const STARVED: Duration = Duration::from_secs(20);
 /// Sources that the DHT has named.
 const FOUND: usize = 64;
-/// Sources in use at once.
-const SOURCES: usize = 20;
+/// A node that is not to ask other sites does so all the same when so long nobody at its own site has
+/// opened the blob.
+const ALONE: Duration = Duration::from_secs(3);
 
 /// Why a blob was not fetched.
 #[derive(Debug, Error)]
@@ -68,7 +70,7 @@ pub enum FetchError {
 }
 
 /// Who may have a blob now, best first.
-pub type Sources = Box<dyn Fn() -> Vec<NodeId> + Send + Sync>;
+pub type Sources = Box<dyn Fn() -> Candidates + Send + Sync>;
 
 /// What a fetch did.
 #[derive(Debug, Clone, Copy, Default)]
@@ -106,6 +108,12 @@ struct Running<'a> {
     /// How many there were when last looked, and since when there are no more.
     fed: (u64, Instant),
     links: BTreeMap<NodeId, Link>,
+    /// Where the sources are to which there are links.
+    places: BTreeMap<NodeId, Place>,
+    /// When somebody at the own site was last known to have the blob.
+    near: Instant,
+    /// This node's tag, and the members of the site with theirs.
+    members: (u64, Vec<(NodeId, u64)>),
     have: BTreeMap<NodeId, Bitmap>,
     retries: BTreeMap<NodeId, Retry>,
     banned: BTreeSet<NodeId>,
@@ -140,6 +148,9 @@ impl Exchange {
             bytes: Arc::default(),
             fed: (0, Instant::now()),
             links: BTreeMap::new(),
+            places: BTreeMap::new(),
+            near: Instant::now(),
+            members: (0, Vec::new()),
             have: BTreeMap::new(),
             retries: BTreeMap::new(),
             banned: BTreeSet::new(),
@@ -205,10 +216,6 @@ impl Running<'_> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut synced = Instant::now();
-        let known: Vec<(NodeId, Bitmap)> = self.have.iter().map(|(p, h)| (*p, h.clone())).collect();
-        for (peer, have) in known {
-            self.step(Input::Joined { peer, have });
-        }
         loop {
             let complete = tokio::select! {
                 Some((peer, event)) = received.recv() => self.on_event(peer, event).await?,
@@ -247,33 +254,74 @@ impl Running<'_> {
         self.fed.1.elapsed() >= STARVED
     }
 
-    /// Opens streams to sources that have none.
+    /// Opens streams to sources that have none, and tells the scheduler who takes part at the site.
     fn connect(&mut self) {
-        let mut candidates = (self.sources)();
-        candidates.extend(self.found.iter().copied());
+        let all = (self.sources)();
+        self.tell_members(&all);
+        let outside = self.may_ask_outside(&all);
+        let known: BTreeSet<NodeId> = all.peers.iter().map(|s| s.node).collect();
+        // of those that the DHT named nothing is known: they are asked as if they were here
+        let found = self.found.iter().filter(|n| !known.contains(*n));
+        let found = found.map(|n| Source { node: *n, place: Place::Site });
         let now = Instant::now();
-        for peer in candidates {
-            if self.links.len() >= SOURCES {
-                break;
-            }
-            let due = self.retries.get(&peer).is_none_or(|r| r.at <= now);
-            if self.links.contains_key(&peer) || self.banned.contains(&peer) || !due {
-                continue;
-            }
-            let (link, requests) = queue();
-            let addrs = self.exchange.net.peers().get(&peer).addrs;
-            let task = Task {
-                exchange: self.exchange.clone(),
-                root: self.blob.root,
-                peer,
-                addrs,
-                requests,
-                events: self.events.clone(),
-                bytes: Arc::clone(&self.bytes),
-            };
-            self.tasks.spawn(task.run());
-            self.links.insert(peer, link);
+        let candidates = all.peers.iter().copied().chain(found).filter(|s| {
+            let due = self.retries.get(&s.node).is_none_or(|r| r.at <= now);
+            due && !self.links.contains_key(&s.node) && !self.banned.contains(&s.node)
+        });
+        let candidates: Vec<Source> = candidates.collect();
+        let open: Vec<Place> = self.links.keys().map(|p| self.place(p)).collect();
+        let chosen = choose(&open, &candidates, outside);
+        for source in candidates.into_iter().filter(|s| chosen.contains(&s.node)) {
+            self.open(source);
         }
+    }
+
+    fn open(&mut self, source: Source) {
+        let peer = source.node;
+        let (link, requests) = queue();
+        let addrs = self.exchange.net.peers().get(&peer).addrs;
+        let task = Task {
+            exchange: self.exchange.clone(),
+            root: self.blob.root,
+            peer,
+            addrs,
+            requests,
+            events: self.events.clone(),
+            bytes: Arc::clone(&self.bytes),
+        };
+        self.tasks.spawn(task.run());
+        self.links.insert(peer, link);
+        self.places.insert(peer, source.place);
+    }
+
+    fn place(&self, peer: &NodeId) -> Place {
+        self.places.get(peer).copied().unwrap_or(Place::Site)
+    }
+
+    fn joined(&self, peer: NodeId, have: Bitmap) -> Input<NodeId> {
+        Input::Joined { peer, place: self.place(&peer), have }
+    }
+
+    /// Whether sources at other sites are to be opened: this node is one of those that ask there, or
+    /// nobody at the own site has the blob.
+    fn may_ask_outside(&mut self, all: &Candidates) -> bool {
+        if self.have.keys().any(|p| self.place(p).is_near()) {
+            self.near = Instant::now();
+        }
+        all.is_gateway(&self.blob.root) || self.near.elapsed() >= ALONE
+    }
+
+    fn tell_members(&mut self, all: &Candidates) {
+        let members = all.members(&self.blob.root);
+        if members != self.members {
+            self.members = members;
+            self.step(self.site());
+        }
+    }
+
+    fn site(&self) -> Input<NodeId> {
+        let (own, others) = self.members.clone();
+        Input::Members { own, others }
     }
 
     /// Says whether the blob is complete.
@@ -291,7 +339,7 @@ impl Running<'_> {
                 self.retries.remove(&peer);
                 self.have.insert(peer, have.clone());
                 self.replace_layer_source();
-                return Ok(self.step(Input::Joined { peer, have }));
+                return Ok(self.step(self.joined(peer, have)));
             }
             Event::Opened { .. } => {
                 self.ban(peer, "it shows another blob under the same name");
@@ -366,9 +414,9 @@ impl Running<'_> {
             Ok(layer) => {
                 self.begin(layer).await?;
                 let known: Vec<_> = self.have.iter().map(|(p, h)| (*p, h.clone())).collect();
-                let mut complete = false;
+                let mut complete = self.step(self.site());
                 for (peer, have) in known {
-                    complete |= self.step(Input::Joined { peer, have });
+                    complete |= self.step(self.joined(peer, have));
                 }
                 Ok(complete)
             }

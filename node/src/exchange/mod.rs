@@ -5,6 +5,7 @@ mod fetch;
 mod line;
 mod link;
 mod serve;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -19,6 +20,7 @@ use p2pinst_types::Hash;
 use tokio::sync::{mpsc, watch};
 
 pub use fetch::{FetchError, Fetched, Sources};
+pub use sources::{Candidates, Source};
 
 use crate::net::Net;
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, ready};
+use p2pinst_chunks::fetch::Place;
 use p2pinst_chunks::wire::{Direction, ToDownloader, ToSource, piece_prefix};
 use p2pinst_chunks::{Bitmap, BlobStore};
 use p2pinst_trust::{Refusal, SecretKey};
@@ -13,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exchange, FetchError, wire};
+use super::{Candidates, Exchange, FetchError, Source, wire};
 use crate::clock::Clock;
 use crate::net::{self, Gatekeeper, Net, NetConfig, NetEvent, NetStream, Settings};
 use crate::peers::Peers;
@@ -139,6 +140,12 @@ fn store() -> (tempfile::TempDir, BlobStore) {
     (dir, store)
 }
 
+/// All at the site of the reader.
+fn near(own: NodeId, nodes: &[NodeId]) -> Candidates {
+    let peers = nodes.iter().map(|n| Source { node: *n, place: Place::Site });
+    Candidates { own, peers: peers.collect() }
+}
+
 /// Fetches 3 MB from a liar with this layer (or the right one) and an honest source.
 async fn fetch_beside_a_liar(layer: Option<Vec<u8>>) -> (BlobRef, super::Fetched) {
     let data = content(3_000_000);
@@ -155,7 +162,8 @@ async fn fetch_beside_a_liar(layer: Option<Vec<u8>>) -> (BlobRef, super::Fetched
     // the layer is asked of the liar first
     let (first, both) = (vec![liar.id], vec![liar.id, source.id]);
     let sources = move || if asked.load(Ordering::SeqCst) { both.clone() } else { first.clone() };
-    let fetch = exchange.fetch(blob, Box::new(sources));
+    let own = reader.id;
+    let fetch = exchange.fetch(blob, Box::new(move || near(own, &sources())));
     let fetched = tokio::time::timeout(Duration::from_secs(30), fetch).await.unwrap().unwrap();
     assert_eq!(fetched.sources, 1, "only the honest one gave a piece");
     assert_eq!(std::fs::read(empty.path(&blob.root).unwrap()).unwrap(), data);
@@ -194,8 +202,8 @@ async fn pieces_come_from_several_holders_at_once_and_a_fetch_is_taken_up_again(
         reader.net.dial(Some(other.id), std::slice::from_ref(&other.addr)).await.unwrap();
     }
     let exchange = Exchange::new(reader.net.clone(), empty.clone());
-    let order = [a.id, b.id];
-    let fetch = exchange.fetch(blob, Box::new(move || order.to_vec()));
+    let (own, order) = (reader.id, [a.id, b.id]);
+    let fetch = exchange.fetch(blob, Box::new(move || near(own, &order)));
     let fetched = tokio::time::timeout(Duration::from_secs(30), fetch).await.unwrap().unwrap();
     assert_eq!(fetched.sources, 2);
     let new = fetched.received - fetched.duplicate;
@@ -210,6 +218,7 @@ async fn a_fetch_that_finds_nobody_says_so() {
     let exchange = Exchange::new(reader.net.clone(), empty);
     let blob = BlobRef::new(Hash([1; 32]), 1_000_000).unwrap();
     tokio::time::pause();
-    let fetched = exchange.fetch(blob, Box::new(Vec::new)).await;
+    let own = reader.id;
+    let fetched = exchange.fetch(blob, Box::new(move || near(own, &[]))).await;
     assert!(matches!(fetched, Err(FetchError::Starved)), "{fetched:?}");
 }

@@ -2,6 +2,7 @@
 
 use p2pinst_types::PieceIndex;
 
+use super::place::Place;
 use crate::bitmap::Bitmap;
 use crate::wire::Refusal;
 
@@ -32,6 +33,8 @@ pub enum Input<P> {
     Joined {
         /// The peer.
         peer: P,
+        /// Where it is.
+        place: Place,
         /// What it has.
         have: Bitmap,
     },
@@ -69,6 +72,14 @@ pub enum Input<P> {
         piece: PieceIndex,
         /// Why.
         reason: Refusal,
+    },
+    /// Which members of the own site take part, as far as is known: they divide among them whom of
+    /// the other sites to ask for what. Each with its tag for this blob, the same at every node.
+    Members {
+        /// This node's tag.
+        own: u64,
+        /// The others.
+        others: Vec<(P, u64)>,
     },
     /// Time passed. Give one every 100 ms or so.
     Tick,

@@ -15,6 +15,7 @@ mod event;
 mod flight;
 mod peer;
 mod picker;
+pub mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -27,6 +28,7 @@ pub use self::event::{BanReason, Input, Limits, Output};
 use self::flight::Flights;
 use self::peer::Peer;
 use self::picker::Picker;
+pub use self::place::{Place, SiteTag};
 use crate::bitmap::Bitmap;
 use crate::wire::Refusal;
 
@@ -96,7 +98,7 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
         out: &mut Vec<Output<P>>,
     ) {
         match input {
-            Input::Joined { peer, have } => self.on_joined(peer, have, out),
+            Input::Joined { peer, place, have } => self.on_joined(peer, place, have, out),
             Input::Has { peer, pieces } => self.on_has(peer, &pieces, out),
             Input::Left { peer } => self.drop_peer(peer),
             Input::Verified { peer, piece } => self.on_verified(now, peer, piece, out),
@@ -104,6 +106,7 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
             Input::Refused { peer, piece, reason } => {
                 self.on_refused(now, rng, peer, piece, reason);
             }
+            Input::Members { .. } => {}
             Input::Tick => self.on_tick(now),
         }
         if self.have.is_full() {
@@ -117,7 +120,7 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
         self.notice_starvation(out);
     }
 
-    fn on_joined(&mut self, peer: P, have: Bitmap, out: &mut Vec<Output<P>>) {
+    fn on_joined(&mut self, peer: P, place: Place, have: Bitmap, out: &mut Vec<Output<P>>) {
         if self.banned.contains(&peer) {
             return;
         }
@@ -132,7 +135,7 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
         }
         have.iter().for_each(|p| self.picker.gained(p));
         let useful = self.picker.useful(&have);
-        self.peers.insert(peer, Peer::new(have, useful));
+        self.peers.insert(peer, Peer::new(place, have, useful));
     }
 
     fn on_has(&mut self, peer: P, pieces: &[PieceIndex], out: &mut Vec<Output<P>>) {

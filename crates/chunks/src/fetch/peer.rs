@@ -6,7 +6,7 @@ use std::time::Duration;
 use p2pinst_types::PieceIndex;
 use rand::{Rng, RngExt};
 
-use super::Limits;
+use super::{Limits, Place};
 use crate::bitmap::Bitmap;
 
 /// How much of the past a rate remembers: about the last ten pieces.
@@ -22,6 +22,9 @@ const START: u32 = 2;
 /// What a fetch knows of one peer.
 #[derive(Debug)]
 pub(super) struct Peer {
+    /// Where it is.
+    #[expect(dead_code, reason = "leases come next")]
+    pub(super) place: Place,
     pub(super) have: Bitmap,
     /// How many of its pieces are wanted.
     pub(super) useful: u32,
@@ -47,8 +50,9 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(have: Bitmap, useful: u32) -> Self {
+    pub(super) fn new(place: Place, have: Bitmap, useful: u32) -> Self {
         Self {
+            place,
             have,
             useful,
             asked: 0,

@@ -33,7 +33,7 @@ impl Bench {
     fn join(&mut self, peer: u8, have: &[u32]) -> Vec<Output<u8>> {
         let mut map = Bitmap::new(self.fetch.have.pieces());
         have.iter().for_each(|i| assert!(map.set(PieceIndex(*i))));
-        self.step(Input::Joined { peer, have: map })
+        self.step(Input::Joined { peer, place: Place::Site, have: map })
     }
 
     fn tick(&mut self, millis: u64) -> Vec<Output<u8>> {
@@ -123,7 +123,7 @@ fn a_peer_with_one_bad_piece_is_out() {
     assert_eq!(requests(&b.join(2, &[0, 1, 2, 3])).len(), 2);
     let past = b.step(Input::Has { peer: 2, pieces: vec![PieceIndex(4)] });
     assert_eq!(past[0], Output::Ban { peer: 2, reason: BanReason::NoSuchPiece });
-    let odd = b.step(Input::Joined { peer: 3, have: Bitmap::new(5) });
+    let odd = b.step(Input::Joined { peer: 3, place: Place::Site, have: Bitmap::new(5) });
     assert_eq!(odd, [Output::Ban { peer: 3, reason: BanReason::NoSuchPiece }]);
 }
 
@@ -357,7 +357,12 @@ fn a_large_image_is_scheduled_fast() {
         (0..pieces).filter(|i| peer == 0 || (i * 7 + peer) % 3 != 0).for_each(|i| {
             have.set(PieceIndex(i));
         });
-        fetch.step(Duration::ZERO, &mut rng, Input::Joined { peer, have }, &mut out);
+        fetch.step(
+            Duration::ZERO,
+            &mut rng,
+            Input::Joined { peer, place: Place::Site, have },
+            &mut out,
+        );
     }
     let began = std::time::Instant::now();
     let (mut queue, mut now, mut steps) = (std::collections::VecDeque::new(), 0, 0);

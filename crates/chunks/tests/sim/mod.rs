@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
-use p2pinst_chunks::fetch::{Input, Limits, Output};
+use p2pinst_chunks::fetch::{Input, Limits, Output, Place};
 use p2pinst_chunks::serve::{Job, ServeLimits};
 use p2pinst_chunks::wire::Refusal;
 use p2pinst_chunks::{Bitmap, Fetch, Serve};
@@ -370,7 +370,7 @@ impl Sim {
                     true => Bitmap::full(self.blob.pieces()),
                     false => self.nodes[m].fetch.have().clone(),
                 };
-                self.step(n, Input::Joined { peer: m, have });
+                self.step(n, Input::Joined { peer: m, place: Place::Site, have });
             }
             Event::Request(n, from, piece) if self.nodes[n].up => {
                 let state = &mut self.nodes[n];
