@@ -35,8 +35,27 @@ pub enum Input<P> {
         peer: P,
         /// Where it is.
         place: Place,
+        /// Whether it seeds the blob: it has these pieces, and may be asked for those that it offers.
+        seeding: bool,
         /// What it has.
         have: Bitmap,
+    },
+    /// A peer that seeds the blob offers pieces.
+    Offered {
+        /// The peer.
+        peer: P,
+        /// The pieces.
+        pieces: Vec<PieceIndex>,
+    },
+    /// A peer seeds the blob no more: it may be asked for all that it has.
+    Free {
+        /// The peer.
+        peer: P,
+    },
+    /// How many peers could be used instead of those that are; unless told, none.
+    Spare {
+        /// So many.
+        peers: usize,
     },
     /// A peer has more pieces.
     Has {
@@ -95,7 +114,7 @@ pub enum Output<P> {
         /// For which.
         piece: PieceIndex,
     },
-    /// Take a request back. If the piece comes all the same, say so as usual.
+    /// Take a request back, or decline an offer. If the piece comes all the same, say so as usual.
     Cancel {
         /// Asked of whom.
         peer: P,
@@ -108,6 +127,12 @@ pub enum Output<P> {
         peer: P,
         /// Why.
         reason: BanReason,
+    },
+    /// Close the stream to a peer that is much slower than the others, and use another; it is
+    /// forgotten here.
+    Drop {
+        /// Whom.
+        peer: P,
     },
     /// All pieces are here.
     Complete,

@@ -1,9 +1,7 @@
 //! One peer of a fetch: what it has, how fast it is, and how much to ask of it at a time.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use p2pinst_types::PieceIndex;
 use rand::{Rng, RngExt};
 
 use super::{Limits, Place};
@@ -23,19 +21,20 @@ const START: u32 = 2;
 #[derive(Debug)]
 pub(super) struct Peer {
     /// Where it is.
-    #[expect(dead_code, reason = "leases come next")]
     pub(super) place: Place,
     pub(super) have: Bitmap,
-    /// How many of its pieces are wanted.
+    /// What it offers, as long as it seeds the blob.
+    pub(super) offered: Option<Bitmap>,
+    /// How many of the pieces that it can be asked for are wanted.
     pub(super) useful: u32,
     /// Pieces asked of it.
     pub(super) asked: u32,
     /// It sent nothing for long while it owed something: it gets one request at a time.
     pub(super) snubbed: bool,
-    /// Pieces that it has and gives to others first.
-    pub(super) given_away: BTreeSet<PieceIndex>,
-    /// When to ask for those again, if nothing else is left to ask of it.
-    pub(super) retry_given_away: Duration,
+    /// When it was first or last judged by its speed.
+    pub(super) judged: Duration,
+    /// Bytes that have come since.
+    pub(super) brought: u64,
     /// When it last sent something, or began to owe something.
     progress: Duration,
     busy_until: Duration,
@@ -50,15 +49,17 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(place: Place, have: Bitmap, useful: u32) -> Self {
+    pub(super) fn new(now: Duration, place: Place, have: Bitmap, seeding: bool) -> Self {
+        let offered = seeding.then(|| Bitmap::new(have.pieces()));
         Self {
             place,
             have,
-            useful,
+            offered,
+            useful: 0,
             asked: 0,
             snubbed: false,
-            given_away: BTreeSet::new(),
-            retry_given_away: Duration::ZERO,
+            judged: now,
+            brought: 0,
             progress: Duration::ZERO,
             busy_until: Duration::ZERO,
             busy_times: 0,
@@ -67,6 +68,11 @@ impl Peer {
             shortest: None,
             usual: None,
         }
+    }
+
+    /// The pieces that it can be asked for.
+    pub(super) fn askable(&self) -> &Bitmap {
+        self.offered.as_ref().unwrap_or(&self.have)
     }
 
     /// A piece is asked of it.
@@ -82,6 +88,7 @@ impl Peer {
         let took = now.saturating_sub(since);
         self.bytes = self.bytes * MEMORY + len as f64;
         self.seconds = self.seconds * MEMORY + now.saturating_sub(self.progress).as_secs_f64();
+        self.brought += len;
         self.progress = now;
         self.shortest = Some(self.shortest.map_or(took, |s| s.min(took)));
         self.usual = Some(smooth(self.usual, took));

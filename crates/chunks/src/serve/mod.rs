@@ -1,0 +1,260 @@
+//! Serving: whose request comes next, and which requests are refused at once.
+//!
+//! Sans-IO and pure; one [`Serve`] for all blobs of a node. A shell tells it of downloaders and their
+//! requests, asks for the next offer and the next job whenever something happened, and reads and
+//! sends the bytes itself. Peers take turns, one piece each; other sites before the own one, because
+//! what goes there goes there once. A crash loses the queues; downloaders ask again.
+//!
+//! A blob that this node published is *seeded*: each piece leaves once before any leaves twice. The
+//! downloaders are told what is here, and of that only what is *offered* to them, each piece to one
+//! of them, is theirs to ask for; when all pieces have left, they may ask for any. To other sites
+//! each piece goes once as well, apart from what the own site gets. Who asks for more than was
+//! offered is served when nothing else waits: so nobody can be stuck.
+
+mod seed;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use p2pinst_types::{Hash, PieceIndex};
+
+use self::seed::Seed;
+use crate::fetch::Place;
+use crate::wire::Refusal;
+
+/// Peers that a downloader who is turned away is told of, at most.
+const OTHERS: usize = 8;
+
+/// What serving may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServeLimits {
+    /// Requests of one peer that may wait.
+    pub queue: usize,
+    /// Peers that may have requests waiting.
+    pub peers: usize,
+    /// Pieces being sent at a time, each to another peer.
+    pub slots: usize,
+}
+
+impl Default for ServeLimits {
+    /// 64 requests each of 256 peers, 16 at a time.
+    fn default() -> Self {
+        Self { queue: 64, peers: 256, slots: 16 }
+    }
+}
+
+/// A piece to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Job<P> {
+    /// To whom.
+    pub peer: P,
+    /// Of which blob.
+    pub root: Hash,
+    /// Which.
+    pub piece: PieceIndex,
+}
+
+/// What a downloader may ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Offer {
+    /// These pieces too.
+    Pieces(Vec<PieceIndex>),
+    /// Everything that is here: the blob is seeded no more.
+    All,
+}
+
+/// How urgent a request is; the lowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    /// Of another site.
+    Far,
+    /// A piece that has not left yet.
+    First,
+    Usual,
+    /// A piece of a seeded blob that was offered to somebody else.
+    Uninvited,
+}
+
+/// The requests that wait, and those being answered.
+#[derive(Debug)]
+pub struct Serve<P> {
+    limits: ServeLimits,
+    queues: BTreeMap<P, Vec<(Hash, PieceIndex)>>,
+    sending: BTreeMap<P, (Hash, PieceIndex)>,
+    /// Whose turn was last.
+    last: Option<P>,
+    /// Who has opened which blob, and where it is.
+    opened: BTreeMap<P, (Hash, Place)>,
+    seeds: BTreeMap<Hash, Seed<P>>,
+}
+
+impl<P: Copy + Ord> Serve<P> {
+    /// Nothing waits.
+    #[must_use]
+    pub fn new(limits: ServeLimits) -> Self {
+        Self {
+            limits,
+            queues: BTreeMap::new(),
+            sending: BTreeMap::new(),
+            last: None,
+            opened: BTreeMap::new(),
+            seeds: BTreeMap::new(),
+        }
+    }
+
+    /// Seeds a blob of so many pieces from now on, for those who open it from now on. Takes about 10
+    /// bytes per piece.
+    pub fn seed(&mut self, root: Hash, pieces: u32) {
+        self.seeds.entry(root).or_insert_with(|| Seed::new(pieces));
+    }
+
+    /// Seeds a blob no more: it is served like any other.
+    pub fn unseed(&mut self, root: &Hash) {
+        if let Some(seed) = self.seeds.get_mut(root) {
+            seed.end();
+        }
+    }
+
+    /// A downloader opens a blob. Whether that is seeded to it: it is to be told so, and to ask only
+    /// for what it is offered.
+    pub fn open(&mut self, peer: P, root: Hash, place: Place) -> bool {
+        if self.opened.len() >= self.limits.peers.saturating_mul(4) {
+            return false; // who is not known here is served like anybody, and offered nothing
+        }
+        self.opened.insert(peer, (root, place));
+        let peers = self.limits.peers;
+        self.seeds.get_mut(&root).is_some_and(|s| s.open(peer, place, peers))
+    }
+
+    /// The next thing to tell a downloader, if any.
+    pub fn next_offer(&mut self, now: Duration) -> Option<(P, Offer)> {
+        let queues = &self.queues;
+        let waiting = |p: &P| queues.get(p).map_or(0, Vec::len);
+        self.seeds.values_mut().find_map(|s| s.next_offer(now, waiting))
+    }
+
+    /// A peer asks for a piece that this node has. The same request twice is one.
+    ///
+    /// # Errors
+    /// Why it is refused: too much waits already.
+    pub fn request(&mut self, peer: P, root: Hash, piece: PieceIndex) -> Result<(), Refusal> {
+        let waiting = self.queues.get(&peer).map_or(0, Vec::len);
+        if self.queues.get(&peer).is_some_and(|q| q.contains(&(root, piece))) {
+            return Ok(());
+        }
+        if waiting >= self.limits.queue || (waiting == 0 && self.queues.len() >= self.limits.peers)
+        {
+            return Err(Refusal::Busy);
+        }
+        if let Some(seed) = self.seeds.get_mut(&root) {
+            if seed.is_closed_to(peer) {
+                return Err(Refusal::Busy);
+            }
+            seed.requested(peer, piece);
+        }
+        self.queues.entry(peer).or_default().push((root, piece));
+        Ok(())
+    }
+
+    /// Others who take that blob from here: for a peer that is turned away. At most eight.
+    pub fn others(&self, peer: P, root: &Hash) -> Vec<P> {
+        let all = self.opened.iter().filter(|(p, (r, _))| **p != peer && r == root);
+        all.map(|(p, _)| *p).take(OTHERS).collect()
+    }
+
+    /// A peer takes a request back, without effect when its answer has begun; or declines what was
+    /// offered, because it has it.
+    pub fn cancel(&mut self, peer: P, root: Hash, piece: PieceIndex) {
+        if let Some(queue) = self.queues.get_mut(&peer) {
+            queue.retain(|q| *q != (root, piece));
+            self.tidy(peer);
+        }
+        if self.sending.get(&peer) != Some(&(root, piece))
+            && let Some(seed) = self.seeds.get_mut(&root)
+        {
+            seed.declined(peer, piece);
+        }
+    }
+
+    /// A peer is gone with all its requests. What was being sent to it counts as not sent.
+    pub fn left(&mut self, peer: P) {
+        self.opened.remove(&peer);
+        self.queues.remove(&peer);
+        self.sending.remove(&peer);
+        self.seeds.values_mut().for_each(|s| s.left(peer));
+    }
+
+    fn tidy(&mut self, peer: P) {
+        if self.queues.get(&peer).is_some_and(Vec::is_empty) {
+            self.queues.remove(&peer);
+        }
+    }
+
+    /// The next piece to send, if a slot is free and somebody waits whom nothing is being sent: the
+    /// most urgent request, of the peer whose turn comes first. A shell that cannot send for long
+    /// closes the stream and says [`Serve::left`], or the slot stays taken.
+    pub fn next_job(&mut self) -> Option<Job<P>> {
+        if self.sending.len() >= self.limits.slots {
+            return None;
+        }
+        let mut best: Option<(Class, bool, P, usize)> = None;
+        for (peer, queue) in &self.queues {
+            if self.sending.contains_key(peer) {
+                continue;
+            }
+            let Some((class, at)) = self.most_urgent(*peer, queue) else { continue };
+            let key = (class, Some(*peer) <= self.last, *peer, at);
+            if best.is_none_or(|b| key < b) {
+                best = Some(key);
+            }
+        }
+        let (class, _, peer, at) = best?;
+        if class == Class::Uninvited && !self.sending.is_empty() {
+            return None;
+        }
+        let (root, piece) = self.queues.get_mut(&peer)?.remove(at);
+        self.tidy(peer);
+        if let Some(seed) = self.seeds.get_mut(&root) {
+            seed.sending(peer, piece);
+        }
+        self.sending.insert(peer, (root, piece));
+        self.last = Some(peer);
+        Some(Job { peer, root, piece })
+    }
+
+    fn most_urgent(&self, peer: P, queue: &[(Hash, PieceIndex)]) -> Option<(Class, usize)> {
+        let far = || self.opened.get(&peer).is_some_and(|(_, place)| !place.is_near());
+        if self.seeds.is_empty() {
+            return Some((if far() { Class::Far } else { Class::Usual }, 0));
+        }
+        let class = |(root, piece): &(Hash, PieceIndex)| {
+            let seed = self.seeds.get(root);
+            match seed.and_then(|s| s.is_theirs(peer, *piece)) {
+                Some(false) => Class::Uninvited,
+                _ if far() => Class::Far,
+                Some(true) => Class::First,
+                None => Class::Usual,
+            }
+        };
+        queue.iter().enumerate().map(|(at, q)| (class(q), at)).min()
+    }
+
+    /// Requests that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queues.values().map(Vec::len).sum()
+    }
+
+    /// What was being sent to a peer has been sent, or refused after all.
+    pub fn done(&mut self, peer: P) {
+        if let Some((root, piece)) = self.sending.remove(&peer)
+            && let Some(seed) = self.seeds.get_mut(&root)
+        {
+            let idle = self.sending.is_empty() && self.queues.is_empty();
+            seed.sent(peer, piece, idle);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
