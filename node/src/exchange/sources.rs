@@ -45,7 +45,9 @@ impl Candidates {
         let members = views.members(group).filter(|m| is_member(&m.node));
         let mut members: Vec<_> = members.map(|m| source(Some(m), m.node)).collect();
         members.sort_by_cached_key(|s| {
-            Hash::of_parts("p2pinst/neighbours/1", &[own.0.as_bytes(), s.node.0.as_bytes()])
+            // the same seen from both: those who come first for one have that one among their first
+            let (a, b) = (own.min(s.node), own.max(s.node));
+            Hash::of_parts("p2pinst/neighbours/2", &[a.0.as_bytes(), b.0.as_bytes()])
         });
         let holders = holders.iter().filter(|n| **n != own && peers.is_up(n));
         let holders = holders.map(|n| source(views.machine_of(&n.0), *n));

@@ -129,7 +129,7 @@ struct Swarm {
     #[arg(long, default_value_t = 50.0)]
     start: f64,
     /// Pieces that a host sends at a time
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 3)]
     slots: usize,
     /// Downloaders that the publisher takes
     #[arg(long, default_value_t = 64)]

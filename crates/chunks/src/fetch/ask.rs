@@ -14,19 +14,30 @@ use crate::bitmap::Bitmap;
 /// Pieces to take at random before the rarest: a node soon has something to give that not everybody
 /// is after.
 const RANDOM_FIRST: u32 = 4;
+/// Pieces asked of all peers at this site together, beyond what their paths hold.
+const NEAR_PIECES: f64 = 8.0;
 /// When nothing was offered or came for so long, a peer that seeds is asked for what it has not
 /// offered.
 const INSIST: Duration = Duration::from_millis(500);
 
 impl<P: Copy + Ord + Debug> Fetch<P> {
-    /// Asks peers that have room for pieces that nobody is asked for; one each in turn, so that no
-    /// peer gets all of them.
+    /// Asks peers that have room for pieces that nobody is asked for: one each in turn, first those
+    /// that are asked for least.
     pub(super) fn request(&mut self, now: Duration, rng: &mut impl Rng, out: &mut Vec<Output<P>>) {
         let can = |s: &Peer| s.useful > 0 && s.has_room(now, self.blob.piece_len(), &self.limits);
-        let mut peers: Vec<P> =
-            self.peers.iter().filter(|(_, s)| can(s)).map(|(p, _)| *p).collect();
+        let mut peers: Vec<(u32, u32, P)> = Vec::new();
+        for (peer, state) in self.peers.iter().filter(|(_, s)| can(s)) {
+            let chance = rng.next_u32();
+            let key = if super::tune(4, 1.0) > 0.5 {
+                let wait = state.usual().unwrap_or_default().as_micros() as f64 + 1000.0;
+                (wait * (1.0 + f64::from(state.asked)) * (0.5 + f64::from(chance) / f64::from(u32::MAX))) as u32
+            } else { state.asked };
+            peers.push((key, chance, *peer));
+        }
+        peers.sort_unstable();
+        let mut room = self.near_room();
         while !peers.is_empty() {
-            peers.retain(|peer| self.request_of(now, rng, *peer, out));
+            peers.retain(|(.., peer)| self.request_within(now, rng, *peer, &mut room, out));
         }
         self.insist(now, rng, out);
     }
@@ -39,7 +50,38 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
         peer: P,
         out: &mut Vec<Output<P>>,
     ) {
-        while self.request_of(now, rng, peer, out) {}
+        let mut room = self.near_room();
+        while self.request_within(now, rng, peer, &mut room, out) {}
+    }
+
+    /// Whether what is asked of a peer is limited by what is asked of all.
+    fn is_shared(state: &Peer) -> bool {
+        state.place.is_near() && state.offered.is_none()
+    }
+
+    /// How many more pieces may be asked of the peers at this site. What lies in the queues of all
+    /// of them is a choice made too early, and delays everybody.
+    fn near_room(&self) -> f64 {
+        let piece = self.blob.piece_len() as f64;
+        let shared = self.peers.values().filter(|s| Self::is_shared(s));
+        let room = shared.map(|s| s.path() * self.limits.path_factor / piece - f64::from(s.asked));
+        super::tune(0, NEAR_PIECES) + room.sum::<f64>()
+    }
+
+    fn request_within(
+        &mut self,
+        now: Duration,
+        rng: &mut impl Rng,
+        peer: P,
+        room: &mut f64,
+        out: &mut Vec<Output<P>>,
+    ) -> bool {
+        let shared = self.peers.get(&peer).is_some_and(Self::is_shared);
+        if shared && *room < 1.0 || !self.request_of(now, rng, peer, out) {
+            return false;
+        }
+        *room -= f64::from(u8::from(shared));
+        true
     }
 
     /// Whether as much is in flight as may be; one piece always may.

@@ -120,7 +120,6 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
         input: Input<P>,
         out: &mut Vec<Output<P>>,
     ) {
-        let full = self.is_full();
         let news = match input {
             Input::Joined { peer, place, seeding, have } => {
                 self.on_joined(now, peer, (place, seeding, have), out)
@@ -152,8 +151,8 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
         }
         match news {
             News::Nobody => {}
-            News::Of(peer) if !full => self.request_all_of(now, rng, peer, out),
-            News::Of(_) | News::All => self.request(now, rng, out),
+            News::Of(peer) => self.request_all_of(now, rng, peer, out),
+            News::All => self.request(now, rng, out),
         }
         self.request_again(now, out);
         if news != News::Nobody {
@@ -260,7 +259,6 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
     ) -> News<P> {
         let range = self.blob.range(piece).unwrap_or_default();
         self.active = now;
-        let mut news = News::Of(peer);
         for ask in self.flights.land(piece) {
             let Some(state) = self.peers.get_mut(&ask.peer) else { continue };
             state.asked = state.asked.saturating_sub(1);
@@ -271,7 +269,6 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
                     self.leases.came(now, piece);
                 }
             } else {
-                news = News::All;
                 out.push(Output::Cancel { peer: ask.peer, piece });
             }
         }
@@ -280,7 +277,7 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
         if self.seeding > 0 {
             self.decline(peer, piece, out);
         }
-        news
+        News::All
     }
 
     /// A piece came that was offered elsewhere too.
@@ -340,7 +337,9 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
         let mut could = Bitmap::new(self.have.pieces());
         let far = self.peers.values().filter(|s| !s.place.is_near() && s.offered.is_none());
         for state in far.clone() {
-            state.have.iter().filter(|p| nowhere.get(*p)).for_each(|p| drop(could.set(p)));
+            for piece in state.have.iter().filter(|p| nowhere.get(*p)) {
+                could.set(piece);
+            }
         }
         self.leases.look(now, &could, far.filter_map(Peer::usual).max());
     }
@@ -410,6 +409,15 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
             self.peers.values_mut().for_each(|s| s.useful -= u32::from(s.askable().get(piece)));
         }
     }
+}
+
+/// T
+pub fn tune(i: usize, default: f64) -> f64 {
+    static T: std::sync::OnceLock<Vec<f64>> = std::sync::OnceLock::new();
+    let t = T.get_or_init(|| {
+        std::env::var("TUNE").unwrap_or_default().split(',').map(|s| s.parse().unwrap_or(-1.0)).collect()
+    });
+    t.get(i).copied().filter(|t| *t >= 0.0).unwrap_or(default)
 }
 
 #[cfg(test)]

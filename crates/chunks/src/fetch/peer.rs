@@ -124,11 +124,16 @@ impl Peer {
         if self.snubbed {
             return 1;
         }
-        let Some(shortest) = self.shortest.filter(|_| self.seconds > 0.0) else { return START };
-        let path = self.bytes / self.seconds * shortest.as_secs_f64();
-        let bytes = (limits.path_factor * path).min(limits.per_peer as f64);
+        let bytes = (limits.path_factor * self.path()).min(limits.per_peer as f64);
         // float to integer saturates
-        (bytes / piece_len as f64) as u32 + START
+        (bytes / piece_len as f64) as u32 + super::tune(1, START as f64) as u32
+    }
+
+    /// Bytes that its path holds: what comes within its shortest answer time. 0 of a peer of which
+    /// nothing is known yet.
+    pub(super) fn path(&self) -> f64 {
+        let shortest = self.shortest.filter(|_| self.seconds > 0.0);
+        shortest.map_or(0.0, |s| self.bytes / self.seconds * s.as_secs_f64())
     }
 }
 

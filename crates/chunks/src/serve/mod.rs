@@ -32,14 +32,17 @@ pub struct ServeLimits {
     pub queue: usize,
     /// Peers that may have requests waiting.
     pub peers: usize,
-    /// Pieces being sent at a time, each to another peer.
+    /// Pieces being sent at a time to peers at this site, each to another peer. Few: what many are
+    /// sent at once arrives late at all of them, and TCP shares an up-link unevenly.
     pub slots: usize,
+    /// And to peers at other sites, whose links may hold up what is sent.
+    pub far: usize,
 }
 
 impl Default for ServeLimits {
-    /// 64 requests each of 256 peers, 16 at a time.
+    /// 64 requests each of 256 peers, 3 at a time, and 4 to other sites.
     fn default() -> Self {
-        Self { queue: 64, peers: 256, slots: 16 }
+        Self { queue: 64, peers: 256, slots: 3, far: 4 }
     }
 }
 
@@ -63,6 +66,19 @@ pub enum Offer {
     All,
 }
 
+/// A piece on its way.
+#[derive(Debug, Clone, Copy)]
+struct Sending {
+    root: Hash,
+    piece: PieceIndex,
+    far: bool,
+    /// How many had been sent when it began.
+    since: u64,
+}
+
+/// A piece does not keep its slot while so many others are sent in each slot: the peer is slow.
+const SLOW: u64 = 8;
+
 /// How urgent a request is; the lowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
@@ -80,7 +96,9 @@ enum Class {
 pub struct Serve<P> {
     limits: ServeLimits,
     queues: BTreeMap<P, Vec<(Hash, PieceIndex)>>,
-    sending: BTreeMap<P, (Hash, PieceIndex)>,
+    sending: BTreeMap<P, Sending>,
+    /// Pieces that have been sent.
+    sent: u64,
     /// Whose turn was last.
     last: Option<P>,
     /// Who has opened which blob, and where it is.
@@ -96,6 +114,7 @@ impl<P: Copy + Ord> Serve<P> {
             limits,
             queues: BTreeMap::new(),
             sending: BTreeMap::new(),
+            sent: 0,
             last: None,
             opened: BTreeMap::new(),
             seeds: BTreeMap::new(),
@@ -169,7 +188,8 @@ impl<P: Copy + Ord> Serve<P> {
             queue.retain(|q| *q != (root, piece));
             self.tidy(peer);
         }
-        if self.sending.get(&peer) != Some(&(root, piece))
+        let sending = self.sending.get(&peer).is_some_and(|s| (s.root, s.piece) == (root, piece));
+        if !sending
             && let Some(seed) = self.seeds.get_mut(&root)
         {
             seed.declined(peer, piece);
@@ -194,7 +214,8 @@ impl<P: Copy + Ord> Serve<P> {
     /// most urgent request, of the peer whose turn comes first. A shell that cannot send for long
     /// closes the stream and says [`Serve::left`], or the slot stays taken.
     pub fn next_job(&mut self) -> Option<Job<P>> {
-        if self.sending.len() >= self.limits.slots {
+        let (near, far) = (self.has_slot(false), self.has_slot(true));
+        if !near && !far {
             return None;
         }
         let mut best: Option<(Class, bool, P, usize)> = None;
@@ -202,7 +223,11 @@ impl<P: Copy + Ord> Serve<P> {
             if self.sending.contains_key(peer) {
                 continue;
             }
-            let Some((class, at)) = self.most_urgent(*peer, queue) else { continue };
+            let is_far = self.is_far(*peer);
+            if if is_far { !far } else { !near } {
+                continue;
+            }
+            let Some((class, at)) = self.most_urgent(*peer, is_far, queue) else { continue };
             let key = (class, Some(*peer) <= self.last, *peer, at);
             if best.is_none_or(|b| key < b) {
                 best = Some(key);
@@ -217,21 +242,39 @@ impl<P: Copy + Ord> Serve<P> {
         if let Some(seed) = self.seeds.get_mut(&root) {
             seed.sending(peer, piece);
         }
-        self.sending.insert(peer, (root, piece));
+        let far = self.is_far(peer);
+        self.sending.insert(peer, Sending { root, piece, far, since: self.sent });
         self.last = Some(peer);
         Some(Job { peer, root, piece })
     }
 
-    fn most_urgent(&self, peer: P, queue: &[(Hash, PieceIndex)]) -> Option<(Class, usize)> {
-        let far = || self.opened.get(&peer).is_some_and(|(_, place)| !place.is_near());
+    /// Whether another piece may be sent to this site, or to another. Those that do not get on are
+    /// not counted, up to the number of peers that may wait.
+    fn has_slot(&self, far: bool) -> bool {
+        let slots = if far { self.limits.far } else { self.limits.slots };
+        let slow = SLOW * slots as u64;
+        let taken = self.sending.values().filter(|s| s.far == far && self.sent - s.since < slow);
+        self.sending.len() < self.limits.peers && taken.count() < slots
+    }
+
+    fn is_far(&self, peer: P) -> bool {
+        self.opened.get(&peer).is_some_and(|(_, place)| !place.is_near())
+    }
+
+    fn most_urgent(
+        &self,
+        peer: P,
+        far: bool,
+        queue: &[(Hash, PieceIndex)],
+    ) -> Option<(Class, usize)> {
         if self.seeds.is_empty() {
-            return Some((if far() { Class::Far } else { Class::Usual }, 0));
+            return Some((if far { Class::Far } else { Class::Usual }, 0));
         }
         let class = |(root, piece): &(Hash, PieceIndex)| {
             let seed = self.seeds.get(root);
             match seed.and_then(|s| s.is_theirs(peer, *piece)) {
                 Some(false) => Class::Uninvited,
-                _ if far() => Class::Far,
+                _ if far => Class::Far,
                 Some(true) => Class::First,
                 None => Class::Usual,
             }
@@ -247,9 +290,9 @@ impl<P: Copy + Ord> Serve<P> {
 
     /// What was being sent to a peer has been sent, or refused after all.
     pub fn done(&mut self, peer: P) {
-        if let Some((root, piece)) = self.sending.remove(&peer)
-            && let Some(seed) = self.seeds.get_mut(&root)
-        {
+        let Some(Sending { root, piece, .. }) = self.sending.remove(&peer) else { return };
+        self.sent += 1;
+        if let Some(seed) = self.seeds.get_mut(&root) {
             let idle = self.sending.is_empty() && self.queues.is_empty();
             seed.sent(peer, piece, idle);
         }

@@ -16,7 +16,8 @@ const FIRST: usize = 4;
 const FIRST_ALL: usize = 32;
 /// Most pieces offered to one peer.
 const MOST: usize = 256;
-/// What is offered and not asked for in this time is offered to somebody else too.
+/// What is offered to a peer to which nothing else is on its way, and not asked for in this time, is
+/// offered to somebody else too.
 const STALE: Duration = Duration::from_secs(2);
 
 /// A downloader of the blob.
@@ -197,7 +198,9 @@ impl<P: Copy + Ord> Seed<P> {
         for taker in self.takers.values_mut().filter(|t| !t.free) {
             let side = if taker.place.is_near() { &mut self.near } else { &mut self.far };
             for (piece, since) in &mut taker.offered {
-                if now.saturating_sub(*since) >= STALE {
+                if !taker.asked.is_empty() {
+                    *since = now;
+                } else if now.saturating_sub(*since) >= STALE {
                     *since = now;
                     side.again(*piece);
                 }

@@ -8,6 +8,7 @@ mod report;
 mod world;
 
 use anyhow::Result;
+use p2pinst_chunks::serve::ServeLimits;
 
 pub use self::links::Share;
 pub use self::report::{COLUMNS, Report};
@@ -110,7 +111,7 @@ impl Plan {
             have: 25.0,
             start: 50.0,
             share: Share::Fair,
-            slots: 16,
+            slots: ServeLimits::default().slots,
             accept: 64,
             bad: Vec::new(),
             faults: Vec::new(),

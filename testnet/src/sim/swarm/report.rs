@@ -25,7 +25,7 @@ pub struct Report {
     pub starved: u64,
     /// Sources that were replaced because they were slow.
     pub dropped: u64,
-    /// Peers that somebody banned.
+    /// Peers that somebody banned although they did nothing wrong.
     pub banned: u64,
     /// Steps of all schedulers.
     pub steps: u64,

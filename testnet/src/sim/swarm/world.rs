@@ -65,6 +65,8 @@ struct Node {
     down: Fluid,
     sources: Vec<u32>,
     downloaders: Vec<u32>,
+    /// Sources that are not to be tried again.
+    gone: Vec<u32>,
     fresh: Vec<PieceIndex>,
     steps: u64,
 }
@@ -124,6 +126,7 @@ impl World {
                 down: Fluid::new(plan.rate.1 * MBIT * slow),
                 sources: Vec::new(),
                 downloaders: Vec::new(),
+                gone: Vec::new(),
                 fresh: Vec::new(),
                 steps: 0,
             }
@@ -164,10 +167,16 @@ impl World {
             self.handle(event);
         }
         let (seed, waiting) = (self.plan.seed, self.waiting);
+        if std::env::var("SITES").is_ok() {
+            for s in 0..self.plan.sites {
+                let t: Vec<f64> = self.nodes.iter().filter(|n| n.site == s).filter_map(|n| n.done).map(|d| d as f64 / 1e6).collect();
+                eprintln!("site {s}: {t:.1?}");
+            }
+        }
         let stuck: Vec<_> = self.nodes.iter().enumerate().skip(1).filter(|(_, n)| n.alive && n.done.is_none() && n.bad.is_none()).map(|(i, n)| (i, n.fetch.have().count())).take(9).collect();
         ensure!(waiting == 0, "seed {seed}: {waiting} nodes are not done after {} s: {stuck:?}", self.plan.patience);
         let mut report = self.report;
-        ensure!(report.banned == 0 || self.plan.bad.iter().any(|(_, b)| *b == Bad::Garbage), "seed {seed}: somebody is banned");
+        ensure!(report.banned == 0, "seed {seed}: somebody is banned who did nothing wrong");
         let pieces = f64::from(self.blob.pieces());
         report.done = self.nodes.iter().filter_map(|n| n.done).map(|d| d as f64 / 1e6).collect();
         report.done.sort_by(f64::total_cmp);
@@ -295,7 +304,7 @@ impl World {
                     self.send(n, peer, 4, Event::Cancel { at: peer, from: n, piece });
                 }
                 Output::Ban { peer, .. } => {
-                    self.report.banned += 1;
+                    self.report.banned += u64::from(self.nodes[peer as usize].bad != Some(Bad::Garbage));
                     self.close(n, peer);
                 }
                 Output::Drop { peer } => {
@@ -316,6 +325,7 @@ impl World {
     }
 
     fn close(&mut self, n: u32, peer: u32) {
+        self.nodes[n as usize].gone.push(peer);
         self.nodes[n as usize].sources.retain(|s| *s != peer);
         self.send(n, peer, 0, Event::Close { at: peer, from: n });
     }
@@ -326,16 +336,14 @@ impl World {
         if node.claims_all() || node.done.is_some() || !node.alive {
             return;
         }
-        let near = |s: &&u32| self.nodes[**s as usize].site == node.site;
+        let near = |s: &&u32| self.plan.site(**s) == self.plan.site(n) && **s != 0;
         let count = node.sources.iter().filter(near).count();
         let here = u32::try_from(self.nodes.len() / usize::from(self.plan.sites)).unwrap_or(0);
-        let want = self.plan.degree.min(here.saturating_sub(1) as usize);
-        for _ in 0..want.saturating_sub(count) * 2 {
-            let m = self.rng.random_range(0..here) * u32::from(self.plan.sites)
-                + u32::from(self.nodes[n as usize].site);
-            if self.nodes[n as usize].sources.iter().filter(|s| self.plan.site(**s) == self.plan.site(n)).count() < want {
-                self.open(n, m);
-            }
+        let missing = self.plan.degree.saturating_sub(count);
+        if missing > 0 {
+            let mut found: Vec<u32> = self.neighbours(n);
+            found.retain(|m| !self.nodes[n as usize].sources.contains(m) && !self.nodes[n as usize].gone.contains(m));
+            found.into_iter().take(missing).for_each(|m| self.open(n, m));
         }
         // everybody knows the publisher; it takes as many as it will
         let publisher = self.nodes[0].downloaders.len() < self.plan.accept;
@@ -356,6 +364,22 @@ impl World {
                 }
             }
         }
+    }
+
+    /// The downloaders at the site, in an order in which those who come first for one have that one
+    /// among their first.
+    fn neighbours(&self, n: u32) -> Vec<u32> {
+        let sites = usize::from(self.plan.sites.max(1));
+        let here = (0..=self.plan.nodes).skip(usize::from(self.plan.site(n))).step_by(sites);
+        let of = |m: u32| mix(self.plan.seed ^ u64::from(n.min(m)) << 32 ^ u64::from(n.max(m)));
+        let mut all: Vec<(u64, u32)> = here.filter(|m| *m != n && *m != 0).map(|m| (of(m), m)).collect();
+        let most = (self.plan.degree * 3).min(all.len());
+        if most < all.len() {
+            all.select_nth_unstable(most);
+            all.truncate(most);
+        }
+        all.sort_unstable();
+        all.into_iter().map(|(_, m)| m).collect()
     }
 
     fn is_gateway(&self, n: u32) -> bool {
@@ -602,6 +626,12 @@ impl World {
         self.pump(at);
         self.connect(at);
     }
+}
+
+fn mix(n: u64) -> u64 {
+    let n = (n ^ n >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let n = (n ^ n >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    n ^ n >> 31
 }
 
 fn millis(n: f64) -> Micros {
