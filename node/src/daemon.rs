@@ -27,7 +27,7 @@ use crate::clock::{self, Clock};
 use crate::clones::Clones;
 use crate::config::Config;
 use crate::control::{self, Control};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Places};
 use crate::identity::{Identity, load_key};
 use crate::keeper::Keeper;
 use crate::life::Life;
@@ -144,7 +144,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         let blobs_dir = dir.blobs();
         tokio::task::spawn_blocking(move || BlobStore::open(&blobs_dir)).await??
     };
-    let exchange = Exchange::new(net.clone(), blobs);
+    let exchange =
+        Exchange::new(net.clone(), blobs).with_places(Places::of_roster(store.clone(), own.node));
     let interval = Duration::from_secs(config.sync_secs.into());
     let (control, control_task) = Control::new(net.clone(), store.clone(), announcements, interval);
     let (replicas, outbox) = Replicas::new(Arc::clone(&own), net.clone(), store.clone());

@@ -115,6 +115,8 @@ struct Running<'a> {
     /// This node's tag, and the members of the site with theirs.
     members: (u64, Vec<(NodeId, u64)>),
     have: BTreeMap<NodeId, Bitmap>,
+    /// What those that seed the blob have offered.
+    offered: BTreeMap<NodeId, Bitmap>,
     retries: BTreeMap<NodeId, Retry>,
     banned: BTreeSet<NodeId>,
     found: Vec<NodeId>,
@@ -152,6 +154,7 @@ impl Exchange {
             near: Instant::now(),
             members: (0, Vec::new()),
             have: BTreeMap::new(),
+            offered: BTreeMap::new(),
             retries: BTreeMap::new(),
             banned: BTreeSet::new(),
             found: Vec::new(),
@@ -271,6 +274,8 @@ impl Running<'_> {
         let candidates: Vec<Source> = candidates.collect();
         let open: Vec<Place> = self.links.keys().map(|p| self.place(p)).collect();
         let chosen = choose(&open, &candidates, outside);
+        let spare = candidates.iter().filter(|s| outside || s.place.is_near()).count();
+        self.step(Input::Spare { peers: spare.saturating_sub(chosen.len()) });
         for source in candidates.into_iter().filter(|s| chosen.contains(&s.node)) {
             self.open(source);
         }
@@ -299,7 +304,8 @@ impl Running<'_> {
     }
 
     fn joined(&self, peer: NodeId, have: Bitmap) -> Input<NodeId> {
-        Input::Joined { peer, place: self.place(&peer), have }
+        let seeding = self.offered.contains_key(&peer);
+        Input::Joined { peer, place: self.place(&peer), seeding, have }
     }
 
     /// Whether sources at other sites are to be opened: this node is one of those that ask there, or
@@ -335,8 +341,11 @@ impl Running<'_> {
                 self.found.push(peer);
             }
             Event::Found => {}
-            Event::Opened { blob, have } if blob == self.blob => {
+            Event::Opened { blob, seeding, have } if blob == self.blob => {
                 self.retries.remove(&peer);
+                if seeding {
+                    self.offered.insert(peer, Bitmap::new(blob.pieces()));
+                }
                 self.have.insert(peer, have.clone());
                 self.replace_layer_source();
                 return Ok(self.step(self.joined(peer, have)));
@@ -361,6 +370,18 @@ impl Running<'_> {
                     }
                 }
                 return Ok(self.step(Input::Has { peer, pieces }));
+            }
+            Event::Offered(pieces) => {
+                if let Some(offered) = self.offered.get_mut(&peer) {
+                    for piece in &pieces {
+                        offered.set(*piece);
+                    }
+                }
+                return Ok(self.step(Input::Offered { peer, pieces }));
+            }
+            Event::Free => {
+                self.offered.remove(&peer);
+                return Ok(self.step(Input::Free { peer }));
             }
             Event::Stored { piece, put } => {
                 let bytes = self.blob.range(piece).map_or(0, |r| r.end - r.start);
@@ -417,6 +438,10 @@ impl Running<'_> {
                 let mut complete = self.step(self.site());
                 for (peer, have) in known {
                     complete |= self.step(self.joined(peer, have));
+                    if let Some(offered) = self.offered.get(&peer) {
+                        let pieces = offered.iter().collect();
+                        complete |= self.step(Input::Offered { peer, pieces });
+                    }
                 }
                 Ok(complete)
             }
@@ -477,6 +502,7 @@ impl Running<'_> {
                             let _best_effort = link.send(ToSource::Cancel { piece });
                         }
                     }
+                    Output::Drop { peer } => self.give_up(peer, "it is much slower than others"),
                     Output::Ban { peer, reason } => self.ban(peer, &format!("{reason:?}")),
                     Output::Complete => complete = true,
                     // before anybody has answered, that is nothing to tell the DHT about
@@ -504,6 +530,7 @@ impl Running<'_> {
         debug!(%peer, %reason, blob = %self.blob.root.short(), "a source is given up for now");
         self.links.remove(&peer);
         self.have.remove(&peer);
+        self.offered.remove(&peer);
         let retry =
             self.retries.entry(peer).or_insert(Retry { at: Instant::now(), pause: PAUSE.0 });
         retry.at = Instant::now() + retry.pause;
@@ -514,6 +541,7 @@ impl Running<'_> {
         warn!(%peer, %reason, blob = %self.blob.root.short(), "a source is banned from this blob");
         self.links.remove(&peer);
         self.have.remove(&peer);
+        self.offered.remove(&peer);
         self.banned.insert(peer);
     }
 }

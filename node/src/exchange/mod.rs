@@ -14,26 +14,33 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use p2pinst_chunks::serve::ServeLimits;
+use p2pinst_chunks::serve::{Offer, ServeLimits};
 use p2pinst_chunks::{BlobStore, Serve};
-use p2pinst_types::Hash;
+use p2pinst_types::{Hash, PieceIndex};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 pub use fetch::{FetchError, Fetched, Sources};
-pub use sources::{Candidates, Source};
+pub use sources::{Candidates, Places, Source};
 
 use crate::net::Net;
 
 /// One inbound stream.
 type StreamId = u64;
-/// A piece that a stream is to send now.
-type Turn = p2pinst_chunks::serve::Job<StreamId>;
+
+/// What a stream is to send now.
+#[derive(Debug)]
+enum Turn {
+    Piece(PieceIndex),
+    Offer(Offer),
+}
 
 /// A handle on the exchange; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Exchange {
     net: Net,
     blobs: BlobStore,
+    places: Places,
     shared: Arc<Shared>,
 }
 
@@ -42,6 +49,7 @@ struct Shared {
     /// Blobs that are here in part: woken whenever there is more of one.
     progress: Mutex<BTreeMap<Hash, watch::Sender<u64>>>,
     uploads: Mutex<Uploads>,
+    begun: Instant,
     indirect: line::Indirect,
     next_stream: AtomicU64,
 }
@@ -50,6 +58,15 @@ struct Shared {
 struct Uploads {
     serve: Serve<StreamId>,
     streams: BTreeMap<StreamId, mpsc::Sender<Turn>>,
+}
+
+impl Uploads {
+    /// A stream that does not take what it is to send is given up.
+    fn tell(&mut self, stream: StreamId, turn: Turn) {
+        if !self.streams.get(&stream).is_some_and(|s| s.try_send(turn).is_ok()) {
+            self.serve.left(stream);
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -65,10 +82,17 @@ impl Exchange {
         let shared = Shared {
             progress: Mutex::default(),
             uploads: Mutex::new(uploads),
+            begun: Instant::now(),
             indirect: line::Indirect::default(),
             next_stream: AtomicU64::new(0),
         };
-        Self { net, blobs, shared: Arc::new(shared) }
+        Self { net, blobs, places: Places::default(), shared: Arc::new(shared) }
+    }
+
+    /// The same, which knows where other nodes are.
+    #[must_use]
+    pub fn with_places(self, places: Places) -> Self {
+        Self { places, ..self }
     }
 
     /// The blobs on this node's disk.
@@ -121,14 +145,15 @@ impl Exchange {
         }
     }
 
-    /// Hands the free upload slots to the streams whose turn it is.
+    /// Makes the offers that are due, and hands the free upload slots to the streams whose turn it is.
     fn dispatch(&self) {
         let mut uploads = lock(&self.shared.uploads);
-        while let Some(turn) = uploads.serve.next_job() {
-            let sent = uploads.streams.get(&turn.peer).is_some_and(|s| s.try_send(turn).is_ok());
-            if !sent {
-                uploads.serve.left(turn.peer);
-            }
+        let now = self.shared.begun.elapsed();
+        while let Some((stream, offer)) = uploads.serve.next_offer(now) {
+            uploads.tell(stream, Turn::Offer(offer));
+        }
+        while let Some(job) = uploads.serve.next_job() {
+            uploads.tell(job.peer, Turn::Piece(job.piece));
         }
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use p2pinst_chunks::serve::Offer;
 use p2pinst_chunks::wire::{
     self as frames, Direction, HAVE_PIECES, PIECE_PREFIX, Refusal, ToDownloader, ToSource,
 };
@@ -20,6 +21,9 @@ use crate::net::NetStream;
 
 /// Messages of a downloader that may wait while a piece is being sent to it.
 const QUEUE: usize = 128;
+/// Pieces and offers that may wait to be sent to a downloader: one piece, and offers that it is
+/// quick to take.
+const TURNS: usize = 64;
 /// A downloader that asks for nothing for so long has to open a stream again.
 const IDLE: Duration = Duration::from_secs(120);
 /// What has come is told together this often: a message for each piece and downloader would cost
@@ -32,7 +36,7 @@ impl Exchange {
     /// Serves one inbound stream until it ends.
     pub async fn serve(&self, peer: NodeId, stream: NetStream) {
         let id = self.stream_id();
-        let served = self.serve_stream(id, stream).await;
+        let served = self.serve_stream(id, peer, stream).await;
         let mut uploads = lock(&self.shared.uploads);
         uploads.streams.remove(&id);
         uploads.serve.left(id);
@@ -43,16 +47,16 @@ impl Exchange {
         }
     }
 
-    async fn serve_stream(&self, id: StreamId, stream: NetStream) -> io::Result<()> {
+    async fn serve_stream(&self, id: StreamId, peer: NodeId, stream: NetStream) -> io::Result<()> {
         let (mut reader, mut writer) = tokio::io::split(stream);
         let first = read_first(&mut reader).await?;
         if first != ToSource::Direct {
-            return self.serve_line(id, Line::stream(reader, writer), first).await;
+            return self.serve_line(id, peer, Line::stream(reader, writer), first).await;
         }
         let Some((ticket, mut claim)) = self.net.bulk_ticket() else {
             send(&mut writer, &ToDownloader::Ticket(None)).await?;
             let first = read_first(&mut reader).await?;
-            return self.serve_line(id, Line::stream(reader, writer), first).await;
+            return self.serve_line(id, peer, Line::stream(reader, writer), first).await;
         };
         let bytes = line::encode(&ticket);
         send(&mut writer, &ToDownloader::Ticket(Some(&bytes))).await?;
@@ -65,13 +69,19 @@ impl Exchange {
             Ok(bulk) => {
                 let mut line = Line::bulk(bulk, Hold::new(reader, writer));
                 let first = read_first(&mut line.reader).await?;
-                self.serve_line(id, line, first).await
+                self.serve_line(id, peer, line, first).await
             }
-            Err(first) => self.serve_line(id, Line::stream(reader, writer), first).await,
+            Err(first) => self.serve_line(id, peer, Line::stream(reader, writer), first).await,
         }
     }
 
-    async fn serve_line(&self, id: StreamId, line: Line, first: ToSource) -> io::Result<()> {
+    async fn serve_line(
+        &self,
+        id: StreamId,
+        peer: NodeId,
+        line: Line,
+        first: ToSource,
+    ) -> io::Result<()> {
         let Line { reader, mut writer, hold } = line;
         let ToSource::Open { root } = first else {
             return Err(io::ErrorKind::InvalidData.into());
@@ -80,10 +90,16 @@ impl Exchange {
         let Some(status) = self.status_soon(&root, progress.clone()).await else {
             return send(&mut writer, &ToDownloader::NotFound { root }).await;
         };
-        let opened = ToDownloader::Opened { blob: status.blob, have: status.have.clone() };
+        let (turns_tx, turns) = mpsc::channel(TURNS);
+        let seeding = {
+            let mut uploads = lock(&self.shared.uploads);
+            uploads.streams.insert(id, turns_tx);
+            uploads.serve.open(id, root, self.places.of(&peer))
+        };
+        let have = status.have.clone();
+        let opened = ToDownloader::Opened { blob: status.blob, seeding, have };
         send(&mut writer, &opened).await?;
-        let (turns_tx, turns) = mpsc::channel(2);
-        lock(&self.shared.uploads).streams.insert(id, turns_tx);
+        self.dispatch();
         let (messages_tx, messages) = mpsc::channel(QUEUE);
         let session = Session { exchange: self, id, root, told: status.have, writer };
         tokio::select! {
@@ -189,7 +205,8 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                     None => return Ok(()),
                 },
                 turn = turns.recv() => match turn {
-                    Some(turn) => self.send_piece(turn.piece, &mut piece).await?,
+                    Some(Turn::Piece(turn)) => self.send_piece(turn, &mut piece).await?,
+                    Some(Turn::Offer(offer)) => self.offer(offer).await?,
                     None => return Ok(()),
                 },
                 alive = more => {
@@ -227,9 +244,20 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             }
             ToSource::Cancel { piece } => {
                 lock(&self.exchange.shared.uploads).serve.cancel(self.id, self.root, piece);
+                self.exchange.dispatch();
                 Ok(())
             }
         }
+    }
+
+    async fn offer(&mut self, offer: Offer) -> io::Result<()> {
+        let Offer::Pieces(pieces) = offer else {
+            return send(&mut self.writer, &ToDownloader::Free).await;
+        };
+        for pieces in pieces.chunks(HAVE_PIECES) {
+            send(&mut self.writer, &ToDownloader::Offer { pieces: pieces.to_vec() }).await?;
+        }
+        Ok(())
     }
 
     async fn send_layer(&mut self, from: PieceIndex) -> io::Result<()> {

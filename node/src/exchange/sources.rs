@@ -1,6 +1,8 @@
 //! Who may have a blob, where they are, and to which of them a fetch opens streams.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 use dht_store::Views;
 use dht_store::view::Machine;
@@ -8,6 +10,7 @@ use p2pinst_chunks::fetch::place::{Place, SiteTag, is_gateway};
 use p2pinst_types::{Hash, Name, NodeId};
 
 use crate::peers::Peers;
+use crate::store::StoreHandle;
 
 /// Sources in use at once.
 pub(super) const SOURCES: usize = 20;
@@ -32,6 +35,38 @@ pub struct Candidates {
     pub own: NodeId,
     /// The others, best first.
     pub peers: Vec<Source>,
+}
+
+/// Where any node is, seen from this one. Cheap to clone.
+#[derive(Clone)]
+pub struct Places(Arc<dyn Fn(&NodeId) -> Place + Send + Sync>);
+
+impl Places {
+    /// As the roster says.
+    #[must_use]
+    pub fn of_roster(store: StoreHandle, own: NodeId) -> Self {
+        Self(Arc::new(move |node| {
+            let views = store.views();
+            place(views.machine_of(&own.0), views.machine_of(&node.0))
+        }))
+    }
+
+    pub(super) fn of(&self, node: &NodeId) -> Place {
+        (self.0)(node)
+    }
+}
+
+impl Default for Places {
+    /// All are at one site.
+    fn default() -> Self {
+        Self(Arc::new(|_| Place::Site))
+    }
+}
+
+impl fmt::Debug for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Places")
+    }
 }
 
 impl Candidates {

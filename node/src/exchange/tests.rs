@@ -108,7 +108,8 @@ async fn lie(stream: NetStream, blob: BlobRef, layer: Vec<u8>, asked: Arc<Atomic
         let mut out = Vec::new();
         match ToSource::decode(header, &body).unwrap() {
             ToSource::Open { .. } => {
-                ToDownloader::Opened { blob, have: Bitmap::full(blob.pieces()) }.encode(&mut out);
+                let have = Bitmap::full(blob.pieces());
+                ToDownloader::Opened { blob, seeding: false, have }.encode(&mut out);
             }
             ToSource::GetLayer { from } => {
                 asked.store(true, Ordering::SeqCst);

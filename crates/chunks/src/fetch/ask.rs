@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use p2pinst_types::PieceIndex;
-use rand::Rng;
+use rand::{Rng, RngExt};
 
 use super::peer::Peer;
 use super::picker::random_bit;
@@ -16,28 +16,28 @@ use crate::bitmap::Bitmap;
 const RANDOM_FIRST: u32 = 4;
 /// Pieces asked of all peers at this site together, beyond what their paths hold.
 const NEAR_PIECES: f64 = 8.0;
+/// Added to what a peer usually takes for a piece: differences below it do not matter.
+const AT_LEAST: Duration = Duration::from_millis(1);
 /// When nothing was offered or came for so long, a peer that seeds is asked for what it has not
 /// offered.
 const INSIST: Duration = Duration::from_millis(500);
 
 impl<P: Copy + Ord + Debug> Fetch<P> {
     /// Asks peers that have room for pieces that nobody is asked for: one each in turn, first those
-    /// that are asked for least.
+    /// that would answer soonest.
     pub(super) fn request(&mut self, now: Duration, rng: &mut impl Rng, out: &mut Vec<Output<P>>) {
         let can = |s: &Peer| s.useful > 0 && s.has_room(now, self.blob.piece_len(), &self.limits);
-        let mut peers: Vec<(u32, u32, P)> = Vec::new();
+        let mut peers: Vec<(Duration, P)> = Vec::new();
         for (peer, state) in self.peers.iter().filter(|(_, s)| can(s)) {
-            let chance = rng.next_u32();
-            let key = if super::tune(4, 1.0) > 0.5 {
-                let wait = state.usual().unwrap_or_default().as_micros() as f64 + 1000.0;
-                (wait * (1.0 + f64::from(state.asked)) * (0.5 + f64::from(chance) / f64::from(u32::MAX))) as u32
-            } else { state.asked };
-            peers.push((key, chance, *peer));
+            // how long it would take, give or take a half: so that not all ask the same
+            let wait = (state.usual().unwrap_or_default() + AT_LEAST) * (1 + state.asked);
+            let chance = rng.random_range(0.5..1.5);
+            peers.push((wait.mul_f64(chance), *peer));
         }
         peers.sort_unstable();
         let mut room = self.near_room();
         while !peers.is_empty() {
-            peers.retain(|(.., peer)| self.request_within(now, rng, *peer, &mut room, out));
+            peers.retain(|(_, peer)| self.request_within(now, rng, *peer, &mut room, out));
         }
         self.insist(now, rng, out);
     }
@@ -65,7 +65,7 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
         let piece = self.blob.piece_len() as f64;
         let shared = self.peers.values().filter(|s| Self::is_shared(s));
         let room = shared.map(|s| s.path() * self.limits.path_factor / piece - f64::from(s.asked));
-        super::tune(0, NEAR_PIECES) + room.sum::<f64>()
+        NEAR_PIECES + room.sum::<f64>()
     }
 
     fn request_within(
@@ -164,9 +164,8 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
             let nowhere = self.picker.nowhere_near().map_or(&[][..], Bitmap::words);
             let far = |i: usize| nowhere.get(i).zip(mine.get(i)).map_or(0, |(n, m)| n & m);
             let all = |i: usize| self.picker.wanted_words().get(i).copied().unwrap_or(0);
-            let word = |i: usize| {
-                have.get(i).copied().unwrap_or(0) & if near { all(i) } else { far(i) }
-            };
+            let word =
+                |i: usize| have.get(i).copied().unwrap_or(0) & if near { all(i) } else { far(i) };
             random_bit(have.len(), word, rng).map(|piece| (*peer, piece))
         });
         if let Some((peer, piece)) = found {

@@ -107,7 +107,7 @@ impl<P: Copy + Eq> Flights<P> {
     /// After what time a piece asked of a peer is late, given what is usual for that peer.
     pub(super) fn late_after(&self, usual: Option<Duration>) -> Duration {
         match usual.max(self.usual) {
-            Some(usual) => (usual * LATE_TIMES).max(LATE_MIN.mul_f64(super::tune(2, 1.0))),
+            Some(usual) => (usual * LATE_TIMES).max(LATE_MIN),
             None => LATE_UNKNOWN,
         }
     }
@@ -126,7 +126,7 @@ impl<P: Copy + Eq> Flights<P> {
         }
         self.looked = now;
         let after = |peer| match self.usual {
-            Some(all) if soon(peer) => all.mul_f64(super::tune(3, 1.0)),
+            Some(all) if soon(peer) => all,
             _ => self.late_after(usual(peer)),
         };
         let mut due: Vec<_> = self

@@ -218,12 +218,7 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
         News::Of(peer)
     }
 
-    fn on_offered(
-        &mut self,
-        peer: P,
-        pieces: &[PieceIndex],
-        out: &mut Vec<Output<P>>,
-    ) -> News<P> {
+    fn on_offered(&mut self, peer: P, pieces: &[PieceIndex], out: &mut Vec<Output<P>>) -> News<P> {
         if pieces.iter().any(|p| p.0 >= self.have.pieces()) {
             return self.ban(peer, BanReason::NoSuchPiece, out);
         }
@@ -409,15 +404,6 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
             self.peers.values_mut().for_each(|s| s.useful -= u32::from(s.askable().get(piece)));
         }
     }
-}
-
-/// T
-pub fn tune(i: usize, default: f64) -> f64 {
-    static T: std::sync::OnceLock<Vec<f64>> = std::sync::OnceLock::new();
-    let t = T.get_or_init(|| {
-        std::env::var("TUNE").unwrap_or_default().split(',').map(|s| s.parse().unwrap_or(-1.0)).collect()
-    });
-    t.get(i).copied().filter(|t| *t >= 0.0).unwrap_or(default)
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ impl Peer {
         }
         let bytes = (limits.path_factor * self.path()).min(limits.per_peer as f64);
         // float to integer saturates
-        (bytes / piece_len as f64) as u32 + super::tune(1, START as f64) as u32
+        (bytes / piece_len as f64) as u32 + START
     }
 
     /// Bytes that its path holds: what comes within its shortest answer time. 0 of a peer of which

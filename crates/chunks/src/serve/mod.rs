@@ -189,9 +189,7 @@ impl<P: Copy + Ord> Serve<P> {
             self.tidy(peer);
         }
         let sending = self.sending.get(&peer).is_some_and(|s| (s.root, s.piece) == (root, piece));
-        if !sending
-            && let Some(seed) = self.seeds.get_mut(&root)
-        {
+        if !sending && let Some(seed) = self.seeds.get_mut(&root) {
             seed.declined(peer, piece);
         }
     }

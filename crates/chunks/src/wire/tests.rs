@@ -48,8 +48,8 @@ fn golden_bytes_to_the_downloader() {
     let ab = "ab".repeat(32);
     let all = [
         (
-            ToDownloader::Opened { blob: blob(), have },
-            format!("110000002b{ab}00000000000aae60100106"),
+            ToDownloader::Opened { blob: blob(), seeding: true, have },
+            format!("110000002c{ab}00000000000aae6010010106"),
         ),
         (ToDownloader::NotFound { root }, format!("1200000020{ab}")),
         (ToDownloader::Ticket(None), "1700000000".into()),
@@ -66,9 +66,10 @@ fn golden_bytes_to_the_downloader() {
         (ToDownloader::Refused { piece, reason: Refusal::Busy }, "16000000050000000701".into()),
         (ToDownloader::Refused { piece, reason: Refusal::Missing }, "16000000050000000702".into()),
         (
-            ToDownloader::Refused { piece, reason: Refusal::GivenAway },
-            "16000000050000000703".into(),
+            ToDownloader::Offer { pieces: vec![piece, PieceIndex(258)] },
+            "18000000080000000700000102".into(),
         ),
+        (ToDownloader::Free, "1900000000".into()),
     ];
     for (message, golden) in all {
         let mut out = Vec::new();
@@ -105,7 +106,11 @@ fn long_bodies_are_refused_by_their_header() {
 fn impossible_blobs_are_refused() {
     // 2^28 pieces: a bitmap that short is not theirs, and none is made
     let mut out = Vec::new();
-    ToDownloader::Opened { blob: blob(), have: Bitmap::new(11) }.encode(&mut out);
+    ToDownloader::Opened { blob: blob(), seeding: false, have: Bitmap::new(11) }.encode(&mut out);
+    let mut odd = out.clone();
+    odd[HEADER + 41] = 2;
+    let (header, body) = read(&odd, Direction::ToDownloader).unwrap();
+    assert_eq!(ToDownloader::decode(header, body), Err(WireError::Flag(2)));
     out[HEADER + 34] = 15;
     let (header, body) = read(&out, Direction::ToDownloader).unwrap();
     assert!(matches!(ToDownloader::decode(header, body), Err(WireError::Bitmap(_))));
@@ -117,7 +122,7 @@ fn impossible_blobs_are_refused() {
 proptest! {
     #[test]
     fn any_bytes_decode_to_what_encodes_to_them(
-        tag in prop_oneof![1u8..5, 17u8..23, any::<u8>()],
+        tag in prop_oneof![1u8..5, 17u8..26, any::<u8>()],
         body in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..100),
             prop::collection::vec(0u8..4, 4..6),
@@ -150,11 +155,12 @@ proptest! {
         let mut have = Bitmap::new(blob.pieces());
         have.set(PieceIndex(bit % blob.pieces()));
         let mut out = Vec::new();
-        ToDownloader::Opened { blob, have: have.clone() }.encode(&mut out);
+        let seeding = bit % 2 == 0;
+        ToDownloader::Opened { blob, seeding, have: have.clone() }.encode(&mut out);
         let (header, body) = read(&out, Direction::ToDownloader).unwrap();
         prop_assert_eq!(
             ToDownloader::decode(header, body).unwrap(),
-            ToDownloader::Opened { blob, have }
+            ToDownloader::Opened { blob, seeding, have }
         );
     }
 }

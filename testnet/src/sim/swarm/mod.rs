@@ -87,6 +87,8 @@ pub struct Plan {
     pub accept: usize,
     /// Nodes that do not do as they should.
     pub bad: Vec<(u32, Bad)>,
+    /// Nodes that begin later, after so many seconds.
+    pub late: Vec<(u32, f64)>,
     /// What happens when, in seconds.
     pub faults: Vec<(f64, Fault)>,
     /// Seconds after which a run that has not ended has failed.
@@ -114,6 +116,7 @@ impl Plan {
             slots: ServeLimits::default().slots,
             accept: 64,
             bad: Vec::new(),
+            late: Vec::new(),
             faults: Vec::new(),
             patience: 3600.0,
         }

@@ -32,23 +32,73 @@ enum Event {
     Start(u32),
     Tick(u32),
     /// A downloader opens the blob.
-    Open { at: u32, from: u32 },
-    Opened { at: u32, from: u32, seeding: bool, have: Bitmap },
-    NotFound { at: u32, from: u32 },
-    Request { at: u32, from: u32, piece: PieceIndex },
-    Cancel { at: u32, from: u32, piece: PieceIndex },
-    Close { at: u32, from: u32 },
-    Refused { at: u32, from: u32, piece: PieceIndex },
-    Offered { at: u32, from: u32, pieces: Vec<PieceIndex> },
-    Free { at: u32, from: u32 },
-    Has { at: u32, from: u32, pieces: Rc<[PieceIndex]> },
-    Piece { at: u32, from: u32, piece: PieceIndex },
+    Open {
+        at: u32,
+        from: u32,
+    },
+    Opened {
+        at: u32,
+        from: u32,
+        seeding: bool,
+        have: Bitmap,
+    },
+    NotFound {
+        at: u32,
+        from: u32,
+    },
+    Request {
+        at: u32,
+        from: u32,
+        piece: PieceIndex,
+    },
+    Cancel {
+        at: u32,
+        from: u32,
+        piece: PieceIndex,
+    },
+    Close {
+        at: u32,
+        from: u32,
+    },
+    Refused {
+        at: u32,
+        from: u32,
+        piece: PieceIndex,
+    },
+    Offered {
+        at: u32,
+        from: u32,
+        pieces: Vec<PieceIndex>,
+    },
+    Free {
+        at: u32,
+        from: u32,
+    },
+    Has {
+        at: u32,
+        from: u32,
+        pieces: Rc<[PieceIndex]>,
+    },
+    Piece {
+        at: u32,
+        from: u32,
+        piece: PieceIndex,
+    },
     /// A stream of pieces can take another.
-    Sent { from: u32, to: u32 },
-    Uplink { at: u32, turn: u32 },
+    Sent {
+        from: u32,
+        to: u32,
+    },
+    Uplink {
+        at: u32,
+        turn: u32,
+    },
     Flush(u32),
     /// A downloader's source, or a source's downloader, is gone.
-    Gone { at: u32, from: u32 },
+    Gone {
+        at: u32,
+        from: u32,
+    },
     Fault(Fault),
 }
 
@@ -134,7 +184,8 @@ impl World {
         let nodes: Vec<Node> = (0..=plan.nodes).map(|n| node(n, &mut rng)).collect();
         let mut queue = Queue::default();
         for n in 1..=plan.nodes {
-            queue.at(millis(rng.random::<f64>() * plan.start), Event::Start(n));
+            let late = plan.late.iter().find(|(l, _)| *l == n).map_or(0.0, |(_, at)| at * 1000.0);
+            queue.at(millis(late + rng.random::<f64>() * plan.start), Event::Start(n));
         }
         for (at, fault) in &plan.faults {
             queue.at(millis(at * 1000.0), Event::Fault(*fault));
@@ -167,14 +218,20 @@ impl World {
             self.handle(event);
         }
         let (seed, waiting) = (self.plan.seed, self.waiting);
-        if std::env::var("SITES").is_ok() {
-            for s in 0..self.plan.sites {
-                let t: Vec<f64> = self.nodes.iter().filter(|n| n.site == s).filter_map(|n| n.done).map(|d| d as f64 / 1e6).collect();
-                eprintln!("site {s}: {t:.1?}");
-            }
-        }
-        let stuck: Vec<_> = self.nodes.iter().enumerate().skip(1).filter(|(_, n)| n.alive && n.done.is_none() && n.bad.is_none()).map(|(i, n)| (i, n.fetch.have().count())).take(9).collect();
-        ensure!(waiting == 0, "seed {seed}: {waiting} nodes are not done after {} s: {stuck:?}", self.plan.patience);
+        let stuck: Vec<_> = self
+            .nodes
+            .iter()
+            .enumerate()
+            .skip(1)
+            .filter(|(_, n)| n.alive && n.done.is_none() && n.bad.is_none())
+            .map(|(i, n)| (i, n.fetch.have().count()))
+            .take(9)
+            .collect();
+        ensure!(
+            waiting == 0,
+            "seed {seed}: {waiting} nodes are not done after {} s: {stuck:?}",
+            self.plan.patience
+        );
         let mut report = self.report;
         ensure!(report.banned == 0, "seed {seed}: somebody is banned who did nothing wrong");
         let pieces = f64::from(self.blob.pieces());
@@ -195,7 +252,8 @@ impl World {
     }
 
     fn is_cut(&self, a: u32, b: u32) -> bool {
-        let (a, b) = (usize::from(self.nodes[a as usize].site), usize::from(self.nodes[b as usize].site));
+        let (a, b) =
+            (usize::from(self.nodes[a as usize].site), usize::from(self.nodes[b as usize].site));
         a != b && (self.cut[a] || self.cut[b])
     }
 
@@ -210,7 +268,8 @@ impl World {
         if self.is_cut(from, to) || !self.nodes[from as usize].alive {
             return;
         }
-        let queue = if self.nodes[from as usize].up.is_busy() { self.plan.queue * 1000.0 } else { 0.0 };
+        let queue =
+            if self.nodes[from as usize].up.is_busy() { self.plan.queue * 1000.0 } else { 0.0 };
         self.queue.after((self.delay(from, to) + queue) as Micros, event);
     }
 
@@ -304,7 +363,8 @@ impl World {
                     self.send(n, peer, 4, Event::Cancel { at: peer, from: n, piece });
                 }
                 Output::Ban { peer, .. } => {
-                    self.report.banned += u64::from(self.nodes[peer as usize].bad != Some(Bad::Garbage));
+                    self.report.banned +=
+                        u64::from(self.nodes[peer as usize].bad != Some(Bad::Garbage));
                     self.close(n, peer);
                 }
                 Output::Drop { peer } => {
@@ -342,7 +402,10 @@ impl World {
         let missing = self.plan.degree.saturating_sub(count);
         if missing > 0 {
             let mut found: Vec<u32> = self.neighbours(n);
-            found.retain(|m| !self.nodes[n as usize].sources.contains(m) && !self.nodes[n as usize].gone.contains(m));
+            found.retain(|m| {
+                !self.nodes[n as usize].sources.contains(m)
+                    && !self.nodes[n as usize].gone.contains(m)
+            });
             found.into_iter().take(missing).for_each(|m| self.open(n, m));
         }
         // everybody knows the publisher; it takes as many as it will
@@ -355,9 +418,11 @@ impl World {
             for site in 0..self.plan.sites {
                 let far = |s: &&u32| self.plan.site(**s) == site && **s != 0;
                 let sources = &self.nodes[n as usize].sources;
-                let all = sources.iter().filter(|s| self.plan.site(**s) != self.plan.site(n)).count();
+                let all =
+                    sources.iter().filter(|s| self.plan.site(**s) != self.plan.site(n)).count();
                 if site != self.plan.site(n) && !sources.iter().any(|s| far(&s)) && all < FAR {
-                    let m = self.rng.random_range(0..here) * u32::from(self.plan.sites) + u32::from(site);
+                    let m = self.rng.random_range(0..here) * u32::from(self.plan.sites)
+                        + u32::from(site);
                     if m != 0 {
                         self.open(n, m);
                     }
@@ -372,7 +437,8 @@ impl World {
         let sites = usize::from(self.plan.sites.max(1));
         let here = (0..=self.plan.nodes).skip(usize::from(self.plan.site(n))).step_by(sites);
         let of = |m: u32| mix(self.plan.seed ^ u64::from(n.min(m)) << 32 ^ u64::from(n.max(m)));
-        let mut all: Vec<(u64, u32)> = here.filter(|m| *m != n && *m != 0).map(|m| (of(m), m)).collect();
+        let mut all: Vec<(u64, u32)> =
+            here.filter(|m| *m != n && *m != 0).map(|m| (of(m), m)).collect();
         let most = (self.plan.degree * 3).min(all.len());
         if most < all.len() {
             all.select_nth_unstable(most);
@@ -384,7 +450,8 @@ impl World {
 
     fn is_gateway(&self, n: u32) -> bool {
         let own = &self.nodes[n as usize];
-        let others = self.nodes.iter().filter(|o| o.site == own.site && o.alive && o.tag != own.tag);
+        let others =
+            self.nodes.iter().filter(|o| o.site == own.site && o.alive && o.tag != own.tag);
         is_gateway(own.tag, others.map(|o| o.tag))
     }
 
@@ -393,7 +460,11 @@ impl World {
             return;
         }
         let site = self.nodes[n as usize].site;
-        let all = self.nodes.iter().enumerate().filter(|(m, o)| *m as u32 != n && o.site == site && o.alive);
+        let all = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(m, o)| *m as u32 != n && o.site == site && o.alive);
         let others = all.map(|(m, o)| (m as u32, o.tag)).collect();
         let own = self.nodes[n as usize].tag;
         self.step(n, Input::Members { own, others });
@@ -401,7 +472,11 @@ impl World {
 
     fn open(&mut self, n: u32, source: u32) {
         let known = self.nodes.get(source as usize).is_some_and(|s| s.alive);
-        if source == n || !known || self.nodes[n as usize].sources.contains(&source) || self.is_cut(n, source) {
+        if source == n
+            || !known
+            || self.nodes[n as usize].sources.contains(&source)
+            || self.is_cut(n, source)
+        {
             return;
         }
         if source == 0 && self.nodes[0].downloaders.len() >= self.plan.accept {
@@ -435,7 +510,8 @@ impl World {
         if !node.alive || node.bad == Some(Bad::Silent) {
             return;
         }
-        let busy = node.bad == Some(Bad::Busy) || node.serve.request(from, self.blob.root, piece).is_err();
+        let busy =
+            node.bad == Some(Bad::Busy) || node.serve.request(from, self.blob.root, piece).is_err();
         if busy {
             self.report.refused += 1;
             self.send(at, from, 5, Event::Refused { at: from, from: at, piece });
@@ -603,7 +679,13 @@ impl World {
         for n in 0..=self.plan.nodes {
             let across = |m: &u32| (self.plan.site(*m) == site) != (self.plan.site(n) == site);
             let node = &self.nodes[n as usize];
-            let gone: Vec<u32> = node.sources.iter().chain(&node.downloaders).copied().filter(|m| across(m)).collect();
+            let gone: Vec<u32> = node
+                .sources
+                .iter()
+                .chain(&node.downloaders)
+                .copied()
+                .filter(|m| across(m))
+                .collect();
             for from in gone {
                 self.queue.after(DETECT, Event::Gone { at: n, from });
             }
