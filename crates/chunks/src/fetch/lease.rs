@@ -65,7 +65,8 @@ impl Leases {
         self.divide();
     }
 
-    /// Divides the pieces among the holders whose leases stand; among all when none does.
+    /// Divides the pieces among the holders whose leases stand; among all when none does, and then a
+    /// node that is no gateway asks for whatever it can get.
     fn divide(&mut self) {
         let pieces = self.mine.pieces();
         let all = self.holders.iter().all(|h| h.lapsed);
@@ -80,6 +81,9 @@ impl Leases {
             if tag == self.own {
                 self.mine.set(PieceIndex(piece));
             }
+        }
+        if all && self.holders.iter().all(|h| h.tag != self.own) {
+            self.mine = Bitmap::full(pieces);
         }
     }
 
@@ -98,7 +102,7 @@ impl Leases {
     /// Looks whose leases have lapsed. `could` are the pieces that are not at this site, and that
     /// somebody at another could be asked for; `usual`, how long such a piece takes.
     pub(super) fn look(&mut self, now: Duration, could: &Bitmap, usual: Option<Duration>) {
-        if self.holders.len() < 2 {
+        if self.holders.iter().all(|h| h.tag == self.own) {
             return;
         }
         let mut owes = vec![false; self.holders.len()];
@@ -204,6 +208,19 @@ mod tests {
         assert!(gained > 30, "about half of what the third held: {gained}");
         // the second is silent too: all is mine
         leases.look(secs(15), &all, None);
+        assert!(leases.mine().is_full());
+    }
+
+    #[test]
+    fn who_is_no_gateway_asks_when_all_gateways_are_silent() {
+        let tags: Vec<u64> = (1..=17).collect();
+        let mut leases = site(&tags).remove(16);
+        let all = Bitmap::full(PIECES);
+        assert!(leases.mine().is_empty());
+        leases.look(secs(0), &all, None);
+        leases.look(secs(2), &all, None);
+        assert!(leases.mine().is_empty());
+        leases.look(secs(3), &all, None);
         assert!(leases.mine().is_full());
     }
 

@@ -353,7 +353,8 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
         }
         brought.sort_unstable();
         let half = brought.get(brought.len() / 2).copied().unwrap_or_default();
-        let slow = |s: &Peer| judged(s) && s.asked > 0 && s.brought < half / TOO_SLOW;
+        let slow =
+            |s: &Peer| judged(s) && (s.asked > 0 || s.is_busy()) && s.brought < half / TOO_SLOW;
         let worst = self.peers.iter().filter(|(_, s)| slow(s)).min_by_key(|(_, s)| s.brought);
         let worst = worst.map(|(p, _)| *p);
         for state in self.peers.values_mut().filter(|s| judged(s)) {

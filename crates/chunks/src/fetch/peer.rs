@@ -103,6 +103,11 @@ impl Peer {
         self.busy_until = now + pause.mul_f64(rng.random_range(0.75..1.25));
     }
 
+    /// Whether the last that it said was that it is busy.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy_times > 0
+    }
+
     /// Usual time from a request to its piece; `None` before the first.
     pub(super) fn usual(&self) -> Option<Duration> {
         self.usual

@@ -122,8 +122,11 @@ impl<P: Copy + Ord> Serve<P> {
     }
 
     /// Seeds a blob of so many pieces from now on, for those who open it from now on. Takes about 10
-    /// bytes per piece.
+    /// bytes per piece. One of a single piece is not seeded: all get it at once.
     pub fn seed(&mut self, root: Hash, pieces: u32) {
+        if pieces < 2 {
+            return;
+        }
         self.seeds.entry(root).or_insert_with(|| Seed::new(pieces));
     }
 
@@ -196,10 +199,13 @@ impl<P: Copy + Ord> Serve<P> {
 
     /// A peer is gone with all its requests. What was being sent to it counts as not sent.
     pub fn left(&mut self, peer: P) {
-        self.opened.remove(&peer);
         self.queues.remove(&peer);
         self.sending.remove(&peer);
-        self.seeds.values_mut().for_each(|s| s.left(peer));
+        if let Some((root, _)) = self.opened.remove(&peer)
+            && let Some(seed) = self.seeds.get_mut(&root)
+        {
+            seed.left(peer);
+        }
     }
 
     fn tidy(&mut self, peer: P) {

@@ -170,6 +170,9 @@ impl<P: Copy + Ord> Seed<P> {
         now: Duration,
         waiting: impl Fn(&P) -> usize,
     ) -> Option<(P, Offer)> {
+        if self.takers.is_empty() {
+            return None;
+        }
         if now >= self.looked + STALE / 4 {
             self.looked = now;
             self.offer_stale_again(now);

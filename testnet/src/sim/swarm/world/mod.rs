@@ -1,19 +1,23 @@
 //! The simulated swarm itself.
 
+mod connect;
+mod faults;
+mod pieces;
+
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use p2pinst_chunks::fetch::place::{Place, SiteTag, is_gateway};
+use p2pinst_chunks::fetch::place::{Place, SiteTag};
 use p2pinst_chunks::fetch::{Input, Limits, Output};
-use p2pinst_chunks::serve::{Job, Offer, ServeLimits};
+use p2pinst_chunks::serve::ServeLimits;
 use p2pinst_chunks::wire::Refusal;
 use p2pinst_chunks::{Bitmap, Fetch, Serve};
 use p2pinst_types::{BlobRef, Hash, PieceIndex};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::links::{Fluid, Up, weight};
+use super::links::{Fluid, Up};
 use super::{Bad, Fault, MBIT, Plan, Report};
 use crate::sim::queue::{Micros, Queue};
 
@@ -390,121 +394,6 @@ impl World {
         self.send(n, peer, 0, Event::Close { at: peer, from: n });
     }
 
-    /// Opens streams to sources: the publisher, some at the own site, and of a gateway some at others.
-    fn connect(&mut self, n: u32) {
-        let node = &self.nodes[n as usize];
-        if node.claims_all() || node.done.is_some() || !node.alive {
-            return;
-        }
-        let near = |s: &&u32| self.plan.site(**s) == self.plan.site(n) && **s != 0;
-        let count = node.sources.iter().filter(near).count();
-        let here = u32::try_from(self.nodes.len() / usize::from(self.plan.sites)).unwrap_or(0);
-        let missing = self.plan.degree.saturating_sub(count);
-        if missing > 0 {
-            let mut found: Vec<u32> = self.neighbours(n);
-            found.retain(|m| {
-                !self.nodes[n as usize].sources.contains(m)
-                    && !self.nodes[n as usize].gone.contains(m)
-            });
-            found.into_iter().take(missing).for_each(|m| self.open(n, m));
-        }
-        // everybody knows the publisher; it takes as many as it will
-        let publisher = self.nodes[0].downloaders.len() < self.plan.accept;
-        let gateway = self.plan.sites > 1 && self.is_gateway(n);
-        if publisher && (self.plan.site(n) == 0 || gateway) {
-            self.open(n, 0);
-        }
-        if gateway {
-            for site in 0..self.plan.sites {
-                let far = |s: &&u32| self.plan.site(**s) == site && **s != 0;
-                let sources = &self.nodes[n as usize].sources;
-                let all =
-                    sources.iter().filter(|s| self.plan.site(**s) != self.plan.site(n)).count();
-                if site != self.plan.site(n) && !sources.iter().any(|s| far(&s)) && all < FAR {
-                    let m = self.rng.random_range(0..here) * u32::from(self.plan.sites)
-                        + u32::from(site);
-                    if m != 0 {
-                        self.open(n, m);
-                    }
-                }
-            }
-        }
-    }
-
-    /// The downloaders at the site, in an order in which those who come first for one have that one
-    /// among their first.
-    fn neighbours(&self, n: u32) -> Vec<u32> {
-        let sites = usize::from(self.plan.sites.max(1));
-        let here = (0..=self.plan.nodes).skip(usize::from(self.plan.site(n))).step_by(sites);
-        let of = |m: u32| mix(self.plan.seed ^ u64::from(n.min(m)) << 32 ^ u64::from(n.max(m)));
-        let mut all: Vec<(u64, u32)> =
-            here.filter(|m| *m != n && *m != 0).map(|m| (of(m), m)).collect();
-        let most = (self.plan.degree * 3).min(all.len());
-        if most < all.len() {
-            all.select_nth_unstable(most);
-            all.truncate(most);
-        }
-        all.sort_unstable();
-        all.into_iter().map(|(_, m)| m).collect()
-    }
-
-    fn is_gateway(&self, n: u32) -> bool {
-        let own = &self.nodes[n as usize];
-        let others =
-            self.nodes.iter().filter(|o| o.site == own.site && o.alive && o.tag != own.tag);
-        is_gateway(own.tag, others.map(|o| o.tag))
-    }
-
-    fn tell_members(&mut self, n: u32) {
-        if self.plan.sites < 2 {
-            return;
-        }
-        let site = self.nodes[n as usize].site;
-        let all = self
-            .nodes
-            .iter()
-            .enumerate()
-            .filter(|(m, o)| *m as u32 != n && o.site == site && o.alive);
-        let others = all.map(|(m, o)| (m as u32, o.tag)).collect();
-        let own = self.nodes[n as usize].tag;
-        self.step(n, Input::Members { own, others });
-    }
-
-    fn open(&mut self, n: u32, source: u32) {
-        let known = self.nodes.get(source as usize).is_some_and(|s| s.alive);
-        if source == n
-            || !known
-            || self.nodes[n as usize].sources.contains(&source)
-            || self.is_cut(n, source)
-        {
-            return;
-        }
-        if source == 0 && self.nodes[0].downloaders.len() >= self.plan.accept {
-            return;
-        }
-        self.nodes[n as usize].sources.push(source);
-        self.send(n, source, 32, Event::Open { at: source, from: n });
-    }
-
-    fn on_open(&mut self, at: u32, from: u32) {
-        let place = self.place(from, at);
-        let pieces = self.blob.pieces();
-        let node = &mut self.nodes[at as usize];
-        if !node.alive || !self.nodes[from as usize].sources.contains(&at) {
-            return;
-        }
-        let node = &mut self.nodes[at as usize];
-        if !node.started || (at == 0 && node.downloaders.len() >= self.plan.accept) {
-            return self.send(at, from, 32, Event::NotFound { at: from, from: at });
-        }
-        node.downloaders.push(from);
-        let seeding = node.serve.open(from, self.blob.root, place);
-        let have = if node.claims_all() { Bitmap::full(pieces) } else { node.fetch.have().clone() };
-        let bytes = 42 + u64::from(pieces) / 8;
-        self.send(at, from, bytes, Event::Opened { at: from, from: at, seeding, have });
-        self.pump(at);
-    }
-
     fn on_request(&mut self, at: u32, from: u32, piece: PieceIndex) {
         let node = &mut self.nodes[at as usize];
         if !node.alive || node.bad == Some(Bad::Silent) {
@@ -518,202 +407,6 @@ impl World {
         }
         self.pump(at);
     }
-
-    /// Makes the offers and sends the pieces that are due.
-    fn pump(&mut self, from: u32) {
-        if !self.nodes[from as usize].alive {
-            return;
-        }
-        let now = self.now();
-        while let Some((to, offer)) = self.nodes[from as usize].serve.next_offer(now) {
-            match offer {
-                Offer::Pieces(pieces) => {
-                    let bytes = pieces.len() as u64 * 4;
-                    self.send(from, to, bytes, Event::Offered { at: to, from, pieces });
-                }
-                Offer::All => self.send(from, to, 0, Event::Free { at: to, from }),
-            }
-        }
-        let mut any = false;
-        while let Some(Job { peer, piece, .. }) = self.nodes[from as usize].serve.next_job() {
-            let weight = weight(self.plan.share, self.plan.seed, from, peer, self.queue.now());
-            let bytes = self.blob.piece_len() as f64 + 9.0;
-            self.nodes[from as usize].up.send(self.queue.now(), (peer, piece), bytes, weight);
-            any = true;
-            if from == 0 {
-                self.published += 1;
-                if self.left.set(piece) && self.left.is_full() {
-                    self.report.first_copy = now.as_secs_f64();
-                    self.first_copy_is_out();
-                }
-            }
-        }
-        if any {
-            self.plan_uplink(from);
-        }
-    }
-
-    fn plan_uplink(&mut self, at: u32) {
-        if let Some((end, turn)) = self.nodes[at as usize].up.next_end() {
-            self.queue.at(end, Event::Uplink { at, turn });
-        }
-    }
-
-    fn uplink(&mut self, at: u32, turn: u32) {
-        let now = self.queue.now();
-        let ended = self.nodes[at as usize].up.ended(now, turn);
-        let bytes = self.blob.piece_len() as f64 + 9.0;
-        for flow in &ended {
-            let (to, piece) = flow.what;
-            let delay = self.delay(at, to);
-            let (mut since, mut until) = (flow.since, now as f64);
-            let (here, there) = (usize::from(self.plan.site(at)), usize::from(self.plan.site(to)));
-            let lost = self.is_cut(at, to) || !self.nodes[to as usize].alive;
-            if here != there && !lost {
-                until = self.wan[here].0.pass(since, until, bytes);
-            }
-            // a stream takes the next piece when this one has passed the narrowest link behind it
-            self.queue.at(until.ceil() as Micros, Event::Sent { from: at, to });
-            if lost {
-                continue;
-            }
-            since += delay;
-            until += delay;
-            if here != there {
-                self.crossed[there] += 1;
-                until = self.wan[there].1.pass(since, until, bytes);
-            }
-            until = self.nodes[to as usize].down.pass(since, until, bytes);
-            self.queue.at(until.ceil() as Micros, Event::Piece { at: to, from: at, piece });
-        }
-        if !ended.is_empty() {
-            self.plan_uplink(at);
-        }
-    }
-
-    fn on_piece(&mut self, at: u32, from: u32, piece: PieceIndex) {
-        let node = &self.nodes[at as usize];
-        if !node.alive {
-            return;
-        }
-        if self.nodes[from as usize].bad == Some(Bad::Garbage) {
-            return self.step_from(at, from, Input::Bad { peer: from, piece });
-        }
-        let node = &mut self.nodes[at as usize];
-        let new = !node.fetch.have().get(piece);
-        self.report.pieces += 1;
-        self.report.duplicates += u64::from(!new);
-        if new {
-            if node.fresh.is_empty() {
-                self.queue.after(millis(self.plan.have), Event::Flush(at));
-            }
-            node.fresh.push(piece);
-        }
-        self.step(at, Input::Verified { peer: from, piece });
-    }
-
-    fn flush(&mut self, n: u32) {
-        let pieces: Rc<[PieceIndex]> = std::mem::take(&mut self.nodes[n as usize].fresh).into();
-        let downloaders = std::mem::take(&mut self.nodes[n as usize].downloaders);
-        for to in &downloaders {
-            if self.nodes[*to as usize].done.is_none() {
-                let bytes = pieces.len() as u64 * 4;
-                let has = Event::Has { at: *to, from: n, pieces: Rc::clone(&pieces) };
-                self.send(n, *to, bytes, has);
-            }
-        }
-        self.nodes[n as usize].downloaders = downloaders;
-    }
-
-    fn fault(&mut self, fault: Fault) {
-        match fault {
-            Fault::Kill(n) => self.kill(n),
-            Fault::KillPart(part) => {
-                let first = self.plan.nodes - (f64::from(self.plan.nodes) * part) as u32;
-                (first + 1..=self.plan.nodes).for_each(|n| self.kill(n));
-            }
-            Fault::KillPublisherAfterFirstCopy => {} // see `first_copy_is_out`
-            Fault::KillGateways { site, but } => {
-                let here = (1..=self.plan.nodes).filter(|n| self.plan.site(*n) == site);
-                let mut gateways: Vec<u32> = here.filter(|n| self.is_gateway(*n)).collect();
-                gateways.truncate(gateways.len().saturating_sub(but));
-                gateways.into_iter().for_each(|n| self.kill(n));
-            }
-            Fault::Cut(site) => self.cut(site),
-            Fault::Heal(site) => self.cut[usize::from(site)] = false,
-        }
-    }
-
-    /// The publisher dies a little after the last piece has left, if it is to.
-    fn first_copy_is_out(&mut self) {
-        let dies = self.plan.faults.iter().any(|f| f.1 == Fault::KillPublisherAfterFirstCopy);
-        if dies {
-            self.queue.after(500_000, Event::Fault(Fault::Kill(0)));
-        }
-    }
-
-    fn kill(&mut self, n: u32) {
-        let now = self.queue.now();
-        let node = &mut self.nodes[n as usize];
-        if !std::mem::replace(&mut node.alive, false) {
-            return;
-        }
-        node.up.remove(now, |_| true);
-        self.waiting -= usize::from(n > 0 && node.done.is_none() && node.bad.is_none());
-        let site = node.site;
-        let sources = std::mem::take(&mut node.sources);
-        let downloaders = std::mem::take(&mut node.downloaders);
-        for at in sources.into_iter().chain(downloaders) {
-            self.queue.after(DETECT, Event::Gone { at, from: n });
-        }
-        let here = (1..=self.plan.nodes).filter(|m| self.plan.site(*m) == site);
-        for at in here.collect::<Vec<_>>() {
-            if self.plan.sites > 1 {
-                self.queue.after(DETECT, Event::Gone { at, from: n });
-            }
-        }
-    }
-
-    fn cut(&mut self, site: u8) {
-        self.cut[usize::from(site)] = true;
-        for n in 0..=self.plan.nodes {
-            let across = |m: &u32| (self.plan.site(*m) == site) != (self.plan.site(n) == site);
-            let node = &self.nodes[n as usize];
-            let gone: Vec<u32> = node
-                .sources
-                .iter()
-                .chain(&node.downloaders)
-                .copied()
-                .filter(|m| across(m))
-                .collect();
-            for from in gone {
-                self.queue.after(DETECT, Event::Gone { at: n, from });
-            }
-        }
-    }
-
-    /// A peer is gone: as a source, as a downloader, and as a member of the site.
-    fn on_gone(&mut self, at: u32, from: u32) {
-        if !self.nodes[at as usize].alive {
-            return;
-        }
-        self.step_from(at, from, Input::Left { peer: from });
-        let node = &mut self.nodes[at as usize];
-        node.sources.retain(|s| *s != from);
-        node.downloaders.retain(|d| *d != from);
-        node.serve.left(from);
-        if !self.nodes[from as usize].alive {
-            self.tell_members(at);
-        }
-        self.pump(at);
-        self.connect(at);
-    }
-}
-
-fn mix(n: u64) -> u64 {
-    let n = (n ^ n >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let n = (n ^ n >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    n ^ n >> 31
 }
 
 fn millis(n: f64) -> Micros {
