@@ -27,7 +27,7 @@ use crate::clock::{self, Clock};
 use crate::clones::Clones;
 use crate::config::Config;
 use crate::control::{self, Control};
-use crate::exchange::{Exchange, Far, Limits};
+use crate::exchange::{Exchange, Far, Limits, Places};
 use crate::identity::{Identity, load_key};
 use crate::keeper::Keeper;
 use crate::life::Life;
@@ -157,7 +157,8 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         tokio::task::spawn_blocking(move || BlobStore::open(&blobs_dir)).await??
     };
     let limits = Limits::new(config.limits.clone(), Some(far(own.node, store.clone())));
-    let exchange = Exchange::with_limits(net.clone(), blobs, limits);
+    let exchange = Exchange::with_limits(net.clone(), blobs, limits)
+        .with_places(Places::of_roster(store.clone(), own.node));
     let quota = config.store.read().map_err(|reason| anyhow!("config.toml: {reason}"))?;
     let (storage, storing) =
         Storage::new(exchange.clone(), net.clone(), own.node, quota, dir.pins())?;

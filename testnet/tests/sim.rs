@@ -9,6 +9,9 @@
     reason = "a test that panics has failed, which is what it is for"
 )]
 
+#[path = "sim/swarm.rs"]
+mod swarm;
+
 use p2pinst_testnet::sim::full::{Options, Report, run};
 use p2pinst_testnet::sim::light::{Death, Scale, lose, measure};
 use p2pinst_testnet::sim::trace::Trace;

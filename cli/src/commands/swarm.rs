@@ -247,7 +247,7 @@ mod tests {
             rate_out: 0,
             sources: 2,
             takers: 0,
-            refused: [0; 3],
+            refused: [0; 2],
             banned: 0,
             speeds: Speeds::default(),
         }
@@ -299,7 +299,7 @@ mod tests {
                 sent_pieces: 0,
                 rate_in: 0,
                 rate_out: 0,
-                refused: [1, 2, 3],
+                refused: [1, 2],
                 banned: false,
             }],
         }

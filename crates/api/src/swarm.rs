@@ -181,8 +181,8 @@ pub struct SwarmPeer {
     pub rate_in: u64,
     /// Bytes per second that go to it now.
     pub rate_out: u64,
-    /// Requests that it refused: it is busy, it lacks the piece, it gave it away.
-    pub refused: [u32; 3],
+    /// Requests that it refused: it is busy, it lacks the piece.
+    pub refused: [u32; 2],
     /// Whether it is banned from this blob.
     pub banned: bool,
 }

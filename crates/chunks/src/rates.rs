@@ -42,7 +42,7 @@ pub struct LimitsConfig {
 }
 
 impl Default for LimitsConfig {
-    /// Nothing is limited; 16 uploads.
+    /// Nothing is limited; 3 uploads.
     fn default() -> Self {
         Self {
             up: None,
@@ -50,7 +50,7 @@ impl Default for LimitsConfig {
             wan_up: None,
             wan_down: None,
             busy_up: None,
-            upload_slots: 16,
+            upload_slots: 3,
             windows: Vec::new(),
         }
     }

@@ -6,15 +6,15 @@ use std::time::Duration;
 use p2pinst_install::journal::{Record, Step};
 use p2pinst_install::plan::Order;
 use p2pinst_install::{DebInfo, InstallError, InstallOptions, InstallReport, Patience, inspect};
+use p2pinst_types::DeploymentId;
 use p2pinst_types::record::{Action, HistoryEntry, Mode, State, Transfer};
-use p2pinst_types::{DeploymentId, Hash, NodeId};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::Context;
 use super::turn::Turn;
-use crate::exchange::{FetchError, Sources};
+use crate::exchange::{Candidates, FetchError, Sources};
 
 /// A pause before what failed for a passing reason is tried again.
 const PASSING: Duration = Duration::from_secs(15);
@@ -238,24 +238,13 @@ impl Job {
         }
     }
 
-    /// Who may have the blob: those that the order names, then the connected members of the group,
-    /// in an order of this node's own, so that not all ask the same.
+    /// Who may have the blob: those that the order names, and the members of the group.
     fn sources(&self) -> Sources {
         let (store, exchange) = (self.context.store.clone(), self.context.exchange.clone());
         let (own, deployment) = (self.context.own.node, self.order.deployment.clone());
         Box::new(move || {
-            let views = store.views();
-            let peers = exchange.peers();
-            let mut members: Vec<NodeId> = views
-                .members(&deployment.group)
-                .map(|m| m.node)
-                .filter(|n| peers.is_up(n) && !deployment.holders.contains(n))
-                .collect();
-            members.sort_by_cached_key(|n| {
-                Hash::of_parts("p2pinst/neighbours/1", &[own.0.as_bytes(), n.0.as_bytes()])
-            });
-            let holders = deployment.holders.iter().filter(|n| peers.is_up(n)).copied();
-            holders.chain(members).filter(|n| *n != own).collect()
+            let (holders, group) = (&deployment.holders, &deployment.group);
+            Candidates::of(&store.views(), exchange.peers(), own, holders, group)
         })
     }
 

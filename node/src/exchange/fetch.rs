@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use p2pinst_chunks::fetch::{Input, Limits, Output};
+use p2pinst_chunks::fetch::{Input, Limits, Output, Place};
 use p2pinst_chunks::layer::LayerError;
 use p2pinst_chunks::store::{BeginError, PutError, SyncError};
 use p2pinst_chunks::wire::ToSource;
@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 
 use super::Exchange;
 use super::link::{Event, Link, Task, queue};
+use super::sources::{Candidates, SOURCES, Source, choose};
 
 /// Events of all sources that may wait.
 const EVENTS: usize = 1024;
@@ -41,12 +42,13 @@ const LOOK: Duration = Duration::from_secs(5);
 const STARVED: Duration = Duration::from_secs(20);
 /// Sources that the DHT has named.
 pub(super) const FOUND: usize = 64;
-/// Sources in use at once.
-pub(super) const SOURCES: usize = 20;
-/// The same for a blob of a single piece: one gives it, another is there if that one does not.
+/// Sources of a blob of a single piece: one gives it, another is there if that one does not.
 const SOURCES_OF_SMALL: usize = 2;
 /// A source of which nothing comes for so long makes room for others, if any wait.
 const SILENT: Duration = Duration::from_secs(5);
+/// A node that is not to ask other sites does so all the same when so long nobody at its own site has
+/// opened the blob.
+const ALONE: Duration = Duration::from_secs(3);
 
 /// Why a blob was not fetched.
 #[derive(Debug, Error)]
@@ -72,7 +74,7 @@ pub enum FetchError {
 }
 
 /// Who may have a blob now, best first.
-pub type Sources = Box<dyn Fn() -> Vec<NodeId> + Send + Sync>;
+pub type Sources = Box<dyn Fn() -> Candidates + Send + Sync>;
 
 /// What a fetch did.
 #[derive(Debug, Clone, Copy, Default)]
@@ -117,7 +119,15 @@ pub(super) struct Running<'a> {
     links: BTreeMap<NodeId, Link>,
     /// Of the same sources.
     feeds: BTreeMap<NodeId, Feed>,
+    /// Where the sources are to which there are links.
+    places: BTreeMap<NodeId, Place>,
+    /// When somebody at the own site was last known to have the blob.
+    near: Instant,
+    /// This node's tag, and the members of the site with theirs.
+    members: (u64, Vec<(NodeId, u64)>),
     have: BTreeMap<NodeId, Bitmap>,
+    /// What those that seed the blob have offered.
+    offered: BTreeMap<NodeId, Bitmap>,
     retries: BTreeMap<NodeId, Retry>,
     banned: BTreeSet<NodeId>,
     pub(super) found: Vec<NodeId>,
@@ -157,7 +167,11 @@ impl Exchange {
             fed: Instant::now(),
             links: BTreeMap::new(),
             feeds: BTreeMap::new(),
+            places: BTreeMap::new(),
+            near: Instant::now(),
+            members: (0, Vec::new()),
             have: BTreeMap::new(),
+            offered: BTreeMap::new(),
             retries: BTreeMap::new(),
             banned: BTreeSet::new(),
             found: Vec::new(),
@@ -228,10 +242,6 @@ impl Running<'_> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut synced = Instant::now();
-        let known: Vec<(NodeId, Bitmap)> = self.have.iter().map(|(p, h)| (*p, h.clone())).collect();
-        for (peer, have) in known {
-            self.step(Input::Joined { peer, have });
-        }
         loop {
             let complete = tokio::select! {
                 Some((peer, event)) = received.recv() => self.on_event(peer, event).await?,
@@ -299,37 +309,82 @@ impl Running<'_> {
         }
     }
 
-    /// Opens streams to sources that have none.
+    /// Opens streams to sources that have none, and tells the scheduler who takes part at the site.
     fn connect(&mut self) {
-        let mut candidates = (self.sources)();
-        candidates.extend(self.found.iter().copied());
+        let all = (self.sources)();
+        self.tell_members(&all);
+        let outside = self.may_ask_outside(&all);
+        let known: BTreeSet<NodeId> = all.peers.iter().map(|s| s.node).collect();
+        // of those that the DHT named nothing is known: they are asked as if they were here
+        let found = self.found.iter().filter(|n| !known.contains(*n));
+        let found = found.map(|n| Source { node: *n, place: Place::Site });
         let now = Instant::now();
+        let candidates = all.peers.iter().copied().chain(found).filter(|s| {
+            let due = self.retries.get(&s.node).is_none_or(|r| r.at <= now);
+            due && !self.links.contains_key(&s.node) && !self.banned.contains(&s.node)
+        });
+        let candidates: Vec<Source> = candidates.collect();
         let most = if self.blob.pieces() == 1 { SOURCES_OF_SMALL } else { SOURCES };
-        for peer in candidates {
-            let due = self.retries.get(&peer).is_none_or(|r| r.at <= now);
-            if self.links.contains_key(&peer) || self.banned.contains(&peer) || !due {
-                continue;
-            }
-            if self.links.len() >= most {
-                self.make_room();
-            }
-            if self.links.len() >= most {
-                break;
-            }
-            let (link, requests) = queue();
-            let addrs = self.exchange.net.peers().get(&peer).addrs;
-            let task = Task {
-                exchange: self.exchange.clone(),
-                root: self.blob.root,
-                peer,
-                addrs,
-                requests,
-                events: self.events.clone(),
-                bytes: self.count(peer),
-            };
-            self.tasks.spawn(task.run());
-            self.links.insert(peer, link);
+        if !candidates.is_empty() && self.links.len() >= most {
+            self.make_room();
         }
+        let open: Vec<Place> = self.links.keys().map(|p| self.place(p)).collect();
+        let mut chosen = choose(&open, &candidates, outside);
+        chosen.truncate(most.saturating_sub(open.len()));
+        let spare = candidates.iter().filter(|s| outside || s.place.is_near()).count();
+        self.step(Input::Spare { peers: spare.saturating_sub(chosen.len()) });
+        for source in candidates.into_iter().filter(|s| chosen.contains(&s.node)) {
+            self.open(source);
+        }
+    }
+
+    fn open(&mut self, source: Source) {
+        let peer = source.node;
+        let (link, requests) = queue();
+        let addrs = self.exchange.net.peers().get(&peer).addrs;
+        let task = Task {
+            exchange: self.exchange.clone(),
+            root: self.blob.root,
+            peer,
+            addrs,
+            requests,
+            events: self.events.clone(),
+            bytes: self.count(peer),
+        };
+        self.tasks.spawn(task.run());
+        self.links.insert(peer, link);
+        self.places.insert(peer, source.place);
+    }
+
+    fn place(&self, peer: &NodeId) -> Place {
+        self.places.get(peer).copied().unwrap_or(Place::Site)
+    }
+
+    fn joined(&self, peer: NodeId, have: Bitmap) -> Input<NodeId> {
+        let seeding = self.offered.contains_key(&peer);
+        Input::Joined { peer, place: self.place(&peer), seeding, have }
+    }
+
+    /// Whether sources at other sites are to be opened: this node is one of those that ask there, or
+    /// nobody at the own site has the blob.
+    fn may_ask_outside(&mut self, all: &Candidates) -> bool {
+        if self.have.keys().any(|p| self.place(p).is_near()) {
+            self.near = Instant::now();
+        }
+        all.is_gateway(&self.blob.root) || self.near.elapsed() >= ALONE
+    }
+
+    fn tell_members(&mut self, all: &Candidates) {
+        let members = all.members(&self.blob.root);
+        if members != self.members {
+            self.members = members;
+            self.step(self.site());
+        }
+    }
+
+    fn site(&self) -> Input<NodeId> {
+        let (own, others) = self.members.clone();
+        Input::Members { own, others }
     }
 
     /// Says whether the blob is complete.
@@ -343,11 +398,14 @@ impl Running<'_> {
                 self.found.push(peer);
             }
             Event::Found => {}
-            Event::Opened { blob, have } if blob == self.blob => {
+            Event::Opened { blob, seeding, have } if blob == self.blob => {
                 self.retries.remove(&peer);
+                if seeding {
+                    self.offered.insert(peer, Bitmap::new(blob.pieces()));
+                }
                 self.have.insert(peer, have.clone());
                 self.replace_layer_source();
-                return Ok(self.step(Input::Joined { peer, have }));
+                return Ok(self.step(self.joined(peer, have)));
             }
             Event::Opened { .. } => {
                 self.ban(peer, "it shows another blob under the same name");
@@ -369,6 +427,18 @@ impl Running<'_> {
                     }
                 }
                 return Ok(self.step(Input::Has { peer, pieces }));
+            }
+            Event::Offered(pieces) => {
+                if let Some(offered) = self.offered.get_mut(&peer) {
+                    for piece in &pieces {
+                        offered.set(*piece);
+                    }
+                }
+                return Ok(self.step(Input::Offered { peer, pieces }));
+            }
+            Event::Free => {
+                self.offered.remove(&peer);
+                return Ok(self.step(Input::Free { peer }));
             }
             Event::Stored { piece, put } => {
                 let bytes = self.blob.range(piece).map_or(0, |r| r.end - r.start);
@@ -429,9 +499,13 @@ impl Running<'_> {
             Ok(layer) => {
                 self.begin(layer).await?;
                 let known: Vec<_> = self.have.iter().map(|(p, h)| (*p, h.clone())).collect();
-                let mut complete = false;
+                let mut complete = self.step(self.site());
                 for (peer, have) in known {
-                    complete |= self.step(Input::Joined { peer, have });
+                    complete |= self.step(self.joined(peer, have));
+                    if let Some(offered) = self.offered.get(&peer) {
+                        let pieces = offered.iter().collect();
+                        complete |= self.step(Input::Offered { peer, pieces });
+                    }
                 }
                 Ok(complete)
             }
@@ -494,6 +568,7 @@ impl Running<'_> {
                             let _best_effort = link.send(ToSource::Cancel { piece });
                         }
                     }
+                    Output::Drop { peer } => self.give_up(peer, "it is much slower than others"),
                     Output::Ban { peer, reason } => self.ban(peer, &format!("{reason:?}")),
                     Output::Complete => complete = true,
                     // before anybody has answered, that is nothing to tell the DHT about
@@ -521,6 +596,7 @@ impl Running<'_> {
         debug!(%peer, %reason, blob = %self.blob.root.short(), "a source is given up for now");
         self.links.remove(&peer);
         self.have.remove(&peer);
+        self.offered.remove(&peer);
         let retry =
             self.retries.entry(peer).or_insert(Retry { at: Instant::now(), pause: PAUSE.0 });
         retry.at = Instant::now() + retry.pause;
@@ -532,6 +608,7 @@ impl Running<'_> {
         self.exchange.meter.banned(&self.blob.root, peer);
         self.links.remove(&peer);
         self.have.remove(&peer);
+        self.offered.remove(&peer);
         self.banned.insert(peer);
     }
 }

@@ -22,7 +22,11 @@ const QUEUE: usize = 512;
 #[derive(Debug)]
 pub(super) enum Event {
     /// It has the blob, or a part of it.
-    Opened { blob: BlobRef, have: Bitmap },
+    Opened { blob: BlobRef, seeding: bool, have: Bitmap },
+    /// It seeds the blob, and offers these pieces.
+    Offered(Vec<PieceIndex>),
+    /// It seeds the blob no more.
+    Free,
     /// It does not.
     NotFound,
     /// A page of the piece layer.
@@ -134,7 +138,9 @@ async fn read_all<R: AsyncRead + Unpin>(
         let event = match ToDownloader::decode(header, wire::taken(header, &body))
             .map_err(wire::invalid)?
         {
-            ToDownloader::Opened { blob, have } => Event::Opened { blob, have },
+            ToDownloader::Opened { blob, seeding, have } => Event::Opened { blob, seeding, have },
+            ToDownloader::Offer { pieces } => Event::Offered(pieces),
+            ToDownloader::Free => Event::Free,
             ToDownloader::NotFound { .. } => Event::NotFound,
             ToDownloader::Ticket(_) => return Err(io::ErrorKind::InvalidData.into()),
             ToDownloader::Layer { from, bytes } => Event::Layer { from, bytes: bytes.to_vec() },

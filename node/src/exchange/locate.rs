@@ -215,7 +215,7 @@ impl Exchange {
 /// nobody does.
 async fn claimed<R: AsyncRead + Unpin>(reader: &mut R, root: Hash) -> io::Result<Option<BlobRef>> {
     let mut body = Vec::new();
-    let ToDownloader::Opened { blob, have } = hear(reader, &mut body).await? else {
+    let ToDownloader::Opened { blob, have, .. } = hear(reader, &mut body).await? else {
         return Ok(None);
     };
     let usual = BlobRef::new(root, blob.len()).is_ok_and(|usual| usual == blob);

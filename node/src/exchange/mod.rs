@@ -12,6 +12,7 @@ mod nic;
 mod progress;
 mod removal;
 mod serve;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod urgency;
@@ -21,23 +22,30 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use p2pinst_chunks::serve::ServeLimits;
+use p2pinst_chunks::serve::{Offer, ServeLimits};
 use p2pinst_chunks::{BlobStore, Serve};
-use p2pinst_types::Hash;
+use p2pinst_types::{Hash, NodeId, PieceIndex};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 pub use fetch::{FetchError, Fetched, Sources};
 pub use limits::{Far, InForce, Limits, Ordered, Setting, TooMany};
 pub use locate::{LocateError, Located};
 pub use meter::Meter;
+pub use sources::{Candidates, Places, Source};
 pub use urgency::ordered;
 
 use crate::net::Net;
 
 /// One inbound stream.
 type StreamId = u64;
-/// A piece that a stream is to send now.
-type Turn = p2pinst_chunks::serve::Job<StreamId>;
+
+/// What a stream is to send now.
+#[derive(Debug)]
+enum Turn {
+    Piece(PieceIndex),
+    Offer(Offer),
+}
 
 /// A handle on the exchange; cheap to clone.
 #[derive(Debug, Clone)]
@@ -45,6 +53,7 @@ pub struct Exchange {
     net: Net,
     blobs: BlobStore,
     meter: Meter,
+    places: Places,
     shared: Arc<Shared>,
 }
 
@@ -54,6 +63,7 @@ struct Shared {
     /// removed.
     progress: Mutex<BTreeMap<Hash, watch::Sender<u64>>>,
     uploads: Mutex<Uploads>,
+    begun: Instant,
     indirect: line::Indirect,
     holders: holders::Holders,
     limits: Limits,
@@ -64,6 +74,15 @@ struct Shared {
 struct Uploads {
     serve: Serve<StreamId>,
     streams: BTreeMap<StreamId, mpsc::Sender<Turn>>,
+}
+
+impl Uploads {
+    /// A stream that does not take what it is to send is given up.
+    fn tell(&mut self, stream: StreamId, turn: Turn) {
+        if self.streams.get(&stream).is_none_or(|s| s.try_send(turn).is_err()) {
+            self.serve.left(stream);
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -85,12 +104,20 @@ impl Exchange {
         let shared = Shared {
             progress: Mutex::default(),
             uploads: Mutex::new(uploads),
+            begun: Instant::now(),
             indirect: line::Indirect::default(),
             holders: holders::Holders::default(),
             limits,
             next_stream: AtomicU64::new(0),
         };
-        Self { net, blobs, meter: Meter::default(), shared: Arc::new(shared) }
+        let (meter, places) = (Meter::default(), Places::default());
+        Self { net, blobs, meter, places, shared: Arc::new(shared) }
+    }
+
+    /// The same, which knows where other nodes are.
+    #[must_use]
+    pub fn with_places(self, places: Places) -> Self {
+        Self { places, ..self }
     }
 
     /// The blobs on this node's disk.
@@ -103,6 +130,13 @@ impl Exchange {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.shared.limits
+    }
+
+    /// Where these nodes are, as candidates for the sources of a blob.
+    #[must_use]
+    pub fn candidates(&self, own: NodeId, nodes: Vec<NodeId>) -> Candidates {
+        let source = |node| Source { node, place: self.places.of(&node) };
+        Candidates { own, peers: nodes.into_iter().map(source).collect() }
     }
 
     /// What it moves.
@@ -156,14 +190,15 @@ impl Exchange {
         }
     }
 
-    /// Hands the free upload slots to the streams whose turn it is.
+    /// Makes the offers that are due, and hands the free upload slots to the streams whose turn it is.
     fn dispatch(&self) {
         let mut uploads = lock(&self.shared.uploads);
-        while let Some(turn) = uploads.serve.next_job() {
-            let sent = uploads.streams.get(&turn.peer).is_some_and(|s| s.try_send(turn).is_ok());
-            if !sent {
-                uploads.serve.left(turn.peer);
-            }
+        let now = self.shared.begun.elapsed();
+        while let Some((stream, offer)) = uploads.serve.next_offer(now) {
+            uploads.tell(stream, Turn::Offer(offer));
+        }
+        while let Some(job) = uploads.serve.next_job() {
+            uploads.tell(job.peer, Turn::Piece(job.piece));
         }
     }
 }

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use p2pinst_chunks::serve::Offer;
 use p2pinst_chunks::wire::{
     self as frames, Direction, HAVE_PIECES, OTHERS, PIECE_PREFIX, Refusal, ToDownloader, ToSource,
 };
@@ -22,6 +23,9 @@ use crate::net::NetStream;
 
 /// Messages of a downloader that may wait while a piece is being sent to it.
 const QUEUE: usize = 128;
+/// Pieces and offers that may wait to be sent to a downloader: one piece, and offers that it is
+/// quick to take.
+const TURNS: usize = 64;
 /// A downloader that asks for nothing for so long has to open a stream again.
 const IDLE: Duration = Duration::from_secs(120);
 /// What has come is told together this often: a message for each piece and downloader would cost
@@ -85,10 +89,16 @@ impl Exchange {
         let Some(status) = self.status_soon(&root, progress.clone()).await else {
             return send(&mut writer, &ToDownloader::NotFound { root }).await;
         };
-        let opened = ToDownloader::Opened { blob: status.blob, have: status.have.clone() };
+        let (turns_tx, turns) = mpsc::channel(TURNS);
+        let seeding = {
+            let mut uploads = lock(&self.shared.uploads);
+            uploads.streams.insert(id, turns_tx);
+            uploads.serve.open(id, root, self.places.of(&peer))
+        };
+        let have = status.have.clone();
+        let opened = ToDownloader::Opened { blob: status.blob, seeding, have };
         send(&mut writer, &opened).await?;
-        let (turns_tx, turns) = mpsc::channel(2);
-        lock(&self.shared.uploads).streams.insert(id, turns_tx);
+        self.dispatch();
         let (messages_tx, messages) = mpsc::channel(QUEUE);
         let flow = self.limits().flow(Way::Up, peer, root);
         let session = Session { exchange: self, id, peer, root, told: status.have, flow, writer };
@@ -209,7 +219,8 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                     None => return Ok(()),
                 },
                 turn = turns.recv() => match turn {
-                    Some(turn) => self.send_piece(turn.piece, &mut piece).await?,
+                    Some(Turn::Piece(turn)) => self.send_piece(turn, &mut piece).await?,
+                    Some(Turn::Offer(offer)) => self.offer(offer).await?,
                     None => return Ok(()),
                 },
                 alive = more => {
@@ -245,6 +256,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             }
             ToSource::Cancel { piece } => {
                 lock(&self.exchange.shared.uploads).serve.cancel(self.id, self.root, piece);
+                self.exchange.dispatch();
                 Ok(())
             }
         }
@@ -255,6 +267,16 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         let most = if reason == Refusal::Busy { OTHERS } else { 0 };
         let others = self.exchange.shared.holders.some(&self.root, &self.peer, most);
         send(&mut self.writer, &ToDownloader::Refused { piece, reason, others }).await
+    }
+
+    async fn offer(&mut self, offer: Offer) -> io::Result<()> {
+        let Offer::Pieces(pieces) = offer else {
+            return send(&mut self.writer, &ToDownloader::Free).await;
+        };
+        for pieces in pieces.chunks(HAVE_PIECES) {
+            send(&mut self.writer, &ToDownloader::Offer { pieces: pieces.to_vec() }).await?;
+        }
+        Ok(())
     }
 
     async fn send_layer(&mut self, from: PieceIndex) -> io::Result<()> {

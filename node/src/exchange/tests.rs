@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, ready};
+use p2pinst_chunks::fetch::Place;
 use p2pinst_chunks::wire::{Direction, ToDownloader, ToSource, piece_prefix};
 use p2pinst_chunks::{Bitmap, BlobStore};
 use p2pinst_trust::{Refusal, SecretKey};
@@ -13,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exchange, FetchError, Limits, Ordered, line, lock, wire};
+use super::{Candidates, Exchange, FetchError, Limits, Ordered, Source, line, lock, wire};
 use crate::clock::Clock;
 use crate::net::{self, Gatekeeper, Net, NetConfig, NetEvent, NetStream, Settings};
 use crate::peers::Peers;
@@ -114,7 +115,8 @@ async fn lie(stream: NetStream, blob: BlobRef, layer: Vec<u8>, asked: Arc<Atomic
         let mut out = Vec::new();
         match ToSource::decode(header, wire::taken(header, &body)).unwrap() {
             ToSource::Open { .. } => {
-                ToDownloader::Opened { blob, have: Bitmap::full(blob.pieces()) }.encode(&mut out);
+                let have = Bitmap::full(blob.pieces());
+                ToDownloader::Opened { blob, seeding: false, have }.encode(&mut out);
             }
             ToSource::GetLayer { from } => {
                 asked.store(true, Ordering::SeqCst);
@@ -155,7 +157,7 @@ async fn silent(claims: Option<BlobRef>) -> Host {
                         (ToSource::Direct, _) => ToDownloader::Ticket(None).encode(&mut out),
                         (ToSource::Open { .. }, Some(blob)) => {
                             let have = Bitmap::full(blob.pieces());
-                            ToDownloader::Opened { blob, have }.encode(&mut out);
+                            ToDownloader::Opened { blob, seeding: false, have }.encode(&mut out);
                         }
                         _ => continue,
                     }
@@ -178,6 +180,15 @@ fn store() -> (tempfile::TempDir, BlobStore) {
     (dir, store)
 }
 
+/// A reader whose own id does not matter.
+const NOBODY: NodeId = NodeId(PublicKey([0; 32]));
+
+/// All at the site of the reader.
+fn near(own: NodeId, nodes: &[NodeId]) -> Candidates {
+    let peers = nodes.iter().map(|n| Source { node: *n, place: Place::Site });
+    Candidates { own, peers: peers.collect() }
+}
+
 /// Fetches 3 MB from a liar with this layer (or the right one) and an honest source.
 async fn fetch_beside_a_liar(layer: Option<Vec<u8>>) -> (BlobRef, super::Fetched) {
     let data = content(3_000_000);
@@ -194,7 +205,8 @@ async fn fetch_beside_a_liar(layer: Option<Vec<u8>>) -> (BlobRef, super::Fetched
     // the layer is asked of the liar first
     let (first, both) = (vec![liar.id], vec![liar.id, source.id]);
     let sources = move || if asked.load(Ordering::SeqCst) { both.clone() } else { first.clone() };
-    let fetch = exchange.fetch(blob, Box::new(sources));
+    let own = reader.id;
+    let fetch = exchange.fetch(blob, Box::new(move || near(own, &sources())));
     let fetched = tokio::time::timeout(Duration::from_secs(30), fetch).await.unwrap().unwrap();
     assert_eq!(fetched.sources, 1, "only the honest one gave a piece");
     assert_eq!(std::fs::read(empty.path(&blob.root).unwrap()).unwrap(), data);
@@ -233,8 +245,8 @@ async fn pieces_come_from_several_holders_at_once_and_a_fetch_is_taken_up_again(
         reader.net.dial(Some(other.id), std::slice::from_ref(&other.addr)).await.unwrap();
     }
     let exchange = Exchange::new(reader.net.clone(), empty.clone());
-    let order = [a.id, b.id];
-    let fetch = exchange.fetch(blob, Box::new(move || order.to_vec()));
+    let (own, order) = (reader.id, [a.id, b.id]);
+    let fetch = exchange.fetch(blob, Box::new(move || near(own, &order)));
     let fetched = tokio::time::timeout(Duration::from_secs(30), fetch).await.unwrap().unwrap();
     assert_eq!(fetched.sources, 2);
     let new = fetched.received - fetched.duplicate;
@@ -250,7 +262,7 @@ async fn silent_members_do_not_keep_the_places_of_others() {
     let (source, reader) = (honest(&full).await, host().await);
     // as many as are used at once, and they come first
     let mut hosts = Vec::new();
-    for n in 0..super::fetch::SOURCES {
+    for n in 0..super::sources::SOURCES {
         hosts.push(silent((n % 5 == 0).then_some(blob)).await);
     }
     hosts.push(source);
@@ -259,7 +271,7 @@ async fn silent_members_do_not_keep_the_places_of_others() {
     }
     let exchange = Exchange::new(reader.net.clone(), empty.clone());
     let order: Vec<NodeId> = hosts.iter().map(|h| h.id).collect();
-    let fetch = exchange.fetch(blob, Box::new(move || order.clone()));
+    let fetch = exchange.fetch(blob, Box::new(move || near(NOBODY, &order)));
     let fetched = tokio::time::timeout(Duration::from_secs(60), fetch).await.unwrap().unwrap();
     assert_eq!(fetched.sources, 1);
     assert_eq!(std::fs::read(empty.path(&blob.root).unwrap()).unwrap(), data);
@@ -272,7 +284,8 @@ async fn a_fetch_that_finds_nobody_says_so() {
     let exchange = Exchange::new(reader.net.clone(), empty);
     let blob = BlobRef::new(Hash([1; 32]), 1_000_000).unwrap();
     tokio::time::pause();
-    let fetched = exchange.fetch(blob, Box::new(Vec::new)).await;
+    let own = reader.id;
+    let fetched = exchange.fetch(blob, Box::new(move || near(own, &[]))).await;
     assert!(matches!(fetched, Err(FetchError::Starved)), "{fetched:?}");
 }
 
@@ -372,6 +385,7 @@ async fn a_source_whose_blob_is_removed_says_so_and_others_go_on() {
     let removed = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&removed);
     let sources = move || if seen.load(Ordering::SeqCst) { both.clone() } else { first.clone() };
+    let sources = move || near(NOBODY, &sources());
     let fetch = exchange.fetch(blob, Box::new(sources));
     tokio::pin!(fetch);
     let begun = async {
@@ -414,7 +428,7 @@ async fn time_under(source: &str, reader: &str) -> Duration {
     let (reader, exchange) = limited(&empty, limits(reader)).await;
     reader.net.dial(Some(source.id), std::slice::from_ref(&source.addr)).await.unwrap();
     let begun = std::time::Instant::now();
-    let fetch = exchange.fetch(blob, Box::new(move || vec![source.id]));
+    let fetch = exchange.fetch(blob, Box::new(move || near(NOBODY, &[source.id])));
     tokio::time::timeout(Duration::from_secs(60), fetch).await.unwrap().unwrap();
     assert_eq!(std::fs::read(empty.path(&blob.root).unwrap()).unwrap(), data);
     begun.elapsed()
@@ -447,7 +461,7 @@ async fn a_busy_source_names_others_and_only_members_are_tried() {
         reader.net.dial(Some(known.id), std::slice::from_ref(&known.addr)).await.unwrap();
     }
     let exchange = Exchange::new(reader.net.clone(), empty.clone());
-    let fetch = exchange.fetch(blob, Box::new(move || vec![busy.id]));
+    let fetch = exchange.fetch(blob, Box::new(move || near(NOBODY, &[busy.id])));
     let fetched = tokio::time::timeout(Duration::from_secs(30), fetch).await.unwrap().unwrap();
     assert_eq!((fetched.sources, fetched.received), (1, blob.len()));
     assert_eq!(exchange.shared.holders.some(&blob.root, &busy.id, 8), [other.id]);
@@ -468,7 +482,7 @@ async fn what_is_urgent_overtakes_what_was_there_first() {
     }
     reader.net.dial(Some(source.id), std::slice::from_ref(&source.addr)).await.unwrap();
     let source = source.id;
-    let first = fetching.fetch(big, Box::new(move || vec![source]));
+    let first = fetching.fetch(big, Box::new(move || near(NOBODY, &[source])));
     let mut first = std::pin::pin!(first);
     let begun = async {
         while empty.status(&big.root).is_none_or(|s| s.have.count() < 3) {
@@ -479,7 +493,7 @@ async fn what_is_urgent_overtakes_what_was_there_first() {
         ended = &mut first => panic!("too early: {ended:?}"),
         () = begun => {}
     }
-    let urgent = fetching.fetch(small, Box::new(move || vec![source]));
+    let urgent = fetching.fetch(small, Box::new(move || near(NOBODY, &[source])));
     tokio::select! {
         biased;
         ended = urgent => drop(ended.unwrap()),

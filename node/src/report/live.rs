@@ -191,7 +191,7 @@ mod tests {
             rate_out: 0,
             sources: 0,
             takers: 0,
-            refused: [0; 3],
+            refused: [0; 2],
             banned: 0,
             speeds: Speeds { up: Some(Speed { rate: LEN / 4, known: true }), ..Speeds::default() },
         }

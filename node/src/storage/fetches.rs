@@ -159,6 +159,8 @@ impl Storage {
             if let Some(located) = located {
                 exchange.adopt(located).await.map_err(|e| e.to_string())?;
             }
+            let (places, own) = (exchange.clone(), self.inner.node);
+            let sources = move || places.candidates(own, sources());
             let fetched = exchange.fetch(blob, Box::new(sources)).await;
             let fetched = fetched.map_err(|e| e.to_string())?;
             running.progress.send_modify(|p| {

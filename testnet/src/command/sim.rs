@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
 use p2pinst_testnet::bench::Table;
 use p2pinst_testnet::sim::full::{Options, run};
 use p2pinst_testnet::sim::light::{Death, Lost, Scale, lose, measure};
+use p2pinst_testnet::sim::swarm::{COLUMNS, Plan, Share};
 use p2pinst_testnet::sim::trace::Trace;
 
 #[derive(Debug, clap::Args)]
@@ -60,6 +62,8 @@ enum What {
         #[arg(long, default_value_t = 16)]
         admitters: usize,
     },
+    /// One file to many nodes: how near the exchange comes to the bound
+    Swarm(Swarm),
     /// What is lost when machines die at once, for ever
     Loss {
         /// The first seed
@@ -78,6 +82,102 @@ enum What {
         #[arg(long, default_value_t = 30)]
         percent: usize,
     },
+}
+
+#[derive(Debug, clap::Args)]
+struct Swarm {
+    /// The first seed
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many seeds
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// Downloaders
+    #[arg(long, default_value_t = 1000)]
+    nodes: u32,
+    /// Pieces of the file
+    #[arg(long, default_value_t = 1000)]
+    pieces: u32,
+    /// KiB of a piece: a power of two from 64 to 4096
+    #[arg(long, default_value_t = 64)]
+    piece: u64,
+    /// Sources of a downloader at its own site
+    #[arg(long, default_value_t = 16)]
+    degree: usize,
+    /// Sites; the publisher is at the first, the downloaders in turn at each
+    #[arg(long, default_value_t = 1)]
+    sites: u8,
+    /// Mbit/s of each host, up and down
+    #[arg(long, default_value_t = 100.0)]
+    rate: f64,
+    /// Mbit/s of each site's link to the others
+    #[arg(long, default_value_t = 20.0)]
+    wan: f64,
+    /// Milliseconds one way within a site
+    #[arg(long, default_value_t = 0.2)]
+    lan_delay: f64,
+    /// Milliseconds one way between sites
+    #[arg(long, default_value_t = 25.0)]
+    wan_delay: f64,
+    /// Milliseconds that a message waits behind the pieces of a busy up-link
+    #[arg(long, default_value_t = 5.0)]
+    queue: f64,
+    /// Milliseconds for which news of pieces are collected
+    #[arg(long, default_value_t = 25.0)]
+    have: f64,
+    /// Milliseconds in which the downloaders begin
+    #[arg(long, default_value_t = 50.0)]
+    start: f64,
+    /// Pieces that a host sends at a time
+    #[arg(long, default_value_t = 3)]
+    slots: usize,
+    /// Downloaders that the publisher takes
+    #[arg(long, default_value_t = 64)]
+    accept: usize,
+    /// How the flows of one up-link share it
+    #[arg(long, value_enum, default_value_t = Share::Fair)]
+    share: Share,
+}
+
+impl Swarm {
+    fn measure(self) -> Result<Table> {
+        let title = format!(
+            "simulated: {} pieces of {} KiB to {} nodes at {} sites, {} Mbit/s, {} sources each",
+            self.pieces, self.piece, self.nodes, self.sites, self.rate, self.degree
+        );
+        let mut table = Table::new(title, &COLUMNS);
+        for seed in self.seed..self.seed.saturating_add(self.seeds.max(1)) {
+            let plan = Plan {
+                piece_len: self.piece << 10,
+                degree: self.degree,
+                sites: self.sites.max(1),
+                rate: (self.rate, self.rate),
+                wan: self.wan,
+                delay: (self.lan_delay, self.wan_delay),
+                queue: self.queue,
+                have: self.have,
+                start: self.start,
+                slots: self.slots,
+                accept: self.accept,
+                share: self.share,
+                ..Plan::new(self.nodes, self.pieces, seed)
+            };
+            let began = Instant::now();
+            let report = plan.run()?;
+            eprintln!(
+                "seed {seed}: {} steps, at most {:.0} per piece, in {:.1} s; first copy out after {:.2} s; refused {}, starved {}, replaced {}",
+                report.steps,
+                report.most_steps,
+                began.elapsed().as_secs_f64(),
+                report.first_copy,
+                report.refused,
+                report.starved,
+                report.dropped,
+            );
+            table.row(&format!("seed {seed}"), &report.row());
+        }
+        Ok(table)
+    }
 }
 
 impl Args {
@@ -120,6 +220,7 @@ impl What {
                 let scale = Scale { seed, reported, admitters, ..Scale::of(nodes, publications) };
                 measure(&scale, |what| eprintln!("{what}")).context("too many nodes")
             }
+            Self::Swarm(swarm) => swarm.measure(),
             Self::Loss { seed, seeds, nodes, records, percent } => {
                 let title = format!(
                     "simulated: {nodes} nodes with {records} records each, {percent} % die at once; {seeds} seeds"

@@ -10,4 +10,5 @@ pub mod full;
 pub mod light;
 pub mod links;
 pub mod queue;
+pub mod swarm;
 pub mod trace;

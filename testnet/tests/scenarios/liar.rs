@@ -157,7 +157,8 @@ async fn answer(blobs: &BlobStore, mut stream: NetStream) -> Result<()> {
             ToSource::Open { root } => {
                 let status = blobs.status(&root).context("nothing to lie about")?;
                 open = Some(status.blob);
-                ToDownloader::Opened { blob: status.blob, have: status.have }.encode(&mut out);
+                let (blob, have) = (status.blob, status.have);
+                ToDownloader::Opened { blob, seeding: false, have }.encode(&mut out);
             }
             ToSource::GetLayer { from } => {
                 let layer = blobs.layer(&open.context("not opened")?.root)?;

@@ -2,6 +2,7 @@
 
 use p2pinst_types::PieceIndex;
 
+use super::place::Place;
 use crate::bitmap::Bitmap;
 use crate::wire::Refusal;
 
@@ -32,8 +33,29 @@ pub enum Input<P> {
     Joined {
         /// The peer.
         peer: P,
+        /// Where it is.
+        place: Place,
+        /// Whether it seeds the blob: it has these pieces, and may be asked for those that it offers.
+        seeding: bool,
         /// What it has.
         have: Bitmap,
+    },
+    /// A peer that seeds the blob offers pieces.
+    Offered {
+        /// The peer.
+        peer: P,
+        /// The pieces.
+        pieces: Vec<PieceIndex>,
+    },
+    /// A peer seeds the blob no more: it may be asked for all that it has.
+    Free {
+        /// The peer.
+        peer: P,
+    },
+    /// How many peers could be used instead of those that are; unless told, none.
+    Spare {
+        /// So many.
+        peers: usize,
     },
     /// A peer has more pieces.
     Has {
@@ -70,6 +92,14 @@ pub enum Input<P> {
         /// Why.
         reason: Refusal,
     },
+    /// Which members of the own site take part, as far as is known: they divide among them whom of
+    /// the other sites to ask for what. Each with its tag for this blob, the same at every node.
+    Members {
+        /// This node's tag.
+        own: u64,
+        /// The others.
+        others: Vec<(P, u64)>,
+    },
     /// Time passed. Give one every 100 ms or so.
     Tick,
 }
@@ -84,7 +114,7 @@ pub enum Output<P> {
         /// For which.
         piece: PieceIndex,
     },
-    /// Take a request back. If the piece comes all the same, say so as usual.
+    /// Take a request back, or decline an offer. If the piece comes all the same, say so as usual.
     Cancel {
         /// Asked of whom.
         peer: P,
@@ -97,6 +127,12 @@ pub enum Output<P> {
         peer: P,
         /// Why.
         reason: BanReason,
+    },
+    /// Close the stream to a peer that is much slower than the others, and use another; it is
+    /// forgotten here.
+    Drop {
+        /// Whom.
+        peer: P,
     },
     /// All pieces are here.
     Complete,

@@ -63,6 +63,11 @@ impl<P: Copy + Eq> Flights<P> {
         self.asks += 1;
     }
 
+    /// Whether the peer was asked for the piece.
+    pub(super) fn is_asked(&self, piece: PieceIndex, peer: P) -> bool {
+        self.by_piece.get(&piece).is_some_and(|asks| asks.iter().any(|a| a.peer == peer))
+    }
+
     /// The piece is here: all that were asked for it.
     pub(super) fn land(&mut self, piece: PieceIndex) -> Vec<Ask<P>> {
         let asks = self.by_piece.remove(&piece).unwrap_or_default();
@@ -108,11 +113,12 @@ impl<P: Copy + Eq> Flights<P> {
     }
 
     /// The pieces to ask of a second peer, with the first one, the longest waiting first: those that
-    /// are late, and in the endgame those that take longer than usual.
+    /// are late, and of peers from which they are due `soon` (in the endgame) those that take longer
+    /// than usual.
     pub(super) fn due(
         &mut self,
         now: Duration,
-        endgame: bool,
+        soon: impl Fn(P) -> bool,
         usual: impl Fn(P) -> Option<Duration>,
     ) -> Vec<(PieceIndex, P)> {
         if now < self.looked + LOOK {
@@ -120,7 +126,7 @@ impl<P: Copy + Eq> Flights<P> {
         }
         self.looked = now;
         let after = |peer| match self.usual {
-            Some(all) if endgame => all,
+            Some(all) if soon(peer) => all,
             _ => self.late_after(usual(peer)),
         };
         let mut due: Vec<_> = self

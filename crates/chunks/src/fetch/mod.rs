@@ -4,17 +4,22 @@
 //! no bytes and no files; the shell verifies and stores pieces and tells the outcome. A crash loses
 //! nothing that matters: a new fetch begins with the pieces that the store has.
 //!
-//! Rules: the first pieces at random, then the rarest first; in flight per peer about what its path
-//! holds; a piece that is late is asked of a second peer, and so are the last pieces of all; never
-//! more than two copies in flight, and the loser is cancelled; one bad piece and a peer is out.
+//! Rules: the first pieces at random, then the rarest at this site first; of a peer that seeds, what
+//! it offers; of other sites, what nobody here has and this node holds the lease of (`lease`); in
+//! flight per peer about what its path holds; a piece that is late is asked of a second peer, and so
+//! are the last pieces of all; never more than two copies in flight, and the loser is cancelled; one
+//! bad piece and a peer is out; who stays far behind the others is replaced.
 //!
-//! Bounds: peers and bytes in flight by [`Limits`]; per peer one bitmap; per step O(peers) and, for
-//! each new request, O(pieces / 64).
+//! Bounds: peers and bytes in flight by [`Limits`]; per peer two bitmaps; per step O(peers) and, for
+//! each new request, O(pieces / 64) (of other sites: times those peers).
 
+mod ask;
 mod event;
 mod flight;
+mod lease;
 mod peer;
 mod picker;
+pub mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -25,21 +30,19 @@ use rand::Rng;
 
 pub use self::event::{BanReason, Input, Limits, Output};
 use self::flight::Flights;
+use self::lease::Leases;
 use self::peer::Peer;
 use self::picker::Picker;
+pub use self::place::{Place, SiteTag};
 use crate::bitmap::Bitmap;
 use crate::wire::Refusal;
 
-/// Pieces to take at random before the rarest: a node soon has something to give that not everybody
-/// is after.
-const RANDOM_FIRST: u32 = 4;
 /// Peers remembered as banned; beyond that the lowest is forgotten.
 const MAX_BANNED: usize = 1024;
-/// When nothing else is left to ask of a peer, what it gave to others is asked for again after this,
-const RETRY_GIVEN_AWAY: Duration = Duration::from_millis(500);
-/// or after so many times what the peer usually takes for a piece, whichever is later: by then the
-/// others should have it and have said so.
-const RETRY_TIMES: u32 = 2;
+/// A peer is judged by its speed after so long,
+const JUDGE: Duration = Duration::from_secs(10);
+/// and replaced when it has brought less than this part of what half of the others have.
+const TOO_SLOW: u64 = 10;
 
 /// The fetch of one blob.
 #[derive(Debug)]
@@ -48,12 +51,29 @@ pub struct Fetch<P> {
     limits: Limits,
     have: Bitmap,
     picker: Picker,
+    leases: Leases,
     peers: BTreeMap<P, Peer>,
     banned: BTreeSet<P>,
     flights: Flights<P>,
+    /// Peers that seed the blob.
+    seeding: usize,
+    /// Peers at other sites.
+    far: usize,
+    /// Peers that could be used instead of others.
+    spare: usize,
+    /// When something last came or was asked for.
+    active: Duration,
     /// Whether the last word was that it is complete, or that it starves.
     complete: bool,
     starved: bool,
+}
+
+/// Of whom something can be asked now that could not before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News<P> {
+    Nobody,
+    Of(P),
+    All,
 }
 
 impl<P: Copy + Ord + Debug> Fetch<P> {
@@ -67,10 +87,15 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
             blob,
             limits,
             picker: Picker::new(&have),
+            leases: Leases::new(blob.pieces()),
             have,
             peers: BTreeMap::new(),
             banned: BTreeSet::new(),
             flights: Flights::default(),
+            seeding: 0,
+            far: 0,
+            spare: 0,
+            active: Duration::ZERO,
             complete: false,
             starved: false,
         }
@@ -101,73 +126,169 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
         input: Input<P>,
         out: &mut Vec<Output<P>>,
     ) {
-        match input {
-            Input::Joined { peer, have } => self.on_joined(peer, have, out),
-            Input::Has { peer, pieces } => self.on_has(peer, &pieces, out),
+        let news = match input {
+            Input::Joined { peer, place, seeding, have } => {
+                self.on_joined(now, peer, (place, seeding, have), out)
+            }
+            Input::Has { peer, pieces } => self.on_has(now, peer, &pieces, out),
+            Input::Offered { peer, pieces } => self.on_offered(peer, &pieces, out),
+            Input::Free { peer } => self.on_free(peer),
             Input::Left { peer } => self.drop_peer(peer),
             Input::Verified { peer, piece } => self.on_verified(now, peer, piece, out),
             Input::Bad { peer, piece: _ } => self.ban(peer, BanReason::BadPiece, out),
             Input::Refused { peer, piece, reason } => {
-                self.on_refused(now, rng, peer, piece, reason);
+                self.on_refused(now, rng, peer, piece, reason)
             }
-            Input::Tick => self.on_tick(now),
-        }
+            Input::Members { own, others } => {
+                self.leases.members(now, own, others.into_iter().map(|(_, tag)| tag));
+                News::All
+            }
+            Input::Spare { peers } => {
+                self.spare = peers;
+                News::Nobody
+            }
+            Input::Tick => self.on_tick(now, out),
+        };
         if self.have.is_full() {
             if !std::mem::replace(&mut self.complete, true) {
                 out.push(Output::Complete);
             }
             return;
         }
-        self.request(now, rng, out);
+        match news {
+            News::Nobody => {}
+            News::Of(peer) => self.request_all_of(now, rng, peer, out),
+            News::All => self.request(now, rng, out),
+        }
         self.request_again(now, out);
-        self.notice_starvation(out);
+        if news != News::Nobody {
+            self.notice_starvation(out);
+        }
     }
 
-    fn on_joined(&mut self, peer: P, have: Bitmap, out: &mut Vec<Output<P>>) {
+    fn on_joined(
+        &mut self,
+        now: Duration,
+        peer: P,
+        (place, seeding, have): (Place, bool, Bitmap),
+        out: &mut Vec<Output<P>>,
+    ) -> News<P> {
         if self.banned.contains(&peer) {
-            return;
+            return News::Nobody;
         }
         if have.pieces() != self.have.pieces() {
             return self.ban(peer, BanReason::NoSuchPiece, out);
         }
         if self.peers.contains_key(&peer) {
-            return self.on_has(peer, &have.iter().collect::<Vec<_>>(), out);
+            return self.on_has(now, peer, &have.iter().collect::<Vec<_>>(), out);
         }
         if self.peers.len() >= self.limits.peers {
-            return;
+            return News::Nobody;
         }
-        have.iter().for_each(|p| self.picker.gained(p));
-        let useful = self.picker.useful(&have);
-        self.peers.insert(peer, Peer::new(have, useful));
+        self.seeding += usize::from(seeding);
+        if place.is_near() {
+            have.iter().for_each(|p| self.picker.gained(p));
+        } else {
+            self.far += 1;
+        }
+        let mut state = Peer::new(now, place, have, seeding);
+        state.useful = self.picker.useful(state.askable());
+        self.peers.insert(peer, state);
+        News::Of(peer)
     }
 
-    fn on_has(&mut self, peer: P, pieces: &[PieceIndex], out: &mut Vec<Output<P>>) {
+    fn on_has(
+        &mut self,
+        now: Duration,
+        peer: P,
+        pieces: &[PieceIndex],
+        out: &mut Vec<Output<P>>,
+    ) -> News<P> {
         if pieces.iter().any(|p| p.0 >= self.have.pieces()) {
             return self.ban(peer, BanReason::NoSuchPiece, out);
         }
-        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let Some(state) = self.peers.get_mut(&peer) else { return News::Nobody };
+        let near = state.place.is_near();
         for piece in pieces {
-            if state.have.set(*piece) {
-                self.picker.gained(*piece);
-                state.useful += u32::from(self.picker.wants(*piece));
+            if !state.have.set(*piece) {
+                continue;
             }
+            if near {
+                if self.far > 0 && self.picker.availability(*piece) == 0 {
+                    self.leases.came(now, *piece);
+                }
+                self.picker.gained(*piece);
+            }
+            state.useful += u32::from(state.offered.is_none() && self.picker.wants(*piece));
         }
+        News::Of(peer)
     }
 
-    fn on_verified(&mut self, now: Duration, peer: P, piece: PieceIndex, out: &mut Vec<Output<P>>) {
+    fn on_offered(&mut self, peer: P, pieces: &[PieceIndex], out: &mut Vec<Output<P>>) -> News<P> {
+        if pieces.iter().any(|p| p.0 >= self.have.pieces()) {
+            return self.ban(peer, BanReason::NoSuchPiece, out);
+        }
+        let Some(state) = self.peers.get_mut(&peer) else { return News::Nobody };
+        let Some(offered) = &mut state.offered else { return News::Nobody };
+        for piece in pieces {
+            if self.picker.wants(*piece) {
+                state.useful += u32::from(offered.set(*piece));
+            } else if !self.flights.is_asked(*piece, peer) {
+                // it is here, or on its way: somebody else may have it
+                out.push(Output::Cancel { peer, piece: *piece });
+            }
+        }
+        News::Of(peer)
+    }
+
+    fn on_free(&mut self, peer: P) -> News<P> {
+        let Some(state) = self.peers.get_mut(&peer) else { return News::Nobody };
+        if state.offered.take().is_none() {
+            return News::Nobody;
+        }
+        self.seeding -= 1;
+        state.useful = self.picker.useful(&state.have);
+        News::All
+    }
+
+    fn on_verified(
+        &mut self,
+        now: Duration,
+        peer: P,
+        piece: PieceIndex,
+        out: &mut Vec<Output<P>>,
+    ) -> News<P> {
         let range = self.blob.range(piece).unwrap_or_default();
+        self.active = now;
         for ask in self.flights.land(piece) {
             let Some(state) = self.peers.get_mut(&ask.peer) else { continue };
             state.asked = state.asked.saturating_sub(1);
             if ask.peer == peer {
                 state.delivered(now, ask.since, range.end - range.start);
                 self.flights.note(now.saturating_sub(ask.since));
+                if !state.place.is_near() {
+                    self.leases.came(now, piece);
+                }
             } else {
                 out.push(Output::Cancel { peer: ask.peer, piece });
             }
         }
         self.take(piece);
         self.have.set(piece);
+        if self.seeding > 0 {
+            self.decline(peer, piece, out);
+        }
+        News::All
+    }
+
+    /// A piece came that was offered elsewhere too.
+    fn decline(&mut self, from: P, piece: PieceIndex, out: &mut Vec<Output<P>>) {
+        for (peer, state) in &mut self.peers {
+            let offered = state.offered.as_mut().is_some_and(|o| o.clear(piece));
+            if offered && *peer != from && !out.contains(&Output::Cancel { peer: *peer, piece }) {
+                out.push(Output::Cancel { peer: *peer, piece });
+            }
+        }
     }
 
     fn on_refused(
@@ -177,150 +298,117 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
         peer: P,
         piece: PieceIndex,
         reason: Refusal,
-    ) {
+    ) -> News<P> {
         let asked = self.flights.drop_ask(piece, peer);
-        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let Some(state) = self.peers.get_mut(&peer) else { return News::Nobody };
         if asked {
             state.asked = state.asked.saturating_sub(1);
         }
-        if reason == Refusal::Busy {
-            state.busy(now, rng);
-        } else if state.have.clear(piece) {
-            self.picker.lost(piece);
-            state.useful -= u32::from(self.picker.wants(piece));
-            if reason == Refusal::GivenAway {
-                state.given_away.insert(piece);
-                let usual = state.usual().unwrap_or_default() * RETRY_TIMES;
-                state.retry_given_away = now + usual.max(RETRY_GIVEN_AWAY);
+        match reason {
+            Refusal::Busy => state.busy(now, rng),
+            Refusal::Missing => {
+                let wanted = self.picker.wants(piece);
+                let askable = state.askable().get(piece);
+                if let Some(offered) = &mut state.offered {
+                    offered.clear(piece);
+                }
+                if state.have.clear(piece) && state.place.is_near() {
+                    self.picker.lost(piece);
+                }
+                state.useful -= u32::from(askable && wanted);
             }
         }
         self.give_back_if_alone(piece);
+        News::All
     }
 
-    fn on_tick(&mut self, now: Duration) {
+    fn on_tick(&mut self, now: Duration, out: &mut Vec<Output<P>>) -> News<P> {
         for state in self.peers.values_mut() {
             state.snubbed |= state.silence(now) > self.flights.late_after(state.usual());
-            if state.useful == 0 && now >= state.retry_given_away {
-                for piece in std::mem::take(&mut state.given_away) {
-                    if state.have.set(piece) {
-                        self.picker.gained(piece);
-                        state.useful += u32::from(self.picker.wants(piece));
-                    }
-                }
+        }
+        if self.far > 0 {
+            self.look_at_leases(now);
+        }
+        self.replace_the_slow(now, out);
+        News::All
+    }
+
+    fn look_at_leases(&mut self, now: Duration) {
+        let Some(nowhere) = self.picker.nowhere_near() else { return };
+        let mut could = Bitmap::new(self.have.pieces());
+        let far = self.peers.values().filter(|s| !s.place.is_near() && s.offered.is_none());
+        for state in far.clone() {
+            for piece in state.have.iter().filter(|p| nowhere.get(*p)) {
+                could.set(piece);
             }
+        }
+        self.leases.look(now, &could, far.filter_map(Peer::usual).max());
+    }
+
+    /// A peer that has had time and work enough, and stays far behind the others, makes room for
+    /// another. One at a time.
+    fn replace_the_slow(&mut self, now: Duration, out: &mut Vec<Output<P>>) {
+        if self.spare == 0 || self.peers.len() < 4 {
+            return;
+        }
+        let judged = |s: &Peer| now.saturating_sub(s.judged) >= JUDGE;
+        let mut brought: Vec<u64> =
+            self.peers.values().filter(|s| judged(s)).map(|s| s.brought).collect();
+        if brought.len() * 2 < self.peers.len() {
+            return;
+        }
+        brought.sort_unstable();
+        let half = brought.get(brought.len() / 2).copied().unwrap_or_default();
+        let slow =
+            |s: &Peer| judged(s) && (s.asked > 0 || s.is_busy()) && s.brought < half / TOO_SLOW;
+        let worst = self.peers.iter().filter(|(_, s)| slow(s)).min_by_key(|(_, s)| s.brought);
+        let worst = worst.map(|(p, _)| *p);
+        for state in self.peers.values_mut().filter(|s| judged(s)) {
+            state.judged = now;
+            state.brought = 0;
+        }
+        if let Some(peer) = worst {
+            self.spare -= 1;
+            self.drop_peer(peer);
+            out.push(Output::Drop { peer });
         }
     }
 
-    fn ban(&mut self, peer: P, reason: BanReason, out: &mut Vec<Output<P>>) {
+    fn ban(&mut self, peer: P, reason: BanReason, out: &mut Vec<Output<P>>) -> News<P> {
         self.drop_peer(peer);
         if self.banned.len() >= MAX_BANNED {
             self.banned.pop_first();
         }
         self.banned.insert(peer);
         out.push(Output::Ban { peer, reason });
+        News::All
     }
 
-    fn drop_peer(&mut self, peer: P) {
-        let Some(state) = self.peers.remove(&peer) else { return };
-        state.have.iter().for_each(|p| self.picker.lost(p));
+    fn drop_peer(&mut self, peer: P) -> News<P> {
+        let Some(state) = self.peers.remove(&peer) else { return News::Nobody };
+        self.seeding -= usize::from(state.offered.is_some());
+        if state.place.is_near() {
+            state.have.iter().for_each(|p| self.picker.lost(p));
+        } else {
+            self.far -= 1;
+        }
         for piece in self.flights.drop_peer(peer) {
             self.give_back_if_alone(piece);
         }
+        News::All
     }
 
     /// A piece that nobody is asked for any more is wanted again, unless it is here.
     fn give_back_if_alone(&mut self, piece: PieceIndex) {
         if !self.flights.contains(piece) && !self.have.get(piece) && self.picker.give_back(piece) {
-            self.peers.values_mut().for_each(|s| s.useful += u32::from(s.have.get(piece)));
+            self.peers.values_mut().for_each(|s| s.useful += u32::from(s.askable().get(piece)));
         }
     }
 
     /// A piece is no longer wanted.
     fn take(&mut self, piece: PieceIndex) {
         if self.picker.take(piece) {
-            self.peers.values_mut().for_each(|s| s.useful -= u32::from(s.have.get(piece)));
-        }
-    }
-
-    /// Asks peers that have room for pieces that nobody is asked for; one each in turn, so that no
-    /// peer gets all of them.
-    fn request(&mut self, now: Duration, rng: &mut impl Rng, out: &mut Vec<Output<P>>) {
-        loop {
-            let mut asked = false;
-            let peers: Vec<P> =
-                self.peers.iter().filter(|(_, s)| self.may_ask(now, s)).map(|(p, _)| *p).collect();
-            for peer in peers {
-                asked |= !self.is_full() && self.request_of(now, rng, peer, out);
-            }
-            if !asked {
-                return;
-            }
-        }
-    }
-
-    /// Whether as much is in flight as may be; one piece always may.
-    fn is_full(&self) -> bool {
-        let asks = self.flights.asks();
-        self.limits.in_flight == 0
-            || asks > 0 && (asks + 1).saturating_mul(self.blob.piece_len()) > self.limits.in_flight
-    }
-
-    fn may_ask(&self, now: Duration, state: &Peer) -> bool {
-        state.useful > 0 && state.has_room(now, self.blob.piece_len(), &self.limits)
-    }
-
-    fn request_of(
-        &mut self,
-        now: Duration,
-        rng: &mut impl Rng,
-        peer: P,
-        out: &mut Vec<Output<P>>,
-    ) -> bool {
-        let Some(state) = self.peers.get(&peer).filter(|s| s.useful > 0) else { return false };
-        let early = self.have.count() + self.flights.pieces() < RANDOM_FIRST;
-        let piece = if early {
-            self.picker.any(&state.have, rng)
-        } else {
-            self.picker.rarest(&state.have, rng)
-        };
-        let Some(piece) = piece else { return false };
-        self.take(piece);
-        self.ask(now, peer, piece, out);
-        true
-    }
-
-    fn ask(&mut self, now: Duration, peer: P, piece: PieceIndex, out: &mut Vec<Output<P>>) {
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.ask(now);
-        }
-        self.flights.ask(now, peer, piece);
-        self.starved = false;
-        out.push(Output::Request { peer, piece });
-    }
-
-    /// Asks a second peer for pieces that are late; at the end, when nothing else is wanted, for
-    /// pieces that take longer than usual.
-    fn request_again(&mut self, now: Duration, out: &mut Vec<Output<P>>) {
-        let endgame = self.picker.wanted() == 0;
-        for (piece, first) in self.flights.due(now, endgame, |p| self.peers.get(&p)?.usual()) {
-            let room = |s: &Peer| {
-                s.have.get(piece)
-                    && !s.snubbed
-                    && s.has_room(now, self.blob.piece_len(), &self.limits)
-            };
-            let others = self.peers.iter().filter(|(p, s)| **p != first && room(s));
-            let other = others.min_by_key(|(_, s)| s.asked).map(|(p, _)| *p);
-            if let Some(peer) = other.filter(|_| !self.is_full()) {
-                self.ask(now, peer, piece, out);
-            }
-        }
-    }
-
-    fn notice_starvation(&mut self, out: &mut Vec<Output<P>>) {
-        let starved = self.flights.asks() == 0
-            && self.peers.values().all(|s| s.useful == 0 && s.given_away.is_empty());
-        if starved && !std::mem::replace(&mut self.starved, true) {
-            out.push(Output::Starved);
+            self.peers.values_mut().for_each(|s| s.useful -= u32::from(s.askable().get(piece)));
         }
     }
 }

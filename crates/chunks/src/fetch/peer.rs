@@ -1,12 +1,10 @@
 //! One peer of a fetch: what it has, how fast it is, and how much to ask of it at a time.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use p2pinst_types::PieceIndex;
 use rand::{Rng, RngExt};
 
-use super::Limits;
+use super::{Limits, Place};
 use crate::bitmap::Bitmap;
 
 /// How much of the past a rate remembers: about the last ten pieces.
@@ -22,17 +20,21 @@ const START: u32 = 2;
 /// What a fetch knows of one peer.
 #[derive(Debug)]
 pub(super) struct Peer {
+    /// Where it is.
+    pub(super) place: Place,
     pub(super) have: Bitmap,
-    /// How many of its pieces are wanted.
+    /// What it offers, as long as it seeds the blob.
+    pub(super) offered: Option<Bitmap>,
+    /// How many of the pieces that it can be asked for are wanted.
     pub(super) useful: u32,
     /// Pieces asked of it.
     pub(super) asked: u32,
     /// It sent nothing for long while it owed something: it gets one request at a time.
     pub(super) snubbed: bool,
-    /// Pieces that it has and gives to others first.
-    pub(super) given_away: BTreeSet<PieceIndex>,
-    /// When to ask for those again, if nothing else is left to ask of it.
-    pub(super) retry_given_away: Duration,
+    /// When it was first or last judged by its speed.
+    pub(super) judged: Duration,
+    /// Bytes that have come since.
+    pub(super) brought: u64,
     /// When it last sent something, or began to owe something.
     progress: Duration,
     busy_until: Duration,
@@ -47,14 +49,17 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(have: Bitmap, useful: u32) -> Self {
+    pub(super) fn new(now: Duration, place: Place, have: Bitmap, seeding: bool) -> Self {
+        let offered = seeding.then(|| Bitmap::new(have.pieces()));
         Self {
+            place,
             have,
-            useful,
+            offered,
+            useful: 0,
             asked: 0,
             snubbed: false,
-            given_away: BTreeSet::new(),
-            retry_given_away: Duration::ZERO,
+            judged: now,
+            brought: 0,
             progress: Duration::ZERO,
             busy_until: Duration::ZERO,
             busy_times: 0,
@@ -63,6 +68,11 @@ impl Peer {
             shortest: None,
             usual: None,
         }
+    }
+
+    /// The pieces that it can be asked for.
+    pub(super) fn askable(&self) -> &Bitmap {
+        self.offered.as_ref().unwrap_or(&self.have)
     }
 
     /// A piece is asked of it.
@@ -78,6 +88,7 @@ impl Peer {
         let took = now.saturating_sub(since);
         self.bytes = self.bytes * MEMORY + len as f64;
         self.seconds = self.seconds * MEMORY + now.saturating_sub(self.progress).as_secs_f64();
+        self.brought += len;
         self.progress = now;
         self.shortest = Some(self.shortest.map_or(took, |s| s.min(took)));
         self.usual = Some(smooth(self.usual, took));
@@ -90,6 +101,11 @@ impl Peer {
         let pause = BUSY_MIN.saturating_mul(1 << self.busy_times.min(8)).min(BUSY_MAX);
         self.busy_times = self.busy_times.saturating_add(1);
         self.busy_until = now + pause.mul_f64(rng.random_range(0.75..1.25));
+    }
+
+    /// Whether the last that it said was that it is busy.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy_times > 0
     }
 
     /// Usual time from a request to its piece; `None` before the first.
@@ -113,11 +129,16 @@ impl Peer {
         if self.snubbed {
             return 1;
         }
-        let Some(shortest) = self.shortest.filter(|_| self.seconds > 0.0) else { return START };
-        let path = self.bytes / self.seconds * shortest.as_secs_f64();
-        let bytes = (limits.path_factor * path).min(limits.per_peer as f64);
+        let bytes = (limits.path_factor * self.path()).min(limits.per_peer as f64);
         // float to integer saturates
         (bytes / piece_len as f64) as u32 + START
+    }
+
+    /// Bytes that its path holds: what comes within its shortest answer time. 0 of a peer of which
+    /// nothing is known yet.
+    pub(super) fn path(&self) -> f64 {
+        let shortest = self.shortest.filter(|_| self.seconds > 0.0);
+        shortest.map_or(0.0, |s| self.bytes / self.seconds * s.as_secs_f64())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which piece to ask for next: the rarest first, ties at random.
+//! Which piece to ask for next: the rarest at this site first, ties at random.
 //!
 //! The pieces that are wanted lie in one bitmap per availability, so that finding the rarest piece
 //! that a peer has is a search through words of 64 pieces, and a change of availability moves one
@@ -12,7 +12,7 @@ use crate::bitmap::Bitmap;
 /// Availabilities told apart; beyond that a piece is just common.
 const LEVELS: usize = 32;
 
-/// The wanted pieces (neither here nor in flight) by how many peers have them.
+/// The wanted pieces (neither here nor in flight) by how many peers at this site have them.
 #[derive(Debug)]
 pub(super) struct Picker {
     wanted: Bitmap,
@@ -36,6 +36,11 @@ impl Picker {
     /// Pieces wanted.
     pub(super) fn wanted(&self) -> u32 {
         self.wanted.count()
+    }
+
+    /// The wanted pieces in words of 64.
+    pub(super) fn wanted_words(&self) -> &[u64] {
+        self.wanted.words()
     }
 
     pub(super) fn wants(&self, piece: PieceIndex) -> bool {
@@ -62,7 +67,8 @@ impl Picker {
         let Some(slot) = self.sources.get_mut(piece.0 as usize) else { return };
         let (old, new) = (*slot, by(*slot));
         *slot = new;
-        if self.wanted.get(piece) {
+        let same = usize::from(old.min(new)) >= LEVELS - 1;
+        if !same && self.wanted.get(piece) {
             self.level(old).clear(piece);
             self.level(new).set(piece);
         }
@@ -78,7 +84,12 @@ impl Picker {
         &mut self.levels[at]
     }
 
-    fn availability(&self, piece: PieceIndex) -> u16 {
+    /// The wanted pieces that nobody at this site has.
+    pub(super) fn nowhere_near(&self) -> Option<&Bitmap> {
+        self.levels.first()
+    }
+
+    pub(super) fn availability(&self, piece: PieceIndex) -> u16 {
         self.sources.get(piece.0 as usize).copied().unwrap_or(0)
     }
 
@@ -112,10 +123,18 @@ impl Picker {
 /// word that has one.
 fn common(a: &Bitmap, b: &Bitmap, rng: &mut impl Rng) -> Option<PieceIndex> {
     let (a, b) = (a.words(), b.words());
-    let start = rng.random_range(0..a.len().max(1));
-    let order = (start..a.len()).chain(0..start.min(a.len()));
-    let (at, word) =
-        order.filter_map(|i| Some((i, a.get(i)? & b.get(i)?))).find(|(_, word)| *word != 0)?;
+    random_bit(a.len(), |i| a.get(i).zip(b.get(i)).map_or(0, |(a, b)| a & b), rng)
+}
+
+/// A random bit of a set that is given word by word.
+pub(super) fn random_bit(
+    words: usize,
+    word: impl Fn(usize) -> u64,
+    rng: &mut impl Rng,
+) -> Option<PieceIndex> {
+    let start = rng.random_range(0..words.max(1));
+    let order = (start..words).chain(0..start.min(words));
+    let (at, word) = order.map(|i| (i, word(i))).find(|(_, word)| *word != 0)?;
     let mut left = word;
     for _ in 0..rng.random_range(0..word.count_ones()) {
         left &= left - 1;

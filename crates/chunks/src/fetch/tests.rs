@@ -33,7 +33,18 @@ impl Bench {
     fn join(&mut self, peer: u8, have: &[u32]) -> Vec<Output<u8>> {
         let mut map = Bitmap::new(self.fetch.have.pieces());
         have.iter().for_each(|i| assert!(map.set(PieceIndex(*i))));
-        self.step(Input::Joined { peer, have: map })
+        self.step(Input::Joined { peer, place: Place::Site, seeding: false, have: map })
+    }
+
+    fn join_as(&mut self, peer: u8, place: Place, seeding: bool, have: &[u32]) -> Vec<Output<u8>> {
+        let mut map = Bitmap::new(self.fetch.have.pieces());
+        have.iter().for_each(|i| assert!(map.set(PieceIndex(*i))));
+        self.step(Input::Joined { peer, place, seeding, have: map })
+    }
+
+    fn offer(&mut self, peer: u8, pieces: &[u32]) -> Vec<Output<u8>> {
+        let pieces = pieces.iter().map(|i| PieceIndex(*i)).collect();
+        self.step(Input::Offered { peer, pieces })
     }
 
     fn tick(&mut self, millis: u64) -> Vec<Output<u8>> {
@@ -55,12 +66,15 @@ impl Bench {
         let f = &self.fetch;
         let mut in_flight = 0;
         for (peer, state) in &f.peers {
-            assert_eq!(state.useful, f.picker.useful(&state.have));
+            assert_eq!(state.useful, f.picker.useful(state.askable()), "peer {peer}");
             let asked = f.flights.iter().filter(|(_, a)| a.contains(peer)).count();
             assert_eq!(state.asked as usize, asked, "peer {peer}");
             assert!(!f.banned.contains(peer));
             in_flight += asked;
         }
+        let seeding = f.peers.values().filter(|s| s.offered.is_some()).count();
+        let far = f.peers.values().filter(|s| !s.place.is_near()).count();
+        assert_eq!((f.seeding, f.far), (seeding, far));
         assert_eq!(f.flights.asks() as usize, in_flight);
         assert!(in_flight <= 1 || in_flight as u64 * PIECE <= f.limits.in_flight);
         for (piece, asks) in f.flights.iter() {
@@ -123,7 +137,8 @@ fn a_peer_with_one_bad_piece_is_out() {
     assert_eq!(requests(&b.join(2, &[0, 1, 2, 3])).len(), 2);
     let past = b.step(Input::Has { peer: 2, pieces: vec![PieceIndex(4)] });
     assert_eq!(past[0], Output::Ban { peer: 2, reason: BanReason::NoSuchPiece });
-    let odd = b.step(Input::Joined { peer: 3, have: Bitmap::new(5) });
+    let odd =
+        b.step(Input::Joined { peer: 3, place: Place::Site, seeding: false, have: Bitmap::new(5) });
     assert_eq!(odd, [Output::Ban { peer: 3, reason: BanReason::NoSuchPiece }]);
 }
 
@@ -163,19 +178,135 @@ fn what_is_missing_is_not_asked_for_again() {
 }
 
 #[test]
-fn what_was_given_away_is_asked_for_again_when_nothing_else_is_left() {
-    let mut b = Bench::new(4);
-    let out = requests(&b.join(1, &[0, 1, 2, 3]));
-    let piece = out[0].1;
-    let next = requests(&b.refused(1, piece, Refusal::GivenAway));
-    assert!(next.len() == 1 && next[0].1 != piece);
-    assert_eq!(b.tick(600), []);
-    for (_, piece) in out.into_iter().skip(1).chain(next) {
-        b.verified(1, piece);
+fn of_a_seed_only_what_it_offers_is_asked_for() {
+    let mut b = Bench::new(8);
+    let all: Vec<u32> = (0..8).collect();
+    assert_eq!(b.join_as(1, Place::Site, true, &all), []);
+    assert_eq!(requests(&b.offer(1, &[3, 5])).len(), 2);
+    b.join(2, &[6]);
+    // what is on its way, or here, is declined
+    let declined = Output::Cancel { peer: 1, piece: PieceIndex(6) };
+    assert_eq!(b.offer(1, &[6]), [declined]);
+    b.verified(1, 3);
+    assert_eq!(b.offer(1, &[3]), [Output::Cancel { peer: 1, piece: PieceIndex(3) }]);
+    b.verified(1, 5);
+    b.verified(2, 6);
+    // offered, but it comes from elsewhere
+    b.step(Input::Refused { peer: 1, piece: PieceIndex(5), reason: Refusal::Busy });
+    b.offer(1, &[7]);
+    let out = b.verified(2, 7);
+    assert_eq!(out[0], Output::Cancel { peer: 1, piece: PieceIndex(7) });
+    let past = b.offer(1, &[8]);
+    assert_eq!(past[0], Output::Ban { peer: 1, reason: BanReason::NoSuchPiece });
+}
+
+#[test]
+fn a_seed_that_offers_nothing_is_asked_all_the_same_and_then_freely() {
+    let mut b = Bench::new(8);
+    let all: Vec<u32> = (0..8).collect();
+    assert_eq!(b.join_as(1, Place::Site, true, &all), []);
+    b.now += Duration::from_millis(400);
+    assert_eq!(requests(&b.tick(200)).len(), 1, "one at a time");
+    assert_eq!(b.tick(100), []);
+    let out = b.step(Input::Free { peer: 1 });
+    assert_eq!(requests(&out).len(), 1, "two are in flight");
+}
+
+const FAR: Place = Place::Far(SiteTag(1));
+const FARTHER: Place = Place::Far(SiteTag(2));
+
+#[test]
+fn of_another_site_what_nobody_here_has_and_no_other_site() {
+    let mut b = Bench::new(12);
+    b.join_as(1, Place::Site, false, &[0]);
+    assert_eq!(requests(&b.join_as(2, FARTHER, false, &[1, 2])).len(), 2);
+    let out = requests(&b.join_as(3, FAR, false, &[0, 3, 4]));
+    assert!(out.len() == 2 && out.iter().all(|r| *r == (3, 3) || *r == (3, 4)), "{out:?}");
+    // both have 5; only one has 6
+    for piece in [5, 6] {
+        b.step(Input::Has { peer: 3, pieces: vec![PieceIndex(piece)] });
     }
-    let last = b.fetch.flights.iter().next().unwrap().0;
-    b.verified(1, last.0);
-    assert_eq!(requests(&b.tick(600)), [(1, piece)]);
+    b.step(Input::Has { peer: 2, pieces: vec![PieceIndex(5)] });
+    assert_eq!(requests(&b.verified(3, 3))[0], (3, 6));
+}
+
+#[test]
+fn of_another_site_what_the_lease_is_for() {
+    let pieces: Vec<u32> = (0..64).collect();
+    let mut asked = BTreeSet::new();
+    for own in [1, 2, 3] {
+        let mut b = Bench::new(64);
+        let others = (1..=3).filter(|t| *t != own).map(|t| (t as u8 + 100, t)).collect();
+        b.step(Input::Members { own, others });
+        let mut out = requests(&b.join_as(1, FAR, false, &pieces));
+        while let Some((_, piece)) = out.pop() {
+            assert!(asked.insert(piece), "piece {piece} is asked for by two");
+            out.extend(requests(&b.verified(1, piece)));
+        }
+        assert!(b.fetch.have.count() > 8);
+    }
+    assert_eq!(asked.len(), 64, "all are asked for by somebody");
+}
+
+#[test]
+fn a_lease_passes_on_when_nothing_comes_through_its_holder() {
+    let pieces: Vec<u32> = (0..64).collect();
+    let mut b = Bench::new(64);
+    b.step(Input::Members { own: 1, others: vec![(7, 2)] });
+    let mut out = requests(&b.join_as(1, FAR, false, &pieces));
+    let mut ticks = 0;
+    while b.fetch.have.count() < 64 {
+        while let Some((_, piece)) = out.pop() {
+            out.extend(requests(&b.verified(1, piece)));
+        }
+        ticks += 1;
+        assert!(ticks < 60);
+        out = requests(&b.tick(100));
+    }
+    assert!(ticks > 19, "not before two seconds have passed: {ticks}");
+}
+
+#[test]
+fn while_a_site_seeds_its_others_are_not_asked() {
+    let mut b = Bench::new(8);
+    b.join_as(1, FAR, true, &[0, 1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(b.join_as(2, FAR, false, &[0, 1]), []);
+    assert_eq!(requests(&b.offer(1, &[1])), [(1, 1)]);
+    assert_eq!(requests(&b.join_as(3, FARTHER, false, &[0])), [(3, 0)]);
+    let left = b.step(Input::Left { peer: 1 });
+    assert_eq!(requests(&left), [(2, 1)]);
+}
+
+#[test]
+fn who_stays_far_behind_is_replaced_if_there_is_somebody() {
+    let run = |spare: usize| {
+        let mut b = Bench::new(900);
+        b.step(Input::Spare { peers: spare });
+        let all: Vec<u32> = (0..900).collect();
+        (1..=5).for_each(|p| drop(b.join(p, &all)));
+        let mut dropped = Vec::new();
+        for _ in 0..250 {
+            let mut out = b.tick(100);
+            let flights: Vec<_> = b.fetch.flights.iter().collect();
+            for peer in 2..=5 {
+                if let Some((piece, _)) = flights.iter().find(|(_, a)| a == &[peer]) {
+                    out.extend(b.verified(peer, piece.0));
+                }
+            }
+            dropped.extend(out.into_iter().filter(|o| matches!(o, Output::Drop { .. })));
+        }
+        dropped
+    };
+    assert_eq!(run(3), [Output::Drop { peer: 1 }]);
+    assert_eq!(run(0), []);
+}
+
+#[test]
+fn not_all_that_peers_have_room_for_is_asked_for() {
+    let mut b = Bench::new(900);
+    let all: Vec<u32> = (0..900).collect();
+    (0..20).for_each(|p| drop(b.join(p, &all)));
+    assert_eq!(b.fetch.flights.asks(), 8);
 }
 
 #[test]
@@ -255,12 +386,17 @@ enum Act {
     Bad(usize),
     Refuse(usize, Refusal),
     Stray(u8, u32),
+    Seed(u8, bool),
+    Offer(u8, u32),
+    Free(u8),
+    Far(u8, u32),
+    Members(u64),
     Tick(u64),
 }
 
 fn act() -> impl Strategy<Value = Act> {
     let peer = || 0u8..6;
-    let reason = prop_oneof![Just(Refusal::Busy), Just(Refusal::Missing), Just(Refusal::GivenAway)];
+    let reason = prop_oneof![Just(Refusal::Busy), Just(Refusal::Missing)];
     prop_oneof![
         3 => (peer(), prop::collection::btree_set(0u32..70, 0..70))
             .prop_map(|(p, s)| Act::Join(p, s.into_iter().collect())),
@@ -271,6 +407,11 @@ fn act() -> impl Strategy<Value = Act> {
         4 => (any::<usize>(), reason).prop_map(|(n, r)| Act::Refuse(n, r)),
         1 => (peer(), 0u32..75).prop_map(|(p, i)| Act::Stray(p, i)),
         4 => (0u64..4000).prop_map(Act::Tick),
+        1 => (peer(), any::<bool>()).prop_map(|(p, far)| Act::Seed(p, far)),
+        3 => (peer(), 0u32..70).prop_map(|(p, i)| Act::Offer(p, i)),
+        1 => peer().prop_map(Act::Free),
+        2 => (peer(), 0u32..70).prop_map(|(p, i)| Act::Far(p, i)),
+        1 => any::<u64>().prop_map(Act::Members),
     ]
 }
 
@@ -322,6 +463,16 @@ proptest! {
                 }
                 Some(Act::Stray(p, i)) if i < 70 => b.verified(p, i),
                 Some(Act::Tick(t)) => b.tick(t),
+                Some(Act::Seed(p, far)) => {
+                    let place = if far { FAR } else { Place::Rack };
+                    b.join_as(p, place, true, &(0..70).collect::<Vec<_>>())
+                }
+                Some(Act::Offer(p, i)) => b.offer(p, &[i]),
+                Some(Act::Free(p)) => b.step(Input::Free { peer: p }),
+                Some(Act::Far(p, i)) => b.join_as(p, FARTHER, false, &[i]),
+                Some(Act::Members(own)) => {
+                    b.step(Input::Members { own, others: vec![(9, own / 2), (10, !own)] })
+                }
                 Some(_) => continue,
                 None if rounds == 0 => {
                     (0..6).for_each(|p| drop(b.step(Input::Left { peer: p })));
@@ -345,7 +496,9 @@ proptest! {
                         asked.push((peer, piece.0));
                     }
                     Output::Cancel { peer, piece } => {
-                        prop_assert!(b.fetch.have.get(piece));
+                        // of what is on its way, an offer is declined
+                        let known = b.fetch.have.get(piece) || b.fetch.flights.contains(piece);
+                        prop_assert!(known);
                         asked.retain(|a| *a != (peer, piece.0));
                     }
                     Output::Ban { peer, .. } => {
@@ -354,6 +507,7 @@ proptest! {
                     }
                     Output::Complete => prop_assert!(b.fetch.have.is_full()),
                     Output::Starved => {}
+                    Output::Drop { .. } => prop_assert!(false, "there is nobody to use instead"),
                 }
             }
         }
@@ -375,7 +529,12 @@ fn a_large_image_is_scheduled_fast() {
         (0..pieces).filter(|i| peer == 0 || (i * 7 + peer) % 3 != 0).for_each(|i| {
             have.set(PieceIndex(i));
         });
-        fetch.step(Duration::ZERO, &mut rng, Input::Joined { peer, have }, &mut out);
+        fetch.step(
+            Duration::ZERO,
+            &mut rng,
+            Input::Joined { peer, place: Place::Site, seeding: false, have },
+            &mut out,
+        );
     }
     let began = std::time::Instant::now();
     let (mut queue, mut now, mut steps) = (std::collections::VecDeque::new(), 0, 0);

@@ -15,13 +15,15 @@
 //!
 //! | to the downloader | body |
 //! |---|---|
-//! | 17 opened | root (32), length (8), log2 of the piece size (1), bitmap |
+//! | 17 opened | root (32), length (8), log2 of the piece size (1), 1 if it is seeded or 0, bitmap |
 //! | 18 not found | root (32) |
 //! | 19 layer | first piece (4), 1 to 2048 chaining values |
 //! | 20 have | 1 to 4096 pieces (4 each) |
 //! | 21 piece | piece (4), its bytes |
-//! | 22 refused | piece (4), reason (1): 1 busy, 2 missing, 3 given away; when busy up to 8 node ids (32 each) |
+//! | 22 refused | piece (4), reason (1): 1 busy, 2 missing; when busy up to 8 node ids (32 each) |
 //! | 23 ticket | name (16) and secret (32) of a connection; or nothing |
+//! | 24 offer | 1 to 4096 pieces (4 each): of a seeded blob, those to ask for |
+//! | 25 free | –: it is seeded no more |
 
 mod to_downloader;
 mod to_source;
@@ -77,6 +79,9 @@ pub enum WireError {
     /// A bitmap that is not one of that blob's pieces.
     #[error(transparent)]
     Bitmap(#[from] BitmapError),
+    /// A flag that is neither 0 nor 1.
+    #[error("no flag has the value {0}")]
+    Flag(u8),
     /// A refusal for an unknown reason.
     #[error("no refusal has the reason {0}")]
     Reason(u8),
@@ -124,6 +129,8 @@ mod tag {
     pub(super) const PIECE: u8 = 21;
     pub(super) const REFUSED: u8 = 22;
     pub(super) const TICKET: u8 = 23;
+    pub(super) const OFFER: u8 = 24;
+    pub(super) const FREE: u8 = 25;
 }
 
 /// The least and most bytes of a body.
@@ -134,13 +141,13 @@ fn bounds(tag: u8, direction: Direction) -> Option<(usize, usize)> {
         (ToSource, tag::OPEN) | (ToDownloader, tag::NOT_FOUND) => exactly(Hash::LEN),
         (ToSource, tag::GET_LAYER | tag::REQUEST | tag::CANCEL) => exactly(4),
         (ToDownloader, tag::OPENED) => {
-            Some((BLOB_LEN + 1, BLOB_LEN + Bitmap::encoded_len(MAX_PIECES)))
+            Some((BLOB_LEN + 2, BLOB_LEN + 1 + Bitmap::encoded_len(MAX_PIECES)))
         }
         (ToDownloader, tag::LAYER) => Some((4 + CV_LEN, 4 + PAGE_PIECES as usize * CV_LEN)),
-        (ToDownloader, tag::HAVE) => Some((4, 4 * HAVE_PIECES)),
+        (ToDownloader, tag::HAVE | tag::OFFER) => Some((4, 4 * HAVE_PIECES)),
         (ToDownloader, tag::PIECE) => Some((4, 4 + PIECE_MAX)),
         (ToDownloader, tag::REFUSED) => Some((5, 5 + OTHERS * PublicKey::LEN)),
-        (ToSource, tag::DIRECT) => exactly(0),
+        (ToSource, tag::DIRECT) | (ToDownloader, tag::FREE) => exactly(0),
         (ToDownloader, tag::TICKET) => Some((0, TICKET_LEN)),
         _ => None,
     }

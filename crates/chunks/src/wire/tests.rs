@@ -55,8 +55,8 @@ fn golden_bytes_to_the_downloader() {
     };
     let all = [
         (
-            ToDownloader::Opened { blob: blob(), have },
-            format!("110000002b{ab}00000000000aae60100106"),
+            ToDownloader::Opened { blob: blob(), seeding: true, have },
+            format!("110000002c{ab}00000000000aae6010010106"),
         ),
         (ToDownloader::NotFound { root }, format!("1200000020{ab}")),
         (ToDownloader::Ticket(None), "1700000000".into()),
@@ -73,7 +73,11 @@ fn golden_bytes_to_the_downloader() {
         (refused(Refusal::Busy, &[]), "16000000050000000701".into()),
         (refused(Refusal::Busy, &others), format!("16000000450000000701{ab}{}", "cd".repeat(32))),
         (refused(Refusal::Missing, &[]), "16000000050000000702".into()),
-        (refused(Refusal::GivenAway, &[]), "16000000050000000703".into()),
+        (
+            ToDownloader::Offer { pieces: vec![piece, PieceIndex(258)] },
+            "18000000080000000700000102".into(),
+        ),
+        (ToDownloader::Free, "1900000000".into()),
     ];
     for (message, golden) in all {
         let mut out = Vec::new();
@@ -127,7 +131,11 @@ fn a_refusal_names_a_few_others_and_only_when_busy() {
 fn impossible_blobs_are_refused() {
     // 2^28 pieces: a bitmap that short is not theirs, and none is made
     let mut out = Vec::new();
-    ToDownloader::Opened { blob: blob(), have: Bitmap::new(11) }.encode(&mut out);
+    ToDownloader::Opened { blob: blob(), seeding: false, have: Bitmap::new(11) }.encode(&mut out);
+    let mut odd = out.clone();
+    odd[HEADER + 41] = 2;
+    let (header, body) = read(&odd, Direction::ToDownloader).unwrap();
+    assert_eq!(ToDownloader::decode(header, body), Err(WireError::Flag(2)));
     out[HEADER + 34] = 15;
     let (header, body) = read(&out, Direction::ToDownloader).unwrap();
     assert!(matches!(ToDownloader::decode(header, body), Err(WireError::Bitmap(_))));
@@ -139,7 +147,7 @@ fn impossible_blobs_are_refused() {
 proptest! {
     #[test]
     fn any_bytes_decode_to_what_encodes_to_them(
-        tag in prop_oneof![1u8..5, 17u8..23, any::<u8>()],
+        tag in prop_oneof![1u8..5, 17u8..26, any::<u8>()],
         body in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..100),
             prop::collection::vec(0u8..4, 4..6),
@@ -176,11 +184,12 @@ proptest! {
         let mut have = Bitmap::new(blob.pieces());
         have.set(PieceIndex(bit % blob.pieces()));
         let mut out = Vec::new();
-        ToDownloader::Opened { blob, have: have.clone() }.encode(&mut out);
+        let seeding = bit % 2 == 0;
+        ToDownloader::Opened { blob, seeding, have: have.clone() }.encode(&mut out);
         let (header, body) = read(&out, Direction::ToDownloader).unwrap();
         prop_assert_eq!(
             ToDownloader::decode(header, body).unwrap(),
-            ToDownloader::Opened { blob, have }
+            ToDownloader::Opened { blob, seeding, have }
         );
     }
 }

@@ -13,9 +13,6 @@ pub enum Refusal {
     Busy,
     /// It does not have the piece (any more).
     Missing,
-    /// It has just given the piece to somebody else and gives the others first: ask there, and here
-    /// again if it does not come.
-    GivenAway,
 }
 
 /// What a source says. Long bodies are borrowed.
@@ -28,7 +25,9 @@ pub enum ToDownloader<'a> {
     Opened {
         /// The blob.
         blob: BlobRef,
-        /// The pieces that can be asked for.
+        /// Whether it is seeded: only what is offered is to be asked for.
+        seeding: bool,
+        /// The pieces that are here.
         have: Bitmap,
     },
     /// Nothing of that blob is here.
@@ -48,6 +47,13 @@ pub enum ToDownloader<'a> {
         /// The pieces.
         pieces: Vec<PieceIndex>,
     },
+    /// Of a seeded blob, pieces to ask for; at most [`HAVE_PIECES`].
+    Offer {
+        /// The pieces.
+        pieces: Vec<PieceIndex>,
+    },
+    /// The blob is seeded no more: all that is here can be asked for.
+    Free,
     /// A piece that was requested, not verified yet.
     Piece {
         /// Which.
@@ -67,6 +73,17 @@ pub enum ToDownloader<'a> {
     },
 }
 
+impl Body<'_> {
+    /// All the rest: 1 to [`HAVE_PIECES`] pieces.
+    fn pieces(&self) -> Result<Vec<PieceIndex>, WireError> {
+        let (numbers, rest) = self.rest.as_chunks::<4>();
+        if numbers.is_empty() || numbers.len() > HAVE_PIECES || !rest.is_empty() {
+            return Err(self.length());
+        }
+        Ok(numbers.iter().map(|n| PieceIndex(u32::from_be_bytes(*n))).collect())
+    }
+}
+
 impl<'a> ToDownloader<'a> {
     /// Appends the message's frame. For pieces, [`super::piece_prefix`] saves a copy.
     pub fn encode(&self, out: &mut Vec<u8>) {
@@ -74,25 +91,25 @@ impl<'a> ToDownloader<'a> {
             Self::Ticket(ticket) => frame(out, tag::TICKET, |o| {
                 o.extend_from_slice(ticket.map_or(&[], |t| t.as_slice()));
             }),
-            Self::Opened { blob, have } => frame(out, tag::OPENED, |o| {
+            Self::Opened { blob, seeding, have } => frame(out, tag::OPENED, |o| {
                 o.extend_from_slice(blob.root.as_bytes());
                 o.extend_from_slice(&blob.len().to_be_bytes());
                 o.push(u8::try_from(blob.piece_len().trailing_zeros()).unwrap_or(u8::MAX));
+                o.push(u8::from(*seeding));
                 have.encode(o);
             }),
             Self::NotFound { root } => {
                 frame(out, tag::NOT_FOUND, |o| o.extend_from_slice(root.as_bytes()));
             }
             Self::Layer { from, bytes } => numbered(out, tag::LAYER, *from, bytes),
-            Self::Have { pieces } => frame(out, tag::HAVE, |o| {
-                pieces.iter().for_each(|p| o.extend_from_slice(&p.0.to_be_bytes()));
-            }),
+            Self::Have { pieces } => list(out, tag::HAVE, pieces),
+            Self::Offer { pieces } => list(out, tag::OFFER, pieces),
+            Self::Free => frame(out, tag::FREE, |_| {}),
             Self::Piece { piece, bytes } => numbered(out, tag::PIECE, *piece, bytes),
             Self::Refused { piece, reason, others } => {
                 let reason = match reason {
                     Refusal::Busy => 1,
                     Refusal::Missing => 2,
-                    Refusal::GivenAway => 3,
                 };
                 frame(out, tag::REFUSED, |o| {
                     o.extend_from_slice(&piece.0.to_be_bytes());
@@ -115,8 +132,12 @@ impl<'a> ToDownloader<'a> {
             tag::TICKET => Self::Ticket(Some(body.rest.try_into().map_err(|_| body.length())?)),
             tag::OPENED => {
                 let blob = body.blob()?;
+                let seeding = match body.take::<1>()? {
+                    [flag @ 0..=1] => flag == 1,
+                    [other] => return Err(WireError::Flag(other)),
+                };
                 let have = Bitmap::decode(blob.pieces(), body.rest)?;
-                Self::Opened { blob, have }
+                Self::Opened { blob, seeding, have }
             }
             tag::NOT_FOUND => {
                 let root = Hash(body.take()?);
@@ -130,13 +151,11 @@ impl<'a> ToDownloader<'a> {
                 }
                 Self::Layer { from, bytes: body.rest }
             }
-            tag::HAVE => {
-                let (numbers, rest) = body.rest.as_chunks::<4>();
-                if numbers.is_empty() || numbers.len() > HAVE_PIECES || !rest.is_empty() {
-                    return Err(body.length());
-                }
-                let pieces = numbers.iter().map(|n| PieceIndex(u32::from_be_bytes(*n))).collect();
-                Self::Have { pieces }
+            tag::HAVE => Self::Have { pieces: body.pieces()? },
+            tag::OFFER => Self::Offer { pieces: body.pieces()? },
+            tag::FREE => {
+                body.end()?;
+                Self::Free
             }
             tag::PIECE => Self::Piece { piece: body.piece()?, bytes: body.rest },
             tag::REFUSED => {
@@ -144,7 +163,6 @@ impl<'a> ToDownloader<'a> {
                 let reason = match body.take::<1>()? {
                     [1] => Refusal::Busy,
                     [2] => Refusal::Missing,
-                    [3] => Refusal::GivenAway,
                     [other] => return Err(WireError::Reason(other)),
                 };
                 let (others, rest) = body.rest.as_chunks::<{ PublicKey::LEN }>();
@@ -158,6 +176,10 @@ impl<'a> ToDownloader<'a> {
             other => return Err(WireError::Tag(other)),
         })
     }
+}
+
+fn list(out: &mut Vec<u8>, tag: u8, pieces: &[PieceIndex]) {
+    frame(out, tag, |o| pieces.iter().for_each(|p| o.extend_from_slice(&p.0.to_be_bytes())));
 }
 
 fn numbered(out: &mut Vec<u8>, tag: u8, piece: PieceIndex, bytes: &[u8]) {

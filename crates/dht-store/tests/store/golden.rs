@@ -283,7 +283,7 @@ fn progress() -> Progress {
         rate_out: 11,
         sources: 12,
         takers: 13,
-        refused: [14, 15, 16],
+        refused: [14, 15],
         banned: 17,
         speeds: speeds(),
     }

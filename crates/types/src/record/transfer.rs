@@ -141,8 +141,8 @@ pub struct Progress {
     pub sources: u32,
     /// Peers that something went to in the last seconds.
     pub takers: u32,
-    /// Requests that others refused: they are busy, they lack the piece, they gave it away.
-    pub refused: [u32; 3],
+    /// Requests that others refused: they are busy, they lack the piece.
+    pub refused: [u32; 2],
     /// Peers that are banned from this blob.
     pub banned: u32,
     /// What the machine can move.

@@ -44,8 +44,8 @@ pub struct Counts {
     pub sent: u64,
     /// Pieces that were sent.
     pub sent_pieces: u64,
-    /// Requests that it refused: busy, missing, given away.
-    pub refused: [u32; 3],
+    /// Requests that it refused: busy, missing.
+    pub refused: [u32; 2],
     /// Whether it is banned from this blob.
     pub banned: bool,
 }

@@ -189,7 +189,6 @@ impl Meter {
         let at = match reason {
             Refusal::Busy => 0,
             Refusal::Missing => 1,
-            Refusal::GivenAway => 2,
         };
         let distance = self.distance(&peer);
         self.table().blob(root, Instant::now()).count(peer, distance, |c| {

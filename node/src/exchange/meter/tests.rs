@@ -31,7 +31,7 @@ fn bytes_are_counted_by_peer_and_distance() {
     meter.stored(&blob.root, node(2), 50, true);
     meter.bad(&blob.root, node(2), 30);
     meter.banned(&blob.root, node(2));
-    meter.refused(&blob.root, node(1), Refusal::GivenAway);
+    meter.refused(&blob.root, node(1), Refusal::Missing);
     meter.sent(&blob.root, node(3), 40);
     let report = meter.transfer(blob, &[node(1)]);
     let received = ByDistance { rack: 80, site: 0, wan: 200 };
@@ -41,7 +41,7 @@ fn bytes_are_counted_by_peer_and_distance() {
     let seen = meter.picture(&blob.root).unwrap();
     assert!(seen.fetching && seen.ended.is_none());
     assert_eq!((seen.sources, seen.takers, seen.banned), (2, 1, 1));
-    assert_eq!(seen.counts.refused, [0, 0, 1]);
+    assert_eq!(seen.counts.refused, [0, 1]);
     let peers = meter.peers(&blob.root);
     let of = |n| peers.iter().find(|(p, _)| *p == node(n)).unwrap().1;
     assert_eq!((of(1).counts.verified, of(1).distance), (100, Distance::Wan));

@@ -1,0 +1,237 @@
+//! Which member of the site asks other sites for which piece.
+//!
+//! Each piece is leased to one of the site's gateways by rendezvous hash, so that one copy crosses
+//! the WAN without a word between them. A lease stands as long as pieces come through its holder;
+//! when none do although some could, its pieces pass to the next in their order for a while.
+
+use std::time::Duration;
+
+use p2pinst_types::PieceIndex;
+
+use super::place::GATEWAYS;
+use crate::bitmap::Bitmap;
+
+/// No lease lapses before this.
+const LAPSE_MIN: Duration = Duration::from_secs(2);
+/// A lease lapses after so many times what is usual for a piece from another site.
+const LAPSE_TIMES: u32 = 2;
+/// A lease that has lapsed stands again after so many times the time in which it lapsed.
+const AGAIN_TIMES: u32 = 5;
+
+#[derive(Debug, Clone)]
+struct Holder {
+    tag: u64,
+    /// When a piece last came through it, or when it began to owe some.
+    progress: Duration,
+    /// Whether it owes something: a piece that it could ask for, and that is not here.
+    owes: bool,
+    lapsed: bool,
+}
+
+/// The leases of one blob at this site, as this node sees them.
+#[derive(Debug)]
+pub(super) struct Leases {
+    own: u64,
+    holders: Vec<Holder>,
+    /// For each piece the index of its holder; empty as long as nobody is known.
+    of_piece: Vec<u8>,
+    /// The pieces that this node may ask other sites for.
+    mine: Bitmap,
+}
+
+impl Leases {
+    /// Of a node that knows of no others: it may ask for all.
+    pub(super) fn new(pieces: u32) -> Self {
+        Self { own: 0, holders: Vec::new(), of_piece: Vec::new(), mine: Bitmap::full(pieces) }
+    }
+
+    /// The pieces that this node may ask other sites for.
+    pub(super) fn mine(&self) -> &Bitmap {
+        &self.mine
+    }
+
+    /// Takes over who takes part at this site.
+    pub(super) fn members(&mut self, now: Duration, own: u64, others: impl Iterator<Item = u64>) {
+        let mut tags: Vec<u64> = others.chain([own]).collect();
+        tags.sort_unstable();
+        tags.dedup();
+        tags.truncate(GATEWAYS);
+        let holder = |tag| {
+            let old = self.holders.iter().find(|h| h.tag == tag).cloned();
+            old.unwrap_or(Holder { tag, progress: now, owes: false, lapsed: false })
+        };
+        self.holders = tags.into_iter().map(holder).collect();
+        self.own = own;
+        self.divide();
+    }
+
+    /// Divides the pieces among the holders whose leases stand; among all when none does, and then a
+    /// node that is no gateway asks for whatever it can get.
+    fn divide(&mut self) {
+        let pieces = self.mine.pieces();
+        let all = self.holders.iter().all(|h| h.lapsed);
+        self.of_piece.clear();
+        self.mine = Bitmap::new(pieces);
+        for piece in 0..pieces {
+            let stands = |h: &Holder| all || !h.lapsed;
+            let weights = self.holders.iter().enumerate().filter(|(_, h)| stands(h));
+            let best = weights.map(|(at, h)| (mix(h.tag ^ mix(u64::from(piece))), at, h.tag)).max();
+            let Some((_, at, tag)) = best else { continue };
+            self.of_piece.push(u8::try_from(at).unwrap_or(u8::MAX));
+            if tag == self.own {
+                self.mine.set(PieceIndex(piece));
+            }
+        }
+        if all && self.holders.iter().all(|h| h.tag != self.own) {
+            self.mine = Bitmap::full(pieces);
+        }
+    }
+
+    fn holder(&mut self, piece: PieceIndex) -> Option<&mut Holder> {
+        let at = *self.of_piece.get(piece.0 as usize)?;
+        self.holders.get_mut(usize::from(at))
+    }
+
+    /// A piece has come to the site.
+    pub(super) fn came(&mut self, now: Duration, piece: PieceIndex) {
+        if let Some(holder) = self.holder(piece) {
+            holder.progress = now;
+        }
+    }
+
+    /// Looks whose leases have lapsed. `could` are the pieces that are not at this site, and that
+    /// somebody at another could be asked for; `usual`, how long such a piece takes.
+    pub(super) fn look(&mut self, now: Duration, could: &Bitmap, usual: Option<Duration>) {
+        if self.holders.iter().all(|h| h.tag == self.own) {
+            return;
+        }
+        let mut owes = vec![false; self.holders.len()];
+        for piece in could.iter() {
+            let at = self.of_piece.get(piece.0 as usize).copied();
+            if let Some(owes) = at.and_then(|at| owes.get_mut(usize::from(at))) {
+                *owes = true;
+            }
+        }
+        let after = (usual.unwrap_or_default() * LAPSE_TIMES).max(LAPSE_MIN);
+        let mut changed = false;
+        for (holder, owes) in self.holders.iter_mut().zip(owes) {
+            if owes && !holder.owes {
+                holder.progress = holder.progress.max(now);
+            }
+            holder.owes = owes;
+            if holder.lapsed && now.saturating_sub(holder.progress) > after * AGAIN_TIMES {
+                holder.lapsed = false;
+                holder.progress = now;
+                changed = true;
+            }
+            let late = owes && now.saturating_sub(holder.progress) > after;
+            // this node knows of itself that it is alive
+            if late && !holder.lapsed && holder.tag != self.own {
+                holder.lapsed = true;
+                changed = true;
+            }
+        }
+        if changed {
+            self.divide();
+        }
+    }
+}
+
+/// A good mix of 64 bits (the finaliser of splitmix64).
+fn mix(n: u64) -> u64 {
+    let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let n = (n ^ n >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let n = (n ^ n >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    n ^ n >> 31
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIECES: u32 = 600;
+
+    fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    fn site(of: &[u64]) -> Vec<Leases> {
+        let leases = of.iter().map(|own| {
+            let mut leases = Leases::new(PIECES);
+            leases.members(secs(0), *own, of.iter().copied().filter(|t| t != own));
+            leases
+        });
+        leases.collect()
+    }
+
+    #[test]
+    fn each_piece_has_one_holder_and_all_about_as_many() {
+        let site = site(&[3, 11, 19, 20, 500, 501]);
+        for piece in 0..PIECES {
+            let holders = site.iter().filter(|l| l.mine().get(PieceIndex(piece)));
+            assert_eq!(holders.count(), 1, "piece {piece}");
+        }
+        assert!(site.iter().all(|l| (60..140).contains(&l.mine().count())));
+    }
+
+    #[test]
+    fn of_many_members_a_few_are_gateways() {
+        let tags: Vec<u64> = (1..=100).collect();
+        let site = site(&tags);
+        assert_eq!(site.iter().filter(|l| !l.mine().is_empty()).count(), GATEWAYS);
+    }
+
+    #[test]
+    fn when_a_member_leaves_only_its_pieces_move() {
+        let mut leases = site(&[1, 2, 3]).remove(0);
+        let before = leases.mine().clone();
+        leases.members(secs(1), 1, [2].into_iter());
+        assert!(before.iter().all(|p| leases.mine().get(p)));
+        let gained = leases.mine().count() - before.count();
+        assert!((60..140).contains(&gained), "{gained}");
+    }
+
+    #[test]
+    fn a_lease_lapses_when_nothing_comes_through_its_holder() {
+        let mut leases = site(&[1, 2, 3]).remove(0);
+        let (mine, others) = (leases.mine().clone(), site(&[1, 2, 3]));
+        let all = Bitmap::full(PIECES);
+        leases.look(secs(0), &Bitmap::new(PIECES), None);
+        leases.look(secs(10), &all, None);
+        assert_eq!(leases.mine(), &mine, "they owe something only from now on");
+        let of_two = others[1].mine().iter().next().unwrap();
+        leases.look(secs(11), &all, None);
+        leases.came(secs(12), of_two);
+        leases.look(secs(13), &all, None);
+        assert!(leases.mine().iter().all(|p| !others[1].mine().get(p)));
+        let gained = leases.mine().count() - mine.count();
+        assert!(gained > 30, "about half of what the third held: {gained}");
+        // the second is silent too: all is mine
+        leases.look(secs(15), &all, None);
+        assert!(leases.mine().is_full());
+    }
+
+    #[test]
+    fn who_is_no_gateway_asks_when_all_gateways_are_silent() {
+        let tags: Vec<u64> = (1..=17).collect();
+        let mut leases = site(&tags).remove(16);
+        let all = Bitmap::full(PIECES);
+        assert!(leases.mine().is_empty());
+        leases.look(secs(0), &all, None);
+        leases.look(secs(2), &all, None);
+        assert!(leases.mine().is_empty());
+        leases.look(secs(3), &all, None);
+        assert!(leases.mine().is_full());
+    }
+
+    #[test]
+    fn a_slow_wan_gives_longer_leases() {
+        let mut leases = site(&[1, 2]).remove(0);
+        let (mine, all) = (leases.mine().clone(), Bitmap::full(PIECES));
+        leases.look(secs(0), &all, None);
+        leases.look(secs(9), &all, Some(secs(5)));
+        assert_eq!(leases.mine(), &mine);
+        leases.look(secs(11), &all, Some(secs(5)));
+        assert!(leases.mine().is_full());
+    }
+}
