@@ -131,7 +131,7 @@ pub(super) fn weight(share: Share, seed: u64, from: u32, to: u32, now: Micros) -
     if share != Share::Unfair {
         return 1.0;
     }
-    let pair = u64::from(from) << 40 ^ u64::from(to) << 20 ^ now / SECOND;
+    let pair = u64::from(from) << 40 ^ u64::from(to) << 20 ^ (now / SECOND);
     let mut rng = StdRng::seed_from_u64(seed ^ pair);
     10f64.powf(-2.0 * rng.random::<f64>())
 }
