@@ -50,6 +50,7 @@ const COMMANDS: &[&str] = &[
     "store pin",
     "store unpin",
     "status",
+    "swarm",
     "history",
     "limits",
     "limits show",

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use dht_store::wire::SWARMS;
 use p2pinst_chunks::BlobStatus;
+use p2pinst_types::rate::Limit;
 use p2pinst_types::record::Progress;
-use p2pinst_types::{Hash, Millis, PieceIndex};
+use p2pinst_types::{Hash, Millis, PieceIndex, Rate};
 use tokio_util::sync::CancellationToken;
 
 use super::Exchange;
@@ -78,6 +79,7 @@ impl Exchange {
                 () = self.meter.work() => {}
             }
             let mut nic: Option<Nic> = None;
+            let mut speed = None;
             let mut tick = tokio::time::interval(SAMPLE);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
@@ -87,11 +89,14 @@ impl Exchange {
                 }
                 if nic.is_none() {
                     nic = self.nic();
-                    if let Some(nic) = &nic {
-                        let speed = nic.speed();
-                        self.meter.knows(speed, speed);
-                    }
+                    speed = nic.as_ref().and_then(Nic::speed);
                 }
+                let rates = self.limits().in_force().rates;
+                let least = |limit: Option<Limit>| {
+                    let limit = limit.and_then(Limit::rate).map(Rate::bytes);
+                    limit.into_iter().chain(speed).min()
+                };
+                self.meter.knows(least(rates.up), least(rates.down));
                 let carried = nic.as_ref().and_then(Nic::carried);
                 if !self.meter.sample(Instant::now(), carried) {
                     break;
