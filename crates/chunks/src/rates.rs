@@ -371,6 +371,8 @@ mod tests {
         let busy_up = Some(Limit::At(Rate::MIN));
         assert_eq!(LimitsConfig { busy_up, ..config.clone() }.busy_rate(1 << 30), Some(Rate::MIN));
         let rate = |n| Rate::new(n).ok();
+        assert_eq!(config.slots(None), 3);
+        let config = LimitsConfig { upload_slots: 16, ..config };
         assert_eq!(config.slots(None), 16);
         assert_eq!(config.slots(rate(1 << 20)), 4);
         assert_eq!(config.slots(rate(125_000)), 2);

@@ -233,6 +233,10 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
         for piece in pieces {
             if self.picker.wants(*piece) {
                 state.useful += u32::from(offered.set(*piece));
+                // it may have said before that it lacks it
+                if state.have.set(*piece) && state.place.is_near() {
+                    self.picker.gained(*piece);
+                }
             } else if !self.flights.is_asked(*piece, peer) {
                 // it is here, or on its way: somebody else may have it
                 out.push(Output::Cancel { peer, piece: *piece });
