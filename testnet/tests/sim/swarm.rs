@@ -86,7 +86,8 @@ fn finally_a_site_that_was_cut_off_has_all() {
     let faults = vec![(3.0, Fault::Cut(2)), (9.0, Fault::Heal(2))];
     let report = run(&Plan { sites: 3, faults, ..Plan::new(17, 256, 1) });
     assert!(report.time(1.0) <= 9.0 + 2.0 * report.bound, "{:?}", report.done);
-    assert!(report.most_wan() <= 1.2, "{:?}", report.wan);
+    // what was asked for before the cut comes after it, and has been asked of others meanwhile
+    assert!(report.most_wan() <= 1.5, "{:?}", report.wan);
 }
 
 #[test]

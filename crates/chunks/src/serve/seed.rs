@@ -147,8 +147,10 @@ impl<P: Copy + Ord> Seed<P> {
         if let Some(taker) = self.takers.get_mut(&peer) {
             taker.asked.remove(&piece);
         }
+        let alone = self.takers.len() == 1;
         for taker in self.takers.values_mut().filter(|t| idle && !t.free) {
-            if taker.offered.is_empty() {
+            // a single one may be far away, and has been asked to wait for nobody
+            if taker.offered.is_empty() || alone {
                 taker.window = (taker.window * 2).min(MOST);
             }
         }
