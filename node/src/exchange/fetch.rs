@@ -187,7 +187,10 @@ impl Exchange {
         running.resume().await?;
         running.run(received).await?;
         running.done.sources = running.gave.len();
-        if let Err(error) = self.net.provide(blob.root).await {
+        // small ones are many, and the DHT has little room: the members of the group have them too
+        if blob.pieces() > 1
+            && let Err(error) = self.net.provide(blob.root).await
+        {
             debug!(%error, "cannot announce the blob");
         }
         Ok(running.done)
@@ -345,6 +348,7 @@ impl Running<'_> {
         let task = Task {
             exchange: self.exchange.clone(),
             root: self.blob.root,
+            bulk: self.blob.pieces() > 1,
             peer,
             addrs,
             requests,

@@ -110,21 +110,22 @@ impl Indirect {
     }
 }
 
-/// Opens a line to a source.
+/// Opens a line to a source: a bulk connection, unless one could not be made to it before, or none is
+/// wanted (`indirect` is `None`).
 ///
 /// # Errors
 /// When it cannot be reached or does not keep to the protocol.
 pub(super) async fn open(
     net: &Net,
-    indirect: &Indirect,
+    indirect: Option<&Indirect>,
     peer: NodeId,
     addrs: &[String],
 ) -> Result<Line, String> {
     let stream = net.open(peer, Protocol::Exchange, addrs).await.map_err(|e| e.to_string())?;
     let (mut reader, mut writer) = tokio::io::split(stream);
-    if indirect.contains(&peer) {
+    let Some(indirect) = indirect.filter(|i| !i.contains(&peer)) else {
         return Ok(Line::stream(reader, writer));
-    }
+    };
     let asked = tokio::time::timeout(ANSWER, ask(&mut reader, &mut writer)).await;
     let ticket = asked.unwrap_or_else(|e| Err(e.into())).map_err(|e| e.to_string())?;
     let Some(ticket) = ticket else { return Ok(Line::stream(reader, writer)) };

@@ -70,6 +70,8 @@ pub(super) fn queue() -> (Link, mpsc::Receiver<ToSource>) {
 pub(super) struct Task {
     pub(super) exchange: Exchange,
     pub(super) root: Hash,
+    /// Whether there is enough to fetch to make a bulk connection for it.
+    pub(super) bulk: bool,
     pub(super) peer: NodeId,
     pub(super) addrs: Vec<String>,
     pub(super) requests: mpsc::Receiver<ToSource>,
@@ -90,8 +92,9 @@ impl Task {
     }
 
     async fn connect_and_pump(self) -> Result<(), String> {
-        let Self { exchange, root, peer, addrs, requests, events, bytes } = self;
-        let opened = line::open(&exchange.net, &exchange.shared.indirect, peer, &addrs).await;
+        let Self { exchange, root, bulk, peer, addrs, requests, events, bytes } = self;
+        let indirect = bulk.then_some(&exchange.shared.indirect);
+        let opened = line::open(&exchange.net, indirect, peer, &addrs).await;
         let Line { reader, mut writer, hold } = opened?;
         let flow = exchange.limits().flow(Way::Down, peer, root);
         let mut open = Vec::new();

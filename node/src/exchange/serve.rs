@@ -28,9 +28,11 @@ const QUEUE: usize = 128;
 const TURNS: usize = 64;
 /// A downloader that asks for nothing for so long has to open a stream again.
 const IDLE: Duration = Duration::from_secs(120);
-/// What has come is told together this often: a message for each piece and downloader would cost
+/// Pieces that have come are told together, as soon as there are so many,
+const NEWS: u64 = 4;
+/// or after so long, but not sooner than that: a message for each piece and downloader would cost
 /// more than the pieces do.
-const NEWS: Duration = Duration::from_millis(20);
+const NEWS_AFTER: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(100));
 /// How long a downloader waits here for a blob that this node has only just begun to fetch.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -176,6 +178,19 @@ async fn read_all<R: AsyncRead + Unpin>(
     }
 }
 
+/// Waits until there is enough to tell that has come since; whether more may come. It may be dropped
+/// at any time.
+async fn news(progress: &mut watch::Receiver<u64>, told: (Instant, u64)) -> bool {
+    let (last, count) = told;
+    tokio::time::sleep_until(last + NEWS_AFTER.0).await;
+    if progress.wait_for(|n| *n != count).await.is_err() {
+        return false;
+    }
+    let enough = progress.wait_for(|n| n.wrapping_sub(count) >= NEWS);
+    let enough = tokio::time::timeout_at(last + NEWS_AFTER.1, enough).await;
+    enough.is_ok_and(|e| e.is_ok()) || progress.has_changed().is_ok()
+}
+
 async fn send<W: AsyncWrite + Unpin>(writer: &mut W, message: &ToDownloader<'_>) -> io::Result<()> {
     let mut bytes = Vec::new();
     message.encode(&mut bytes);
@@ -201,14 +216,11 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         mut progress: Option<watch::Receiver<u64>>,
     ) -> io::Result<()> {
         let mut piece = Vec::new();
-        let mut told = Instant::now();
+        let mut told = (Instant::now(), 0);
         loop {
             let more = async {
                 match &mut progress {
-                    Some(p) => {
-                        tokio::time::sleep_until(told + NEWS).await;
-                        p.changed().await.is_ok()
-                    }
+                    Some(p) => news(p, told).await,
                     None => std::future::pending().await,
                 }
             };
@@ -224,11 +236,12 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                     None => return Ok(()),
                 },
                 alive = more => {
+                    let count = progress.as_ref().map_or(0, |p| *p.borrow());
+                    told = (Instant::now(), count);
                     if !alive {
                         progress = None;
                     }
                     self.tell_news().await?;
-                    told = Instant::now();
                 }
             }
         }

@@ -296,12 +296,12 @@ async fn a_line_is_a_bulk_connection_where_one_can_be_made_and_ends_with_the_lib
     reader.net.dial(Some(source.id), std::slice::from_ref(&source.addr)).await.unwrap();
     let indirect = line::Indirect::default();
     // no address is known to connect to: the stream must do, and that is remembered
-    let open = || line::open(&reader.net, &indirect, source.id, &[]);
+    let open = || line::open(&reader.net, Some(&indirect), source.id, &[]);
     assert!(open().await.unwrap().hold.is_none());
     reader.net.peers().shown(source.id, vec![source.addr.clone()], 1);
     assert!(open().await.unwrap().hold.is_none());
     let indirect = line::Indirect::default();
-    let mut line = line::open(&reader.net, &indirect, source.id, &[]).await.unwrap();
+    let mut line = line::open(&reader.net, Some(&indirect), source.id, &[]).await.unwrap();
     assert!(line.hold.is_some(), "it is a bulk connection");
     let mut open = Vec::new();
     ToSource::Open { root: Hash([9; 32]) }.encode(&mut open);
@@ -311,7 +311,7 @@ async fn a_line_is_a_bulk_connection_where_one_can_be_made_and_ends_with_the_lib
     let header = read.await.unwrap().unwrap();
     let answer = ToDownloader::decode(header, wire::taken(header, &body)).unwrap();
     assert_eq!(answer, ToDownloader::NotFound { root: Hash([9; 32]) });
-    let again = line::open(&reader.net, &indirect, source.id, &[]).await.unwrap();
+    let again = line::open(&reader.net, Some(&indirect), source.id, &[]).await.unwrap();
     reader.net.close(source.id).await.unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(10), line::Hold::ended(again.hold)).await;
     assert!(ended.is_ok(), "who is disconnected has no line left");

@@ -64,7 +64,7 @@ const HANDSHAKES_OF_ONE: usize = 8;
 const INBOUND: usize = 64;
 /// Bytes that the kernel holds of what has not been sent yet: enough to keep the line busy, few
 /// enough that what is decided now is soon on its way.
-const NOT_SENT: u32 = 128 << 10;
+const NOT_SENT: u32 = 24 << 10;
 
 /// The first byte of a bulk connection.
 pub(super) const FIRST: u8 = MAGIC[0];

@@ -7,6 +7,7 @@ use p2pinst_testnet::cluster::says;
 use p2pinst_testnet::exec::Done;
 use p2pinst_testnet::root::{dpkg_status, expect_installed};
 use p2pinst_testnet::view::Status;
+use p2pinst_testnet::wait::eventually;
 use p2pinst_testnet::{Deb, Invite, Lab, Node};
 use serde_json::Value;
 
@@ -188,9 +189,12 @@ fn an_order_without_urgent_is_done_when_the_node_is_idle() {
         let id = &published.deployment;
         ensure!(n1.deployment(id)?.mode == "load-aware", "it is not load-aware");
         n2.installs("patient", "1.0", SOON)?;
-        let seen = n1.sees_state(id, "n3", "waiting", SOON)?;
-        let detail = &seen.machine("n3")?.detail;
-        ensure!(detail.contains("idle") && detail.contains("other programs"), "`{detail}`");
+        eventually(SOON, "n3 tells why it waits", || {
+            let seen = n1.sees_state(id, "n3", "waiting", SOON)?;
+            let detail = &seen.machine("n3")?.detail;
+            ensure!(detail.contains("idle") && detail.contains("other programs"), "`{detail}`");
+            Ok(())
+        })?;
         // What is urgent does not wait, and does not take the rest along.
         publish_to_all(n1, &deb(lab, "pressing", "1.0")?, &["--wait"]).run()?.ok()?;
         n3.installs("pressing", "1.0", SOON)?;
