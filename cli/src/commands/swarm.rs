@@ -321,7 +321,7 @@ alice-1: 25.0 % there, 0/2 have all, about 4.0 s left, efficiency 0.12
         assert_eq!(report(&view, false), want);
         let peers = report(&view, true);
         assert!(
-            peers.contains("  wan   97.6 KiB  0 B        0 B    0 B   0 B/s  0 B/s  6\n"),
+            peers.contains("  wan   97.6 KiB  0 B        0 B    0 B   0 B/s  0 B/s  3\n"),
             "{peers}"
         );
     }

@@ -384,7 +384,7 @@ fn golden_messages() {
         ("watching", Response::Watching(3), "11:078669bbe9c38dd6"),
         ("noted", Response::Noted, "6:8a25193744e3e157"),
         ("holds", Response::Holds(true), "8:9003fa9d5381db0c"),
-        ("swarm", Response::Swarm(vec![progress()]), "315:d0e6d304fe78c51b"),
+        ("swarm", Response::Swarm(vec![progress()]), "314:5012bcc1567d91a4"),
         ("refused", Response::Refused("no".to_owned()), "12:3124a57fafe45ece"),
     ] {
         check(&mut f, what, &response, golden);
