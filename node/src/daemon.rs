@@ -379,6 +379,12 @@ impl Server {
                         streams.spawn(async move {
                             match protocol {
                                 Protocol::Store => answer(parts, peer, stream).await,
+                                // R16: as of requests, also on a connection of before
+                                Protocol::Exchange
+                                    if parts.store.views().machine_of(&peer.0).is_none() =>
+                                {
+                                    debug!(%peer, "a downloader that is no member gets nothing");
+                                }
                                 Protocol::Exchange => parts.exchange.serve(peer, stream).await,
                                 Protocol::Swim => parts.liveness.serve(peer, stream).await,
                             }

@@ -152,6 +152,12 @@ impl Exchange {
         if self.blobs.status(&blob.root).is_some_and(|s| s.complete) {
             return Ok(Fetched::default());
         }
+        // two orders, or an order and somebody, may want the same: the second finds it here
+        let turn = self.turn_to_fetch(blob.root);
+        let _turn = turn.lock().await;
+        if self.blobs.status(&blob.root).is_some_and(|s| s.complete) {
+            return Ok(Fetched::default());
+        }
         self.begin_progress(blob.root);
         let before = self.blobs.status(&blob.root).map_or(0, |s| super::progress::held(&s));
         self.meter.begin(blob, before);
@@ -318,9 +324,8 @@ impl Running<'_> {
         self.tell_members(&all);
         let outside = self.may_ask_outside(&all);
         let known: BTreeSet<NodeId> = all.peers.iter().map(|s| s.node).collect();
-        // of those that the DHT named nothing is known: they are asked as if they were here
         let found = self.found.iter().filter(|n| !known.contains(*n));
-        let found = found.map(|n| Source { node: *n, place: Place::Site });
+        let found = found.map(|n| Source { node: *n, place: self.exchange.places.of(n) });
         let now = Instant::now();
         let candidates = all.peers.iter().copied().chain(found).filter(|s| {
             let due = self.retries.get(&s.node).is_none_or(|r| r.at <= now);
@@ -473,6 +478,10 @@ impl Running<'_> {
                 self.hear_of(peer, others);
                 self.exchange.meter.refused(&self.blob.root, peer, reason);
                 return Ok(self.step(Input::Refused { peer, piece, reason }));
+            }
+            // before the blob is begun nothing was asked for
+            Event::Disk(PutError::Unknown { .. }) if matches!(self.stage, Stage::Layer { .. }) => {
+                self.ban(peer, "it sent a piece that nobody asked for");
             }
             Event::Disk(error) => return Err(error.into()),
         }

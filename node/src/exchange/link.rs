@@ -181,8 +181,7 @@ async fn store(
     *body = bytes;
     Ok(match result {
         Ok(put) => Event::Stored { piece, put },
-        // before the blob is begun nothing was asked for
-        Err(PutError::Bad(_) | PutError::Unknown { .. }) => Event::Bad { piece },
+        Err(PutError::Bad(_)) => Event::Bad { piece },
         Err(error) => Event::Disk(error),
     })
 }

@@ -65,6 +65,8 @@ struct Shared {
     uploads: Mutex<Uploads>,
     begun: Instant,
     indirect: line::Indirect,
+    /// Blobs that are being fetched.
+    fetching: Mutex<BTreeMap<Hash, Arc<tokio::sync::Mutex<()>>>>,
     holders: holders::Holders,
     limits: Limits,
     next_stream: AtomicU64,
@@ -106,6 +108,7 @@ impl Exchange {
             uploads: Mutex::new(uploads),
             begun: Instant::now(),
             indirect: line::Indirect::default(),
+            fetching: Mutex::default(),
             holders: holders::Holders::default(),
             limits,
             next_stream: AtomicU64::new(0),
@@ -156,6 +159,13 @@ impl Exchange {
         if let Some(status) = self.blobs.status(&root) {
             lock(&self.shared.uploads).serve.seed(root, status.blob.pieces());
         }
+    }
+
+    /// Held by whoever fetches a blob.
+    fn turn_to_fetch(&self, root: Hash) -> Arc<tokio::sync::Mutex<()>> {
+        let mut fetching = lock(&self.shared.fetching);
+        fetching.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(fetching.entry(root).or_default())
     }
 
     fn stream_id(&self) -> StreamId {

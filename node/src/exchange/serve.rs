@@ -33,6 +33,10 @@ const NEWS: u64 = 4;
 /// or after so long, but not sooner than that: a message for each piece and downloader would cost
 /// more than the pieces do.
 const NEWS_AFTER: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(100));
+/// A piece that takes longer gives its slot to others, and goes on beside them.
+const SLOW: Duration = Duration::from_secs(1);
+/// Bytes of the longest buffer that a stream keeps from piece to piece.
+const KEPT: usize = 256 << 10;
 /// How long a downloader waits here for a blob that this node has only just begun to fetch.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -111,6 +115,18 @@ impl Exchange {
             answered = session.run(messages, turns, progress) => answered,
             ended = Hold::ended(hold) => ended,
         }
+    }
+
+    /// Waits for a piece to be sent; others go on when that takes long.
+    async fn unless_slow<T>(&self, id: StreamId, sending: impl Future<Output = T>) -> T {
+        tokio::pin!(sending);
+        tokio::select! {
+            sent = &mut sending => return sent,
+            () = tokio::time::sleep(SLOW) => {}
+        }
+        lock(&self.shared.uploads).serve.is_slow(id);
+        self.dispatch();
+        sending.await
     }
 
     /// The blob's status; waits a little for one that is about to begin.
@@ -224,8 +240,8 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                     None => std::future::pending().await,
                 }
             };
+            // in no order: a flood of messages holds up no piece that has its turn
             tokio::select! {
-                biased;
                 message = messages.recv() => match message {
                     Some(message) => self.on_message(message).await?,
                     None => return Ok(()),
@@ -317,7 +333,8 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                 let prefix: [u8; PIECE_PREFIX] = frames::piece_prefix(piece, len);
                 self.exchange.limits().sent(bytes.len());
                 let parts: [&[u8]; 2] = [&prefix, &bytes];
-                let written = wire::write_within(&mut self.writer, &parts, &self.flow).await;
+                let writing = wire::write_within(&mut self.writer, &parts, &self.flow);
+                let written = self.exchange.unless_slow(self.id, writing).await;
                 if written.is_ok() {
                     self.exchange.meter.sent(&self.root, self.peer, len.into());
                 }
@@ -331,7 +348,8 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         if sent.is_ok() {
             self.exchange.shared.holders.note(self.root, self.peer);
         }
-        *buffer = bytes;
+        // a node may have many takers: only short buffers are kept
+        *buffer = if bytes.capacity() <= KEPT { bytes } else { Vec::new() };
         lock(&self.exchange.shared.uploads).serve.done(self.id);
         self.exchange.dispatch();
         sent

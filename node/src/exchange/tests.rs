@@ -502,3 +502,20 @@ async fn what_is_urgent_overtakes_what_was_there_first() {
     let rest = tokio::time::timeout(Duration::from_secs(60), first).await.unwrap().unwrap();
     assert_eq!(rest.sources, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_who_want_the_same_fetch_it_once() {
+    let data = content(8_000_000);
+    let ((_d1, full), (_d2, empty)) = (store(), store());
+    let blob = full.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
+    let (source, reader) = (honest(&full).await, host().await);
+    reader.net.dial(Some(source.id), std::slice::from_ref(&source.addr)).await.unwrap();
+    let exchange = Exchange::new(reader.net.clone(), empty.clone());
+    let source = source.id;
+    let fetch = || exchange.fetch(blob, Box::new(move || near(NOBODY, &[source])));
+    let both = async { tokio::join!(fetch(), fetch()) };
+    let (one, two) = tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_eq!(one.received + two.received, blob.len());
+    assert_eq!(std::fs::read(empty.path(&blob.root).unwrap()).unwrap(), data);
+}

@@ -12,6 +12,9 @@ use super::limits::Flow;
 /// A peer that takes nothing for so long is given up.
 pub(super) const STALLED: Duration = Duration::from_secs(30);
 
+/// Bytes that have to leave within [`STALLED`].
+const STEP: usize = 64 << 10;
+
 pub(super) fn invalid(e: WireError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, e)
 }
@@ -63,12 +66,13 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(
     stream: &mut W,
     parts: &[&[u8]],
 ) -> io::Result<()> {
-    let write = async {
-        for part in parts {
-            stream.write_all(part).await?;
-        }
-        stream.flush().await
-    };
+    for step in parts.iter().flat_map(|part| part.chunks(STEP)) {
+        in_time(stream.write_all(step)).await?;
+    }
+    in_time(stream.flush()).await
+}
+
+async fn in_time(write: impl Future<Output = io::Result<()>>) -> io::Result<()> {
     tokio::time::timeout(STALLED, write).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 

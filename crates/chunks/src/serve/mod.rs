@@ -79,6 +79,8 @@ struct Sending {
     far: bool,
     /// How many had been sent when it began.
     since: u64,
+    /// Whether it takes long.
+    slow: bool,
 }
 
 /// A piece does not keep its slot while so many others are sent in each slot: the peer is slow.
@@ -270,7 +272,7 @@ impl<P: Copy + Ord> Serve<P> {
             }
         }
         let (_, class, _, peer, at) = best?;
-        if class == Class::Uninvited && !self.sending.is_empty() {
+        if class == Class::Uninvited && self.sending.values().any(|s| !s.slow) {
             return None;
         }
         let (root, piece) = self.queues.get_mut(&peer)?.remove(at);
@@ -279,7 +281,7 @@ impl<P: Copy + Ord> Serve<P> {
             seed.sending(peer, piece);
         }
         let far = self.is_far(peer);
-        self.sending.insert(peer, Sending { root, piece, far, since: self.sent });
+        self.sending.insert(peer, Sending { root, piece, far, since: self.sent, slow: false });
         self.last = Some(peer);
         Some(Job { peer, root, piece })
     }
@@ -291,7 +293,8 @@ impl<P: Copy + Ord> Serve<P> {
         let slow = SLOW * slots as u64;
         let slots = if later && self.yields() { (slots / YIELD).max(1) } else { slots };
         let taken = self.sending.values().filter(|s| {
-            s.far == far && self.is_urgent(&s.root) != later && self.sent - s.since < slow
+            let counts = !s.slow && self.sent - s.since < slow;
+            counts && s.far == far && self.is_urgent(&s.root) != later
         });
         self.sending.len() < self.limits.peers && taken.count() < slots
     }
@@ -346,6 +349,13 @@ impl<P: Copy + Ord> Serve<P> {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.queues.values().map(Vec::len).sum()
+    }
+
+    /// What is being sent to a peer takes long: it keeps its slot no more, others go on.
+    pub fn is_slow(&mut self, peer: P) {
+        if let Some(sending) = self.sending.get_mut(&peer) {
+            sending.slow = true;
+        }
     }
 
     /// What was being sent to a peer has been sent, or refused after all.

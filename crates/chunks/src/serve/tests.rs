@@ -102,6 +102,21 @@ fn a_peer_that_takes_nothing_does_not_keep_its_slot() {
 }
 
 #[test]
+fn those_that_take_nothing_at_all_stop_nobody() {
+    let mut serve = Serve::new(ServeLimits { slots: 2, ..limits() });
+    for peer in 1..=3 {
+        ask(&mut serve, peer, 0).unwrap();
+    }
+    assert!(job(&mut serve) == Some((1, 0)) && job(&mut serve) == Some((2, 0)));
+    assert_eq!(job(&mut serve), None);
+    serve.is_slow(1);
+    serve.is_slow(9);
+    assert_eq!(job(&mut serve), Some((3, 0)));
+    ask(&mut serve, 1, 5).unwrap();
+    assert_eq!(job(&mut serve), None, "nothing more for the slow one");
+}
+
+#[test]
 fn a_seed_offers_each_piece_to_one_and_then_all_to_all() {
     let mut serve = Serve::new(limits());
     serve.seed(ROOT, 6);
