@@ -228,12 +228,23 @@ async fn say<W: AsyncWrite + Unpin>(writer: &mut W, message: &ToSource) -> io::R
     wire::write(writer, &[&bytes]).await
 }
 
+/// The next answer; what a source tells unasked, its news and its offers, does not matter here.
 async fn hear<'a, R: AsyncRead + Unpin>(
     reader: &mut R,
     body: &'a mut Vec<u8>,
 ) -> io::Result<ToDownloader<'a>> {
-    let header =
-        wire::read(reader, Direction::ToDownloader, body, &AtomicU64::new(0), None).await?;
-    let header = header.ok_or(io::ErrorKind::UnexpectedEof)?;
+    let none = AtomicU64::new(0);
+    let header = loop {
+        let header = wire::read(reader, Direction::ToDownloader, body, &none, None).await?;
+        let header = header.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let said = ToDownloader::decode(header, wire::taken(header, body));
+        let unasked = matches!(
+            said.map_err(wire::invalid)?,
+            ToDownloader::Have { .. } | ToDownloader::Offer { .. } | ToDownloader::Free
+        );
+        if !unasked {
+            break header;
+        }
+    };
     ToDownloader::decode(header, wire::taken(header, body)).map_err(wire::invalid)
 }
