@@ -235,7 +235,7 @@ fn what_is_urgent_overtakes_a_big_one_that_is_under_way() {
         ensure!(sent < 30 * MB, "{sent} bytes left until the urgent one was there");
         n1.ok(["limits", "set", "up=none"])?;
         publish_to_all(n1, &deb(lab, "after", "1.0")?, &[]).run()?.ok()?;
-        for node in [n2, n3] {
+        for node in [n1, n2, n3] {
             node.installs("bulky", "1.0", LATER)?;
             node.installs("after", "1.0", LATER)?;
         }
