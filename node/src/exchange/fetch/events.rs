@@ -1,0 +1,143 @@
+//! What the sources of a fetch say, and what the scheduler makes of it.
+
+use p2pinst_chunks::Bitmap;
+use p2pinst_chunks::fetch::{Input, Output};
+use p2pinst_chunks::store::PutError;
+use p2pinst_chunks::wire::ToSource;
+use p2pinst_types::NodeId;
+use tracing::warn;
+
+use super::super::link::Event;
+use super::{FOUND, FetchError, Running, Stage};
+
+impl Running<'_> {
+    /// Says whether the blob is complete.
+    pub(super) async fn on_event(
+        &mut self,
+        peer: NodeId,
+        event: Event,
+    ) -> Result<bool, FetchError> {
+        let late = !self.links.contains_key(&peer);
+        if late && !matches!(event, Event::Stored { .. } | Event::Found) {
+            return Ok(false); // of a source that was given up
+        }
+        match event {
+            Event::Found if self.found.len() < FOUND && !self.found.contains(&peer) => {
+                self.found.push(peer);
+            }
+            Event::Found => {}
+            Event::Opened { blob, seeding, have } if blob == self.blob => {
+                self.retries.remove(&peer);
+                if seeding {
+                    self.offered.insert(peer, Bitmap::new(blob.pieces()));
+                }
+                self.have.insert(peer, have.clone());
+                self.replace_layer_source();
+                return Ok(self.step(self.joined(peer, have)));
+            }
+            Event::Opened { .. } => {
+                self.ban(peer, "it shows another blob under the same name");
+                return Ok(self.step(Input::Left { peer }));
+            }
+            Event::NotFound => {
+                self.give_up(peer, "it does not have the blob");
+                return Ok(self.step(Input::Left { peer }));
+            }
+            Event::Closed(reason) => {
+                self.give_up(peer, &reason);
+                return Ok(self.step(Input::Left { peer }));
+            }
+            Event::Layer { from, bytes } => return self.on_layer(peer, from, &bytes).await,
+            Event::Have(pieces) => {
+                if let Some(have) = self.have.get_mut(&peer) {
+                    for piece in &pieces {
+                        have.set(*piece);
+                    }
+                }
+                return Ok(self.step(Input::Has { peer, pieces }));
+            }
+            Event::Offered(pieces) => {
+                if let Some(offered) = self.offered.get_mut(&peer) {
+                    for piece in &pieces {
+                        offered.set(*piece);
+                    }
+                }
+                return Ok(self.step(Input::Offered { peer, pieces }));
+            }
+            Event::Free => {
+                self.offered.remove(&peer);
+                return Ok(self.step(Input::Free { peer }));
+            }
+            Event::Stored { piece, put } => {
+                let bytes = self.blob.range(piece).map_or(0, |r| r.end - r.start);
+                self.done.received += bytes;
+                let duplicate = put == p2pinst_chunks::Put::Duplicate;
+                self.exchange.meter.stored(&self.blob.root, peer, bytes, !duplicate);
+                if duplicate {
+                    self.done.duplicate += bytes;
+                } else {
+                    self.gave.insert(peer);
+                    self.exchange.shared.holders.note(self.blob.root, peer);
+                    self.exchange.more(&self.blob.root);
+                }
+                return Ok(self.step(Input::Verified { peer, piece }));
+            }
+            Event::Bad { piece } => {
+                // R10: one bad piece and the peer is out for this blob
+                let bytes = self.blob.range(piece).map_or(0, |r| r.end - r.start);
+                self.done.received += bytes;
+                self.exchange.meter.bad(&self.blob.root, peer, bytes);
+                warn!(%peer, piece = piece.0, blob = %self.blob.root.short(), "a peer sent wrong bytes: it is banned from this blob");
+                if matches!(self.stage, Stage::Layer { .. }) {
+                    self.ban(peer, "it sent a piece that nobody asked for");
+                }
+                return Ok(self.step(Input::Bad { peer, piece }));
+            }
+            Event::Refused { piece, reason, others } => {
+                self.hear_of(peer, others);
+                self.exchange.meter.refused(&self.blob.root, peer, reason);
+                return Ok(self.step(Input::Refused { peer, piece, reason }));
+            }
+            // before the blob is begun nothing was asked for
+            Event::Disk(PutError::Unknown { .. }) if matches!(self.stage, Stage::Layer { .. }) => {
+                self.ban(peer, "it sent a piece that nobody asked for");
+            }
+            Event::Disk(error) => return Err(error.into()),
+        }
+        Ok(false)
+    }
+
+    /// Tells the scheduler, and does what it says. Says whether the blob is complete.
+    pub(super) fn step(&mut self, input: Input<NodeId>) -> bool {
+        let mut inputs = vec![input];
+        let mut complete = false;
+        while let Some(input) = inputs.pop() {
+            let Stage::Pieces(fetch) = &mut self.stage else { return false };
+            let mut out = Vec::new();
+            fetch.step(self.begun.elapsed(), &mut self.rng, input, &mut out);
+            for output in out {
+                match output {
+                    Output::Request { peer, piece } => {
+                        let message = ToSource::Request { piece };
+                        if !self.links.get(&peer).is_some_and(|l| l.send(message)) {
+                            self.give_up(peer, "it does not take requests");
+                            inputs.push(Input::Left { peer });
+                        }
+                    }
+                    Output::Cancel { peer, piece } => {
+                        if let Some(link) = self.links.get(&peer) {
+                            let _best_effort = link.send(ToSource::Cancel { piece });
+                        }
+                    }
+                    Output::Drop { peer } => self.give_up(peer, "it is much slower than others"),
+                    Output::Ban { peer, reason } => self.ban(peer, &format!("{reason:?}")),
+                    Output::Complete => complete = true,
+                    // before anybody has answered, that is nothing to tell the DHT about
+                    Output::Starved if self.have.is_empty() => {}
+                    Output::Starved => self.look_further(),
+                }
+            }
+        }
+        complete
+    }
+}

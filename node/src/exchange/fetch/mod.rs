@@ -1,0 +1,235 @@
+//! Fetching a blob: the shell around the scheduler of `p2pinst-chunks`.
+//!
+//! One task per fetch, one per source. First the piece layer, from the first source that has it;
+//! then pieces from all. A crash loses at most the pieces of the last second.
+
+mod events;
+mod layer;
+mod links;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use p2pinst_chunks::fetch::{Input, Place};
+use p2pinst_chunks::layer::LayerError;
+use p2pinst_chunks::store::{BeginError, PutError, SyncError};
+use p2pinst_chunks::{Bitmap, Fetch, LayerPages};
+use p2pinst_types::{BlobRef, Hash, NodeId};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::debug;
+
+use self::links::{Feed, Retry};
+use super::Exchange;
+use super::link::{Event, Link};
+use super::sources::Candidates;
+
+/// Events of all sources that may wait.
+const EVENTS: usize = 1024;
+/// How often the scheduler is told that time has passed.
+const TICK: Duration = Duration::from_millis(100);
+/// How often what has come is made durable.
+const SYNC: Duration = Duration::from_secs(1);
+/// How long nobody may have anything before the DHT is asked, and between two questions.
+const LOOK: Duration = Duration::from_secs(5);
+/// Sources that the DHT has named.
+pub(super) const FOUND: usize = 64;
+
+/// Why a blob was not fetched.
+#[derive(Debug, Error)]
+pub enum FetchError {
+    /// It cannot be begun: the disk is full, say.
+    #[error("cannot fetch: {0}")]
+    Begin(#[from] BeginError),
+    /// A piece cannot be stored.
+    #[error("cannot store a piece: {0}")]
+    Put(#[from] PutError),
+    /// What has come cannot be made durable.
+    #[error("cannot store what was fetched: {0}")]
+    Sync(#[from] SyncError),
+    /// Its layer cannot be.
+    #[error("cannot fetch: {0}")]
+    Layer(#[from] LayerError),
+    /// Nobody who can be reached has what is missing. What has come stays.
+    #[error("no node that can be reached has all of it")]
+    Starved,
+    /// A blocking task was ended: the node is stopping.
+    #[error("the node is stopping")]
+    Stopping(#[from] tokio::task::JoinError),
+}
+
+/// Who may have a blob now, best first.
+pub type Sources = Box<dyn Fn() -> Candidates + Send + Sync>;
+
+/// What a fetch did.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Fetched {
+    /// Bytes of pieces that came, duplicates and bad ones too.
+    pub received: u64,
+    /// Bytes of pieces that were here already when they came.
+    pub duplicate: u64,
+    /// Sources that gave at least one piece.
+    pub sources: usize,
+}
+
+/// Before the layer is here, sources only say what they have.
+pub(super) enum Stage {
+    Layer { pages: LayerPages, from: Option<(NodeId, Instant)> },
+    Pieces(Box<Fetch<NodeId>>),
+}
+
+pub(super) struct Running<'a> {
+    pub(super) exchange: &'a Exchange,
+    pub(super) blob: BlobRef,
+    sources: Sources,
+    pub(super) stage: Stage,
+    begun: Instant,
+    looked: Instant,
+    /// When anything came last, from any source.
+    pub(super) fed: Instant,
+    links: BTreeMap<NodeId, Link>,
+    /// Of the same sources.
+    feeds: BTreeMap<NodeId, Feed>,
+    /// Where the sources are to which there are links.
+    places: BTreeMap<NodeId, Place>,
+    /// When somebody at the own site was last known to have the blob.
+    near: Instant,
+    /// This node's tag, and the members of the site with theirs.
+    members: (u64, Vec<(NodeId, u64)>),
+    have: BTreeMap<NodeId, Bitmap>,
+    /// What those that seed the blob have offered.
+    offered: BTreeMap<NodeId, Bitmap>,
+    retries: BTreeMap<NodeId, Retry>,
+    banned: BTreeSet<NodeId>,
+    pub(super) found: Vec<NodeId>,
+    /// How many of those each busy source has named.
+    pub(super) advised: BTreeMap<NodeId, usize>,
+    gave: BTreeSet<NodeId>,
+    tasks: JoinSet<()>,
+    events: mpsc::Sender<(NodeId, Event)>,
+    rng: StdRng,
+    done: Fetched,
+    /// What had been received when it was made durable last.
+    synced: u64,
+}
+
+impl Exchange {
+    /// Fetches a blob, or what is missing of it. Ends when it is complete, or when nothing has come
+    /// for a while; end it earlier by dropping the future. What has come stays.
+    ///
+    /// # Errors
+    /// When the disk fails or is full, or nobody has what is missing.
+    pub async fn fetch(&self, blob: BlobRef, sources: Sources) -> Result<Fetched, FetchError> {
+        if self.blobs.status(&blob.root).is_some_and(|s| s.complete) {
+            return Ok(Fetched::default());
+        }
+        // two orders, or an order and somebody, may want the same: the second finds it here
+        let turn = self.turn_to_fetch(blob.root);
+        let _turn = turn.lock().await;
+        if self.blobs.status(&blob.root).is_some_and(|s| s.complete) {
+            return Ok(Fetched::default());
+        }
+        self.begin_progress(blob.root);
+        let before = self.blobs.status(&blob.root).map_or(0, |s| super::progress::held(&s));
+        self.meter.begin(blob, before);
+        let _ended = EndProgress { exchange: self, root: blob.root };
+        let (events, received) = mpsc::channel(EVENTS);
+        let mut running = Running {
+            exchange: self,
+            blob,
+            sources,
+            stage: Stage::Layer { pages: LayerPages::new(blob)?, from: None },
+            begun: Instant::now(),
+            looked: Instant::now(),
+            fed: Instant::now(),
+            links: BTreeMap::new(),
+            feeds: BTreeMap::new(),
+            places: BTreeMap::new(),
+            near: Instant::now(),
+            members: (0, Vec::new()),
+            have: BTreeMap::new(),
+            offered: BTreeMap::new(),
+            retries: BTreeMap::new(),
+            banned: BTreeSet::new(),
+            found: Vec::new(),
+            gave: BTreeSet::new(),
+            tasks: JoinSet::new(),
+            events,
+            rng: StdRng::from_rng(&mut rand::rng()),
+            done: Fetched::default(),
+            advised: BTreeMap::new(),
+            synced: 0,
+        };
+        running.keep_limits();
+        running.resume().await?;
+        running.run(received).await?;
+        running.done.sources = running.gave.len();
+        // small ones are many, and the DHT has little room: the members of the group have them too
+        if blob.pieces() > 1
+            && let Err(error) = self.net.provide(blob.root).await
+        {
+            debug!(%error, "cannot announce the blob");
+        }
+        Ok(running.done)
+    }
+}
+
+/// However a fetch ends, nobody waits for more of it.
+struct EndProgress<'a> {
+    exchange: &'a Exchange,
+    root: Hash,
+}
+
+impl Drop for EndProgress<'_> {
+    fn drop(&mut self) {
+        self.exchange.end_progress(&self.root);
+        self.exchange.meter.end(&self.root);
+    }
+}
+
+impl Running<'_> {
+    async fn run(
+        &mut self,
+        mut received: mpsc::Receiver<(NodeId, Event)>,
+    ) -> Result<(), FetchError> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut synced = Instant::now();
+        loop {
+            let complete = tokio::select! {
+                Some((peer, event)) = received.recv() => self.on_event(peer, event).await?,
+                Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => false,
+                _ = tick.tick() => {
+                    if self.is_starved() {
+                        return Err(FetchError::Starved);
+                    }
+                    self.keep_limits();
+                    self.connect();
+                    self.replace_layer_source();
+                    if self.have.is_empty() && self.looked.elapsed() >= LOOK {
+                        self.look_further();
+                    }
+                    self.step(Input::Tick)
+                }
+            };
+            let due = synced.elapsed() >= SYNC && matches!(self.stage, Stage::Pieces(_));
+            if complete || due {
+                // of a complete blob: waits for the task that is just making it so
+                let (blobs, root) = (self.exchange.blobs.clone(), self.blob.root);
+                let begun = Instant::now();
+                tokio::task::spawn_blocking(move || blobs.sync(&root)).await??;
+                let new =
+                    self.done.received - std::mem::replace(&mut self.synced, self.done.received);
+                self.exchange.meter.synced(new, begun.elapsed());
+                synced = Instant::now();
+            }
+            if complete {
+                return Ok(());
+            }
+        }
+    }
+}
