@@ -99,7 +99,7 @@ impl Source {
         if Stamp::from(file.metadata().context("read", &self.path)?) != self.stamp {
             return Err(self.changed());
         }
-        let bar = bytes_bar(context, self.len());
+        let bar = bytes_bar(context, self.len(), "handing over");
         let mut hasher = blake3::Hasher::new();
         let mut source = tokio::fs::File::from_std(file);
         let put = client
@@ -126,9 +126,10 @@ impl Source {
     }
 }
 
-fn bytes_bar(context: &Context, len: u64) -> ProgressBar {
+/// A bar of bytes.
+pub(crate) fn bytes_bar(context: &Context, len: u64, message: &'static str) -> ProgressBar {
     const TEMPLATE: &str = "{msg} [{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}";
-    bar(context, len, TEMPLATE, "handing over")
+    bar(context, len, TEMPLATE, message)
 }
 
 /// A progress bar on the terminal; an invisible one when nobody watches.

@@ -25,6 +25,7 @@ mod format;
 mod founding;
 mod handover;
 mod keystore;
+mod mirror;
 mod progress;
 mod rootkeys;
 mod screen;

@@ -80,8 +80,7 @@ pub(super) async fn run(context: &Context, args: FetchArgs) -> Result<(), CliErr
 
 /// Asks until all of it is here.
 async fn bring(context: &Context, client: &mut Client, what: &str) -> Result<FetchView, CliError> {
-    const TEMPLATE: &str = "{msg} [{bar:30}] {bytes}/{total_bytes}  {bytes_per_sec}";
-    let bar = handover::bar(context, 0, TEMPLATE, "looking");
+    let bar = handover::bytes_bar(context, 0, "looking");
     loop {
         let ask = FetchBlob { what: what.to_owned(), wait_ms: WAIT_MS };
         let view = client.call(ask).await?;

@@ -28,6 +28,7 @@ mod lives;
 mod main_job;
 mod many;
 mod members;
+mod mirrors;
 mod network;
 mod newer;
 mod poison;

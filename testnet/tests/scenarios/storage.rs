@@ -51,7 +51,7 @@ fn configure(node: &Node, from: &str, to: &str) -> Result<()> {
 }
 
 /// A file of noise.
-fn noise(lab: &Lab, name: &str, bytes: u64) -> Result<PathBuf> {
+pub(crate) fn noise(lab: &Lab, name: &str, bytes: u64) -> Result<PathBuf> {
     // what a package holds is noise
     let deb = Deb::new(name, "1.0").payload(bytes).build(lab.dir())?;
     let file = lab.dir().join(name);
