@@ -223,7 +223,9 @@ impl Incoming {
                 continue;
             }
             body.clear();
-            let counted = |n| drop(self.bytes.fetch_add(n, Ordering::Relaxed));
+            let counted = |n| {
+                self.bytes.fetch_add(n, Ordering::Relaxed);
+            };
             let (len, flow) = (header.body_len(), Some(&self.flow));
             wire::read_more(&mut reader, &mut body, len, flow, counted).await?;
             let said = ToDownloader::decode(header, &body).map_err(wire::invalid)?;

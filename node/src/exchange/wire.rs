@@ -33,7 +33,9 @@ pub(super) async fn read<R: AsyncRead + Unpin>(
     body.clear();
     while body.len() < header.body_len() {
         let step = (header.body_len() - body.len()).min(STEP);
-        let counted = |n| drop(count.fetch_add(n, Ordering::Relaxed));
+        let counted = |n| {
+            count.fetch_add(n, Ordering::Relaxed);
+        };
         body.reserve(step);
         read_more(stream, body, step, flow, counted).await?;
     }
