@@ -86,7 +86,7 @@ fn a_slow_disk_holds_up_nothing_but_the_end() {
         let (tx, events) = mpsc::channel(EVENTS);
         let mut running = Running::new(&exchange, blob, nobody(), tx.clone()).unwrap();
         running.resume().await.unwrap();
-        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (release, released) = std::sync::mpsc::sync_channel::<()>(1);
         let busy = tokio::task::spawn_blocking(move || released.recv());
         let stored = async |piece: u32, bytes: &[u8]| {
             let piece = PieceIndex(piece);

@@ -88,7 +88,7 @@ fn a_piece_is_told_also_when_its_link_is_dropped_while_it_is_stored() {
         let mut pipe = Pipe::new().await;
         pipe.say_opened().await;
         // the disk is busy
-        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (release, released) = std::sync::mpsc::sync_channel::<()>(1);
         let busy = tokio::task::spawn_blocking(move || released.recv());
         assert!(pipe.link.send(ToSource::Request { piece: PieceIndex(1) }));
         assert!(pipe.link.owes());
