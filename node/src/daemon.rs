@@ -27,7 +27,7 @@ use crate::clock::{self, Clock};
 use crate::clones::Clones;
 use crate::config::Config;
 use crate::control::{self, Control};
-use crate::exchange::{Exchange, Far, Limits, Places};
+use crate::exchange::{Exchange, Limits, Places};
 use crate::identity::{Identity, load_key};
 use crate::keeper::Keeper;
 use crate::life::Life;
@@ -39,7 +39,6 @@ use crate::net::{self, Net, NetConfig, NetEvent, NetStream, Protocol, Settings};
 use crate::peers::Peers;
 use crate::repair::Repair;
 use crate::replicate::{self, Replicas};
-use crate::report::places;
 use crate::rpc;
 use crate::slots::{self, STREAMS, Slots};
 use crate::storage::Storage;
@@ -90,16 +89,6 @@ fn begin_life(
     let records = store.written_by(Kind::NODE_RECORD, &author)?;
     let newest = records.iter().map(|c| c.version.incarnation).max().unwrap_or(0);
     Ok(Life::begin(dir, clock.now(), newest.max(store.head(&author).incarnation)))
-}
-
-/// Who is at another site; who is not known counts as far.
-fn far(own: NodeId, store: StoreHandle) -> Far {
-    Box::new(move |peer| {
-        let views = store.views();
-        let site = |node: &NodeId| views.machine_of(&node.0).map(|m| m.site.clone());
-        let there = site(peer);
-        there.is_none() || there != site(&own)
-    })
 }
 
 /// Runs a node until `shutdown`.
@@ -154,13 +143,12 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         let blobs_dir = dir.blobs();
         tokio::task::spawn_blocking(move || BlobStore::open(&blobs_dir)).await??
     };
-    let limits = Limits::new(config.limits.clone(), Some(far(own.node, store.clone())));
-    let exchange = Exchange::with_limits(net.clone(), blobs, limits)
-        .with_places(Places::of_roster(store.clone(), own.node));
+    let places = Places::of_roster(store.clone(), own.node);
+    let limits = Limits::new(config.limits.clone(), places.clone());
+    let exchange = Exchange::with(net.clone(), blobs, limits, places);
     let quota = config.store.read().map_err(|reason| anyhow!("config.toml: {reason}"))?;
     let (storage, storing) =
         Storage::new(exchange.clone(), net.clone(), own.node, quota, dir.pins())?;
-    exchange.meter().locate(places(own.node, store.clone()));
     let interval = Duration::from_secs(config.sync_secs.into());
     let (control, control_task) = Control::new(net.clone(), store.clone(), announcements, interval);
     let (replicas, outbox) = Replicas::new(Arc::clone(&own), net.clone(), store.clone());

@@ -31,6 +31,8 @@ const HEARING: Duration = Duration::from_millis(500);
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long one source may take to prove what it claims; the layer of the largest blob has 128 MiB.
 const PROOF: Duration = Duration::from_secs(60);
+/// Sources that prove what they claim at the same time.
+const PROVERS: usize = 3;
 /// A pause before new sources are looked for, and before a busy one is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Sources that are asked at once.
@@ -114,20 +116,31 @@ impl Exchange {
                 continue;
             }
             first = None;
-            // what most say first; who cannot prove it is not asked for it again
-            let mut candidates: Vec<_> = std::mem::take(&mut claims).into_iter().collect();
-            candidates.sort_by_key(|(_, peers)| std::cmp::Reverse(peers.len()));
-            for (blob, peers) in candidates {
-                for peer in peers {
-                    let proof = tokio::time::timeout(PROOF, self.prove(peer, blob));
-                    match proof.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                        Ok(located) => return Ok(located),
-                        Err(error) => debug!(%peer, %error, "it does not prove what it claims"),
-                    }
-                }
+            if let Some(located) = self.first_proof(in_turn(std::mem::take(&mut claims))).await {
+                return Ok(located);
             }
         }
         Err(LocateError::Nobody { root })
+    }
+
+    /// The first good proof of what sources claim. Who cannot prove it is not asked for it again.
+    async fn first_proof(&self, claims: Vec<(NodeId, BlobRef)>) -> Option<Located> {
+        let mut claims = claims.into_iter();
+        let mut proofs = JoinSet::new();
+        loop {
+            for (peer, blob) in claims.by_ref().take(PROVERS.saturating_sub(proofs.len())) {
+                let exchange = self.clone();
+                proofs.spawn(async move {
+                    let proof = tokio::time::timeout(PROOF, exchange.prove(peer, blob)).await;
+                    (peer, proof.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())))
+                });
+            }
+            match proofs.join_next().await? {
+                Ok((_, Ok(located))) => return Some(located),
+                Ok((peer, Err(error))) => debug!(%peer, %error, "it does not prove what it claims"),
+                Err(error) => debug!(%error, "a proof was broken off"),
+            }
+        }
     }
 
     /// Puts what proved the length into the store, so that it is not fetched again.
@@ -209,6 +222,18 @@ impl Exchange {
             }
         }
     }
+}
+
+/// One source of each claim in turn, what most say first: who answers slowly, or says the same as many
+/// others, keeps nobody from proving something else.
+fn in_turn(claims: BTreeMap<BlobRef, BTreeSet<NodeId>>) -> Vec<(NodeId, BlobRef)> {
+    let mut claims: Vec<_> = claims.into_iter().collect();
+    claims.sort_by_key(|(_, peers)| std::cmp::Reverse(peers.len()));
+    let turns = claims.into_iter().map(|(blob, peers)| peers.into_iter().map(move |p| (p, blob)));
+    let mut turns: Vec<_> = turns.map(|peers| peers.enumerate()).collect();
+    let mut all: Vec<_> = turns.iter_mut().flatten().collect();
+    all.sort_by_key(|(turn, _)| *turn);
+    all.into_iter().map(|(_, claim)| claim).collect()
 }
 
 /// Reads what a source claims; `None`: it does not have the blob, or not its last piece, or cuts it as

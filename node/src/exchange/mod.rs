@@ -10,6 +10,7 @@ mod link;
 mod locate;
 pub mod meter;
 mod nic;
+mod places;
 mod progress;
 mod removal;
 mod serve;
@@ -31,10 +32,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 pub use fetch::{FetchError, Fetched, Sources};
-pub use limits::{Far, InForce, Limits, Ordered, Setting, TooMany};
+pub use limits::{InForce, Limits, Ordered, Setting, TooMany};
 pub use locate::{LocateError, Located};
 pub use meter::Meter;
-pub use sources::{Candidates, Places, Source};
+pub use places::Places;
+pub use sources::{Candidates, Source};
 pub use urgency::ordered;
 
 use self::takers::Uploads;
@@ -83,15 +85,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Exchange {
-    /// The exchange of a node without limits.
+    /// The exchange of a node without limits, all of whose peers are at its site.
     #[must_use]
     pub fn new(net: Net, blobs: BlobStore) -> Self {
-        Self::with_limits(net, blobs, Limits::default())
+        Self::with(net, blobs, Limits::default(), Places::default())
     }
 
     /// The exchange of a node.
     #[must_use]
-    pub fn with_limits(net: Net, blobs: BlobStore, limits: Limits) -> Self {
+    pub fn with(net: Net, blobs: BlobStore, limits: Limits, places: Places) -> Self {
         let shared = Shared {
             progress: Mutex::default(),
             uploads: Mutex::default(),
@@ -104,14 +106,8 @@ impl Exchange {
             limits,
             next_stream: AtomicU64::new(0),
         };
-        let (meter, places) = (Meter::default(), Places::default());
+        let meter = Meter::new(places.clone());
         Self { net, blobs, meter, places, shared: Arc::new(shared) }
-    }
-
-    /// The same, which knows where other nodes are.
-    #[must_use]
-    pub fn with_places(self, places: Places) -> Self {
-        Self { places, ..self }
     }
 
     /// The blobs on this node's disk.

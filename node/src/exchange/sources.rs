@@ -1,16 +1,14 @@
-//! Who may have a blob, where they are, and to which of them a fetch opens streams.
+//! Who may have a blob, and to which of them a fetch opens streams.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::Arc;
 
 use dht_store::Views;
 use dht_store::view::Machine;
-use p2pinst_chunks::fetch::place::{Place, SiteTag, is_gateway};
+use p2pinst_chunks::fetch::place::{Place, is_gateway};
 use p2pinst_types::{Hash, Name, NodeId};
 
+use super::places::{number, place};
 use crate::peers::Peers;
-use crate::store::StoreHandle;
 
 /// Sources in use at once.
 pub(super) const SOURCES: usize = 20;
@@ -35,38 +33,6 @@ pub struct Candidates {
     pub own: NodeId,
     /// The others, best first.
     pub peers: Vec<Source>,
-}
-
-/// Where any node is, seen from this one. Cheap to clone.
-#[derive(Clone)]
-pub struct Places(Arc<dyn Fn(&NodeId) -> Place + Send + Sync>);
-
-impl Places {
-    /// As the roster says.
-    #[must_use]
-    pub fn of_roster(store: StoreHandle, own: NodeId) -> Self {
-        Self(Arc::new(move |node| {
-            let views = store.views();
-            place(views.machine_of(&own.0), views.machine_of(&node.0))
-        }))
-    }
-
-    pub(super) fn of(&self, node: &NodeId) -> Place {
-        (self.0)(node)
-    }
-}
-
-impl Default for Places {
-    /// All are at one site.
-    fn default() -> Self {
-        Self(Arc::new(|_| Place::Site))
-    }
-}
-
-impl fmt::Debug for Places {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Places")
-    }
 }
 
 impl Candidates {
@@ -108,24 +74,6 @@ fn tag(root: &Hash, node: &NodeId) -> u64 {
     number(&Hash::of_parts("p2pinst/site-lease/1", &[&root.0, node.0.as_bytes()]))
 }
 
-fn number(hash: &Hash) -> u64 {
-    hash.0.iter().take(8).fold(0, |n, byte| n << 8 | u64::from(*byte))
-}
-
-/// Where a machine is, seen from another. One that is not known counts as far, at a site of its own.
-fn place(here: Option<&Machine>, there: Option<&Machine>) -> Place {
-    let (Some(here), Some(there)) = (here, there) else { return Place::Far(SiteTag(0)) };
-    let rack =
-        |m: &Machine| m.labels.iter().find(|(k, _)| k.as_str() == "rack").map(|(_, v)| v.clone());
-    if here.site != there.site {
-        return Place::Far(SiteTag(number(&Hash::of_parts(
-            "p2pinst/site/1",
-            &[there.site.as_str().as_bytes()],
-        ))));
-    }
-    if rack(here).is_some_and(|r| rack(there) == Some(r)) { Place::Rack } else { Place::Site }
-}
-
 /// Whom to open streams to, best first: most at the own site, the own rack first but not alone; at
 /// other sites only if `outside`, and as many sites as can be.
 ///
@@ -165,6 +113,7 @@ fn split(all: impl Iterator<Item = NodeId>, at: usize) -> (Vec<NodeId>, Vec<Node
 
 #[cfg(test)]
 mod tests {
+    use p2pinst_chunks::fetch::place::SiteTag;
     use p2pinst_types::PublicKey;
 
     use super::*;

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Candidates, Exchange, FetchError, Limits, Ordered, Source, line, lock, wire};
+use super::{Candidates, Exchange, FetchError, Limits, Ordered, Places, Source, line, lock, wire};
 use crate::clock::Clock;
 use crate::net::{self, Gatekeeper, Net, NetConfig, NetEvent, NetStream, Settings};
 use crate::peers::Peers;
@@ -37,6 +37,41 @@ pub(super) struct Host {
     pub(super) net: Net,
     events: mpsc::Receiver<NetEvent>,
     tasks: JoinSet<()>,
+}
+
+impl Host {
+    /// Answers each stream that somebody opens to it, in a task of its own.
+    fn answer<F>(&mut self, answer: impl Fn(NodeId, NetStream) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (_gone, none) = mpsc::channel(1);
+        let mut events = std::mem::replace(&mut self.events, none);
+        self.tasks.spawn(async move {
+            let mut streams = JoinSet::new();
+            while let Some(event) = events.recv().await {
+                if let NetEvent::Inbound { peer, stream, .. } = event {
+                    streams.spawn(answer(peer, stream));
+                }
+            }
+        });
+    }
+
+    /// Answers them from what is in the exchange's store.
+    fn serve(&mut self, exchange: &Exchange) {
+        let exchange = exchange.clone();
+        self.answer(move |peer, stream| {
+            let exchange = exchange.clone();
+            async move { exchange.serve(peer, stream).await }
+        });
+    }
+
+    /// Connects to others.
+    async fn meet<'a>(&self, others: impl IntoIterator<Item = &'a Host>) {
+        for other in others {
+            self.net.dial(Some(other.id), std::slice::from_ref(&other.addr)).await.unwrap();
+        }
+    }
 }
 
 /// A host on a loopback address of its own.
@@ -73,35 +108,15 @@ pub(super) async fn honest(store: &BlobStore) -> Host {
 pub(super) async fn limited(store: &BlobStore, limits: Limits) -> (Host, Exchange) {
     let mut host = host().await;
     host.tasks.spawn(limits.clone().keep_time());
-    let exchange = Exchange::with_limits(host.net.clone(), store.clone(), limits);
-    let served = exchange.clone();
-    let (_gone, none) = mpsc::channel(1);
-    let mut events = std::mem::replace(&mut host.events, none);
-    host.tasks.spawn(async move {
-        let mut streams = JoinSet::new();
-        while let Some(event) = events.recv().await {
-            if let NetEvent::Inbound { peer, stream, .. } = event {
-                let exchange = served.clone();
-                streams.spawn(async move { exchange.serve(peer, stream).await });
-            }
-        }
-    });
+    let exchange = Exchange::with(host.net.clone(), store.clone(), limits, Places::default());
+    host.serve(&exchange);
     (host, exchange)
 }
 
 /// A host that says it has everything, shows this layer, and sends noise for pieces.
 async fn liar(blob: BlobRef, layer: Vec<u8>, asked: Arc<AtomicBool>) -> Host {
     let mut host = host().await;
-    let (_gone, none) = mpsc::channel(1);
-    let mut events = std::mem::replace(&mut host.events, none);
-    host.tasks.spawn(async move {
-        let mut streams = JoinSet::new();
-        while let Some(event) = events.recv().await {
-            if let NetEvent::Inbound { stream, .. } = event {
-                streams.spawn(lie(stream, blob, layer.clone(), Arc::clone(&asked)));
-            }
-        }
-    });
+    host.answer(move |_, stream| lie(stream, blob, layer.clone(), Arc::clone(&asked)));
     host
 }
 
@@ -140,33 +155,29 @@ async fn lie(stream: NetStream, blob: BlobRef, layer: Vec<u8>, asked: Arc<Atomic
 /// A host that takes streams, and never says a word; or only that it has everything.
 async fn silent(claims: Option<BlobRef>) -> Host {
     let mut host = host().await;
-    let (_gone, none) = mpsc::channel(1);
-    let mut events = std::mem::replace(&mut host.events, none);
-    host.tasks.spawn(async move {
-        let mut streams = JoinSet::new();
-        while let Some(event) = events.recv().await {
-            let NetEvent::Inbound { stream, .. } = event else { continue };
-            streams.spawn(async move {
-                let (mut reader, mut writer) = tokio::io::split(stream);
-                let (mut body, count) = (Vec::new(), AtomicU64::new(0));
-                while let Ok(Some(header)) =
-                    wire::read(&mut reader, Direction::ToSource, &mut body, &count, None).await
-                {
-                    let mut out = Vec::new();
-                    match (ToSource::decode(header, &body).unwrap(), claims) {
-                        (ToSource::Direct, _) => ToDownloader::Ticket(None).encode(&mut out),
-                        (ToSource::Open { .. }, Some(blob)) => {
-                            let have = Bitmap::full(blob.pieces());
-                            ToDownloader::Opened { blob, seeding: false, have }.encode(&mut out);
-                        }
-                        _ => continue,
-                    }
-                    wire::write(&mut writer, &[&out]).await.unwrap();
-                }
-            });
-        }
-    });
+    host.answer(move |_, stream| be_silent(stream, claims));
     host
+}
+
+async fn be_silent(stream: NetStream, claims: Option<BlobRef>) {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let (mut body, count) = (Vec::new(), AtomicU64::new(0));
+    while let Ok(Some(header)) =
+        wire::read(&mut reader, Direction::ToSource, &mut body, &count, None).await
+    {
+        let mut out = Vec::new();
+        match (ToSource::decode(header, wire::taken(header, &body)).unwrap(), claims) {
+            (ToSource::Direct, _) => ToDownloader::Ticket(None).encode(&mut out),
+            (ToSource::Open { .. }, Some(blob)) => {
+                let have = Bitmap::full(blob.pieces());
+                ToDownloader::Opened { blob, seeding: false, have }.encode(&mut out);
+            }
+            _ => continue,
+        }
+        if wire::write(&mut writer, &[&out]).await.is_err() {
+            return;
+        }
+    }
 }
 
 pub(super) fn content(len: usize) -> Vec<u8> {
@@ -178,6 +189,13 @@ pub(super) fn store() -> (tempfile::TempDir, BlobStore) {
     let dir = tempfile::tempdir().unwrap();
     let store = BlobStore::open(dir.path()).unwrap();
     (dir, store)
+}
+
+/// A store that has this.
+fn holding(data: &[u8]) -> (tempfile::TempDir, BlobStore, BlobRef) {
+    let (dir, store) = store();
+    let blob = store.ingest(&mut &data[..], data.len() as u64).unwrap();
+    (dir, store, blob)
 }
 
 /// A reader whose own id does not matter.
@@ -192,15 +210,12 @@ pub(super) fn near(own: NodeId, nodes: &[NodeId]) -> Candidates {
 /// Fetches 3 MB from a liar with this layer (or the right one) and an honest source.
 async fn fetch_beside_a_liar(layer: Option<Vec<u8>>) -> (BlobRef, super::Fetched) {
     let data = content(3_000_000);
-    let ((_d1, full), (_d2, empty)) = (store(), store());
-    let blob = full.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
+    let ((_d1, full, blob), (_d2, empty)) = (holding(&data), store());
     let layer = layer.unwrap_or_else(|| full.layer(&blob.root).unwrap().as_bytes().to_vec());
     let asked = Arc::new(AtomicBool::new(false));
     let liar = liar(blob, layer, Arc::clone(&asked)).await;
     let (source, reader) = (honest(&full).await, host().await);
-    for other in [&liar, &source] {
-        reader.net.dial(Some(other.id), std::slice::from_ref(&other.addr)).await.unwrap();
-    }
+    reader.meet([&liar, &source]).await;
     let exchange = Exchange::new(reader.net.clone(), empty.clone());
     // the layer is asked of the liar first
     let (first, both) = (vec![liar.id], vec![liar.id, source.id]);
@@ -230,9 +245,8 @@ async fn r10_a_peer_that_shows_a_wrong_layer_is_banned_before_any_piece() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pieces_come_from_several_holders_at_once_and_a_fetch_is_taken_up_again() {
     let data = content(8_000_000);
-    let ((_d1, one), (_d2, two), (_d3, empty)) = (store(), store(), store());
-    let blob = one.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
-    two.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
+    let ((_d1, one, blob), (_d2, two, _)) = (holding(&data), holding(&data));
+    let (_d3, empty) = store();
     // a part is here already, as after a restart
     empty.begin(&one.layer(&blob.root).unwrap()).unwrap();
     let mut bytes = Vec::new();
@@ -241,9 +255,7 @@ async fn pieces_come_from_several_holders_at_once_and_a_fetch_is_taken_up_again(
         empty.put_piece(&blob.root, piece, &bytes).unwrap();
     }
     let (a, b, reader) = (honest(&one).await, honest(&two).await, host().await);
-    for other in [&a, &b] {
-        reader.net.dial(Some(other.id), std::slice::from_ref(&other.addr)).await.unwrap();
-    }
+    reader.meet([&a, &b]).await;
     let exchange = Exchange::new(reader.net.clone(), empty.clone());
     let (own, order) = (reader.id, [a.id, b.id]);
     let fetch = exchange.fetch(blob, Box::new(move || near(own, &order)));
@@ -257,8 +269,7 @@ async fn pieces_come_from_several_holders_at_once_and_a_fetch_is_taken_up_again(
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_members_do_not_keep_the_places_of_others() {
     let data = content(3_000_000);
-    let ((_d1, full), (_d2, empty)) = (store(), store());
-    let blob = full.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
+    let ((_d1, full, blob), (_d2, empty)) = (holding(&data), store());
     let (source, reader) = (honest(&full).await, host().await);
     // as many as are used at once, and they come first
     let mut hosts = Vec::new();
@@ -266,9 +277,7 @@ async fn silent_members_do_not_keep_the_places_of_others() {
         hosts.push(silent((n % 5 == 0).then_some(blob)).await);
     }
     hosts.push(source);
-    for other in &hosts {
-        reader.net.dial(Some(other.id), std::slice::from_ref(&other.addr)).await.unwrap();
-    }
+    reader.meet(&hosts).await;
     let exchange = Exchange::new(reader.net.clone(), empty.clone());
     let order: Vec<NodeId> = hosts.iter().map(|h| h.id).collect();
     let fetch = exchange.fetch(blob, Box::new(move || near(NOBODY, &order)));
@@ -293,7 +302,7 @@ async fn a_fetch_that_finds_nobody_says_so() {
 async fn a_line_is_a_bulk_connection_where_one_can_be_made_and_ends_with_the_libp2p_one() {
     let ((_d1, full), reader) = (store(), host().await);
     let source = honest(&full).await;
-    reader.net.dial(Some(source.id), std::slice::from_ref(&source.addr)).await.unwrap();
+    reader.meet([&source]).await;
     let indirect = line::Indirect::default();
     // no address is known to connect to: the stream must do, and that is remembered
     let open = || line::open(&reader.net, Some(&indirect), source.id, &[]);
@@ -317,21 +326,11 @@ async fn a_line_is_a_bulk_connection_where_one_can_be_made_and_ends_with_the_lib
     assert!(ended.is_ok(), "who is disconnected has no line left");
 }
 
-/// A host that claims to have a blob of that geometry.
-async fn located(blobs: &[BlobStore], liars: &[BlobRef], root: Hash) -> Option<BlobRef> {
+/// Finds out what a root stands for from these hosts, and keeps what proved it.
+async fn located(hosts: &[Host], root: Hash) -> Option<BlobRef> {
     let reader = host().await;
-    let mut hosts = Vec::new();
-    for blobs in blobs {
-        hosts.push(honest(blobs).await);
-    }
-    for claim in liars {
-        hosts.push(liar(*claim, vec![7; 32], Arc::new(AtomicBool::new(false))).await);
-    }
-    let mut sources = Vec::new();
-    for other in &hosts {
-        reader.net.dial(Some(other.id), std::slice::from_ref(&other.addr)).await.unwrap();
-        sources.push(other.id);
-    }
+    reader.meet(hosts).await;
+    let sources: Vec<NodeId> = hosts.iter().map(|h| h.id).collect();
     let (_dir, empty) = store();
     let exchange = Exchange::new(reader.net.clone(), empty.clone());
     let located = exchange.locate(root, || sources.clone()).await.ok()?;
@@ -346,39 +345,45 @@ async fn located(blobs: &[BlobStore], liars: &[BlobRef], root: Hash) -> Option<B
 async fn r10_the_length_of_a_bare_root_is_proved_and_not_believed() {
     for len in [5, 65_536, 3_000_000] {
         let data = content(len);
-        let (_dir, full) = store();
-        let blob = full.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
+        let (_dir, full, blob) = holding(&data);
         let longer = BlobRef::new(blob.root, blob.len() + 1).unwrap();
         let other = BlobRef::new(blob.root, 10 << 20).unwrap();
+        let mut hosts = vec![honest(&full).await];
         // two who say the same are asked first, and prove nothing
-        let found = located(&[full], &[longer, longer, other], blob.root).await;
-        assert_eq!(found, Some(blob));
+        for claim in [longer, longer, other] {
+            hosts.push(liar(claim, vec![7; 32], Arc::new(AtomicBool::new(false))).await);
+        }
+        assert_eq!(located(&hosts, blob.root).await, Some(blob));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn liars_that_never_come_to_the_proof_hold_up_nobody() {
+    let (_dir, full, blob) = holding(&content(3_000_000));
+    let mut hosts = vec![honest(&full).await];
+    // more than may prove something at once say the same, and are the first to be believed; and
+    // another says something else
+    for _ in 0..5 {
+        hosts.push(silent(BlobRef::new(blob.root, 10 << 20).ok()).await);
+    }
+    hosts.push(silent(BlobRef::new(blob.root, 20 << 20).ok()).await);
+    let found = located(&hosts, blob.root);
+    // each of them would be given a minute
+    let found = tokio::time::timeout(Duration::from_secs(50), found).await;
+    assert_eq!(found, Ok(Some(blob)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_whose_blob_is_removed_says_so_and_others_go_on() {
     let data = content(8_000_000);
-    let ((_d1, one), (_d2, two), (_d3, empty)) = (store(), store(), store());
-    let blob = one.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
-    two.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
+    let ((_d1, one, blob), (_d2, two, _)) = (holding(&data), holding(&data));
+    let (_d3, empty) = store();
     let (a, b, reader) = (honest(&one).await, host().await, host().await);
     // b serves until a piece has come, and then no more
     let gone = Exchange::new(b.net.clone(), two.clone());
     let mut b = b;
-    let (_none, none) = mpsc::channel(1);
-    let mut events = std::mem::replace(&mut b.events, none);
-    let serving = gone.clone();
-    b.tasks.spawn(async move {
-        let mut streams = JoinSet::new();
-        while let Some(NetEvent::Inbound { peer, stream, .. }) = events.recv().await {
-            let exchange = serving.clone();
-            streams.spawn(async move { exchange.serve(peer, stream).await });
-        }
-    });
-    for other in [&a, &b] {
-        reader.net.dial(Some(other.id), std::slice::from_ref(&other.addr)).await.unwrap();
-    }
+    b.serve(&gone);
+    reader.meet([&a, &b]).await;
     let exchange = Exchange::new(reader.net.clone(), empty.clone());
     // only the one that will lose it at first
     let (first, both) = (vec![b.id], vec![b.id, a.id]);
@@ -417,8 +422,7 @@ pub(super) fn rates(text: &str) -> Rates {
 /// Fetches 3 MB under these limits, and returns how long it took.
 async fn time_under(source: &str, reader: &str) -> Duration {
     let data = content(3_000_000);
-    let ((_d1, full), (_d2, empty)) = (store(), store());
-    let blob = full.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
+    let ((_d1, full, blob), (_d2, empty)) = (holding(&data), store());
     let limits = |text: &str| {
         let limits = Limits::default();
         limits.set(rates(text), None).unwrap();
@@ -426,7 +430,7 @@ async fn time_under(source: &str, reader: &str) -> Duration {
     };
     let (source, _) = limited(&full, limits(source)).await;
     let (reader, exchange) = limited(&empty, limits(reader)).await;
-    reader.net.dial(Some(source.id), std::slice::from_ref(&source.addr)).await.unwrap();
+    reader.meet([&source]).await;
     let begun = std::time::Instant::now();
     let looked = Arc::new(AtomicU64::new(0));
     let sources = {
@@ -458,9 +462,8 @@ async fn limits_hold_for_who_sends_and_for_who_receives() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_source_names_others_and_only_members_are_tried() {
     let data = content(3_000_000);
-    let ((_d1, one), (_d2, two), (_d3, empty)) = (store(), store(), store());
-    let blob = one.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
-    two.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
+    let ((_d1, one, blob), (_d2, two, _)) = (holding(&data), holding(&data));
+    let (_d3, empty) = store();
     let (busy, exchange) = limited(&one, Limits::default()).await;
     let (other, reader) = (honest(&two).await, host().await);
     lock(&exchange.shared.uploads).serve.throttle(Some(0));
@@ -468,9 +471,7 @@ async fn a_busy_source_names_others_and_only_members_are_tried() {
         exchange.shared.holders.note(blob.root, NodeId(PublicKey([unknown; 32])));
     }
     exchange.shared.holders.note(blob.root, other.id);
-    for known in [&busy, &other] {
-        reader.net.dial(Some(known.id), std::slice::from_ref(&known.addr)).await.unwrap();
-    }
+    reader.meet([&busy, &other]).await;
     let exchange = Exchange::new(reader.net.clone(), empty.clone());
     let fetch = exchange.fetch(blob, Box::new(move || near(NOBODY, &[busy.id])));
     let fetched = tokio::time::timeout(Duration::from_secs(30), fetch).await.unwrap().unwrap();
@@ -491,7 +492,7 @@ async fn what_is_urgent_overtakes_what_was_there_first() {
     for exchange in [&serving, &fetching] {
         exchange.set_orders([(small.root, Ordered { urgent: true, limit: None })].into());
     }
-    reader.net.dial(Some(source.id), std::slice::from_ref(&source.addr)).await.unwrap();
+    reader.meet([&source]).await;
     let source = source.id;
     let first = fetching.fetch(big, Box::new(move || near(NOBODY, &[source])));
     let mut first = std::pin::pin!(first);
@@ -517,10 +518,9 @@ async fn what_is_urgent_overtakes_what_was_there_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_who_want_the_same_fetch_it_once() {
     let data = content(8_000_000);
-    let ((_d1, full), (_d2, empty)) = (store(), store());
-    let blob = full.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
+    let ((_d1, full, blob), (_d2, empty)) = (holding(&data), store());
     let (source, reader) = (honest(&full).await, host().await);
-    reader.net.dial(Some(source.id), std::slice::from_ref(&source.addr)).await.unwrap();
+    reader.meet([&source]).await;
     let exchange = Exchange::new(reader.net.clone(), empty.clone());
     let source = source.id;
     let fetch = || exchange.fetch(blob, Box::new(move || near(NOBODY, &[source])));

@@ -5,39 +5,13 @@ mod live;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dht_store::view::Machine;
 use p2pinst_api::swarm::{BoundView, SiteCopies};
 use p2pinst_chunks::bound::{Bound, Host, Rate, Site, Swarm, Term};
-use p2pinst_types::record::{Distance, Speed, Speeds};
-use p2pinst_types::{Name, NodeId};
-
-use crate::exchange::meter::Places;
-use crate::store::StoreHandle;
+use p2pinst_types::Name;
+use p2pinst_types::record::{Speed, Speeds};
 
 pub(crate) use done::{Report, distribution};
 pub(crate) use live::{Asked, Exchanged, picture};
-
-/// How far away peers are, by the roster.
-pub(crate) fn places(own: NodeId, store: StoreHandle) -> Places {
-    Box::new(move |peer| {
-        let views = store.views();
-        distance(views.machine_of(&own.0), views.machine_of(&peer.0))
-    })
-}
-
-fn distance(here: Option<&Machine>, there: Option<&Machine>) -> Distance {
-    let (Some(here), Some(there)) = (here, there) else { return Distance::Wan };
-    let rack = |m: &Machine| {
-        m.labels.iter().find(|(key, _)| key.as_str() == "rack").map(|(_, value)| value.clone())
-    };
-    if here.site != there.site {
-        Distance::Wan
-    } else if rack(here).is_some_and(|r| rack(there) == Some(r)) {
-        Distance::Rack
-    } else {
-        Distance::Site
-    }
-}
 
 /// A machine whose link counts.
 #[derive(Debug, Clone, Copy)]

@@ -1,5 +1,4 @@
-//! Blobs that people ask for, and damaged ones that are fetched again: whoever is connected, and whoever
-//! the DHT names, is asked.
+//! Blobs that people ask for: whoever is connected, and whoever the DHT names, is asked.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,7 +9,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::{Storage, lock};
+use super::{Storage, Table, lock};
+use crate::exchange::Fetched;
 
 /// Blobs that are fetched like this at once.
 const AT_ONCE: usize = 16;
@@ -39,8 +39,8 @@ pub struct Progress {
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) progress: watch::Sender<Progress>,
-    /// When somebody asked after it last; `None`: the node itself wants it.
-    polled: Option<Mutex<Instant>>,
+    /// When somebody asked after it last.
+    polled: Mutex<Instant>,
 }
 
 /// A fetch for the task to run.
@@ -53,14 +53,13 @@ pub(super) struct Ask {
 }
 
 impl Running {
-    fn new(blob: Option<BlobRef>, for_somebody: bool) -> Arc<Self> {
+    fn new(blob: Option<BlobRef>) -> Arc<Self> {
         let progress = watch::Sender::new(Progress { blob, ..Progress::default() });
-        let polled = for_somebody.then(|| Mutex::new(Instant::now()));
-        Arc::new(Self { progress, polled })
+        Arc::new(Self { progress, polled: Mutex::new(Instant::now()) })
     }
 
     fn is_forgotten(&self) -> bool {
-        self.polled.as_ref().is_some_and(|at| lock(at).elapsed() > FORGOTTEN)
+        lock(&self.polled).elapsed() > FORGOTTEN
     }
 }
 
@@ -78,16 +77,14 @@ impl Storage {
     ) -> Result<watch::Receiver<Progress>, Busy> {
         let mut table = self.table();
         if let Some(running) = table.fetches.get(&root).cloned() {
-            if let Some(polled) = &running.polled {
-                *lock(polled) = Instant::now();
-            }
+            *lock(&running.polled) = Instant::now();
             return Ok(running.progress.subscribe());
         }
-        table.fetches.retain(|_, r| r.progress.borrow().end.is_none() || !r.is_forgotten());
+        table.forget_ended();
         if table.fetches.len() >= AT_ONCE {
             return Err(Busy);
         }
-        let running = Running::new(blob, true);
+        let running = Running::new(blob);
         let ask = Ask { root, blob, holders, running: Arc::clone(&running) };
         self.inner.asks.try_send(ask).map_err(|_| Busy)?;
         table.fetches.insert(root, Arc::clone(&running));
@@ -134,49 +131,27 @@ impl Storage {
         running: &Running,
     ) -> Result<(), String> {
         let named = Arc::new(Mutex::new(holders));
-        let sources = self.sources(Arc::clone(&named));
-        let (net, found) = (self.inner.net.clone(), named);
-        let look = async move {
-            let more = net.providers(root).await.unwrap_or_default();
-            let mut known = lock(&found);
-            let new: Vec<NodeId> = more.into_iter().filter(|n| !known.contains(n)).collect();
-            known.extend(new);
-        };
-        let work = async {
-            let exchange = &self.inner.exchange;
-            let here = exchange.blobs().status(&root).map(|s| s.blob);
-            let (blob, located) = match here.or(blob) {
-                Some(blob) => (blob, None),
-                None => {
-                    let located = exchange.locate(root, &sources).await;
-                    let located = located.map_err(|e| e.to_string())?;
-                    (located.blob(), Some(located))
-                }
-            };
-            running.progress.send_modify(|p| p.blob = Some(blob));
-            let room = self.room_for(Some(root), blob.len()).await;
-            let room = room.map_err(|e| format!("cannot fetch {}: {e}", root.short()))?;
-            if let Some(located) = located {
-                exchange.adopt(located).await.map_err(|e| e.to_string())?;
-            }
-            let (places, own) = (exchange.clone(), self.inner.node);
-            let sources = move || places.candidates(own, sources());
-            let fetched = exchange.fetch(blob, Box::new(sources)).await;
-            let fetched = fetched.map_err(|e| e.to_string())?;
-            running.progress.send_modify(|p| {
-                (p.sources, p.received) = (fetched.sources, fetched.received);
-            });
-            self.announce(root).await;
-            Ok::<_, String>(room)
-        };
-        tokio::pin!(work, look);
-        let mut looking = true;
-        let room = loop {
-            tokio::select! {
-                done = &mut work => break done?,
-                () = &mut look, if looking => looking = false,
+        let exchange = &self.inner.exchange;
+        let here = exchange.blobs().status(&root).map(|s| s.blob);
+        let (blob, located) = match here.or(blob) {
+            Some(blob) => (blob, None),
+            None => {
+                let sources = self.sources(Arc::clone(&named));
+                let located = self.looking(root, &named, exchange.locate(root, sources)).await;
+                let located = located.map_err(|e| e.to_string())?;
+                (located.blob(), Some(located))
             }
         };
+        running.progress.send_modify(|p| p.blob = Some(blob));
+        let room = self.room_for(Some(root), blob.len()).await;
+        let room = room.map_err(|e| format!("cannot fetch {}: {e}", root.short()))?;
+        if let Some(located) = located {
+            exchange.adopt(located).await.map_err(|e| e.to_string())?;
+        }
+        let fetched = self.fetch_from_all(blob, &named).await?;
+        running.progress.send_modify(|p| {
+            (p.sources, p.received) = (fetched.sources, fetched.received);
+        });
         // whoever asked for it comes for it now
         let storage = self.clone();
         let held = tokio::task::spawn_blocking(move || storage.hold(root)).await;
@@ -184,6 +159,42 @@ impl Storage {
         match held {
             Ok(true) => Ok(()),
             _ => Err("it was removed again".to_owned()),
+        }
+    }
+
+    /// Fetches a blob from those that are named, whoever is connected, and whoever the DHT names; and
+    /// announces it.
+    pub(super) async fn fetch_from_all(
+        &self,
+        blob: BlobRef,
+        named: &Arc<Mutex<Vec<NodeId>>>,
+    ) -> Result<Fetched, String> {
+        let (places, own) = (self.inner.exchange.clone(), self.inner.node);
+        let sources = self.sources(Arc::clone(named));
+        let sources = move || places.candidates(own, sources());
+        let fetch = self.inner.exchange.fetch(blob, Box::new(sources));
+        let fetched = self.looking(blob.root, named, fetch).await.map_err(|e| e.to_string())?;
+        self.announce(blob.root).await;
+        Ok(fetched)
+    }
+
+    /// Works, and asks the DHT meanwhile who else has the blob.
+    async fn looking<T>(
+        &self,
+        root: Hash,
+        named: &Mutex<Vec<NodeId>>,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let look = async {
+            let more = self.inner.net.providers(root).await.unwrap_or_default();
+            let mut known = lock(named);
+            let new: Vec<NodeId> = more.into_iter().filter(|n| !known.contains(n)).collect();
+            known.extend(new);
+        };
+        tokio::pin!(work, look);
+        tokio::select! {
+            done = &mut work => done,
+            () = &mut look => work.await,
         }
     }
 
@@ -203,38 +214,15 @@ impl Storage {
         }
     }
 
-    /// Begins to fetch again what the disk damaged and somebody needs, unless that is under way.
-    pub(super) fn mend(&self) -> Vec<Ask> {
-        let lacking = self.blobs().stored().into_iter().filter(|s| !s.status.complete);
-        let lacking: Vec<_> = lacking.collect();
-        if lacking.is_empty() {
-            return Vec::new();
-        }
-        let mut table = self.table();
-        let mut asks = Vec::new();
-        for stored in lacking {
-            let blob = stored.status.blob;
-            let pinned = table.pins.contains(&blob.root);
-            let ordered = table.needs.as_ref().is_some_and(|n| n.contains_key(&blob.root));
-            let comes = table.claims.values().any(|c| c.root == Some(blob.root));
-            let idle =
-                table.fetches.get(&blob.root).is_none_or(|r| r.progress.borrow().end.is_some());
-            let wanted = pinned || (stored.damaged && ordered);
-            if wanted && !comes && idle && asks.len() < AT_ONCE {
-                let running = Running::new(Some(blob), false);
-                table.fetches.insert(blob.root, Arc::clone(&running));
-                asks.push(Ask { root: blob.root, blob: Some(blob), holders: Vec::new(), running });
-            }
-        }
-        asks
-    }
-
     /// Forgets how fetches have ended that nobody asks after.
     pub(super) fn forget_ended(&self) {
-        self.table().fetches.retain(|_, r| {
-            let ended = r.progress.borrow().end.is_some();
-            !ended || (r.polled.is_some() && !r.is_forgotten())
-        });
+        self.table().forget_ended();
+    }
+}
+
+impl Table {
+    fn forget_ended(&mut self) {
+        self.fetches.retain(|_, r| r.progress.borrow().end.is_none() || !r.is_forgotten());
     }
 }
 

@@ -8,6 +8,7 @@
 //! Pins are durable; everything else is in memory, and is known anew after a start.
 
 mod fetches;
+mod mends;
 mod pins;
 mod room;
 mod task;
@@ -69,6 +70,7 @@ struct Table {
     next_claim: u64,
     held: BTreeMap<Hash, Instant>,
     fetches: BTreeMap<Hash, Arc<fetches::Running>>,
+    mends: mends::Mends,
 }
 
 /// A blob that comes in.
@@ -77,6 +79,8 @@ struct Coming {
     /// `None`: it is not known before all of it has come.
     root: Option<Hash>,
     bytes: u64,
+    /// Whether nobody waits for it.
+    mends: bool,
 }
 
 /// Why a blob is kept.
@@ -132,6 +136,7 @@ impl Storage {
             next_claim: 0,
             held: BTreeMap::new(),
             fetches: BTreeMap::new(),
+            mends: mends::Mends::default(),
         };
         let inner = Inner {
             exchange,
@@ -150,6 +155,15 @@ impl Storage {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         lock(&self.inner.table)
+    }
+
+    fn claim(&self, coming: Coming) -> Claim {
+        let mut table = self.table();
+        let id = table.next_claim;
+        table.next_claim = id.wrapping_add(1);
+        table.claims.insert(id, coming);
+        drop(table);
+        Claim { storage: self.clone(), id }
     }
 
     fn blobs(&self) -> &BlobStore {
@@ -225,6 +239,11 @@ impl Storage {
 }
 
 impl Table {
+    /// Whether something comes in that somebody waits for.
+    fn others_come(&self) -> bool {
+        self.claims.values().any(|c| !c.mends)
+    }
+
     /// Whether there is any reason; nobody knows before the agent has looked.
     fn is_needed(&self, root: &Hash, serving: &BTreeSet<Hash>) -> bool {
         self.needs.as_ref().is_none_or(|n| n.contains_key(root))

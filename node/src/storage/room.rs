@@ -176,11 +176,6 @@ impl Storage {
                 return Err(NoRoom::Full { needed: bytes, taken, most: limits.high });
             }
         }
-        let mut table = self.table();
-        let id = table.next_claim;
-        table.next_claim = id.wrapping_add(1);
-        table.claims.insert(id, Coming { root, bytes });
-        drop(table);
-        Ok(Claim { storage: self.clone(), id })
+        Ok(self.claim(Coming { root, bytes, mends: false }))
     }
 }

@@ -68,8 +68,8 @@ impl Task {
                 }
                 _ = look.tick() => {
                     self.storage.forget_ended();
-                    for ask in self.storage.mend() {
-                        self.start(ask);
+                    for blob in self.storage.mends_due() {
+                        self.fetches.spawn(self.storage.clone().run_mend(blob));
                     }
                     if cleaned.elapsed() >= CLEAN {
                         self.clean().await;

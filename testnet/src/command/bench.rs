@@ -90,11 +90,7 @@ impl Args {
             What::AllSwarm(args) => return args.run(),
             other => other.measure()?,
         };
-        print!("{}", table.markdown());
-        if !self.markdown {
-            println!("\n{}", table.json());
-        }
-        Ok(ExitCode::SUCCESS)
+        Ok(super::show(&table, self.markdown))
     }
 }
 

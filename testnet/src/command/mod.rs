@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Subcommand;
+use p2pinst_testnet::bench::Table;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -61,4 +62,13 @@ impl Command {
             Self::Goodput(args) => args.run(),
         }
     }
+}
+
+/// Prints what was measured: for people, and for programs unless only the table is wanted.
+fn show(table: &Table, markdown: bool) -> ExitCode {
+    print!("{}", table.markdown());
+    if !markdown {
+        println!("\n{}", table.json());
+    }
+    ExitCode::SUCCESS
 }

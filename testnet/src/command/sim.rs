@@ -183,11 +183,7 @@ impl Swarm {
 impl Args {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let table = self.what.measure()?;
-        print!("{}", table.markdown());
-        if !self.markdown {
-            println!("\n{}", table.json());
-        }
-        Ok(ExitCode::SUCCESS)
+        Ok(super::show(&table, self.markdown))
     }
 }
 

@@ -18,7 +18,7 @@ use p2pinst_types::{Cell, CellId, Hlc, Kind, PublicKey, Signature, Version};
 use serde_json::Value;
 
 use crate::harness::{LATER, SOON, cluster, deb, publish_to_all};
-use crate::liar::{Member, member};
+use crate::member::{Member, member};
 
 /// Names the data directory to the process that poisons.
 const DIR: &str = "P2PINST_TESTNET_POISONER";

@@ -16,6 +16,11 @@ use crate::bitmap::Bitmap;
 const RANDOM_FIRST: u32 = 4;
 /// Pieces asked of all peers at this site together, beyond what their paths hold.
 const NEAR_PIECES: f64 = 8.0;
+/// One more for each so many pieces that this node has fewer than its peers at this site, one fewer for
+/// each that it has more: so that all are done at about the same time.
+const LAG: f64 = 4.0;
+/// At most so many fewer, and more.
+const UNEVEN: (f64, f64) = (-4.0, 16.0);
 /// Added to what a peer usually takes for a piece: differences below it do not matter.
 const AT_LEAST: Duration = Duration::from_millis(1);
 /// When nothing was offered or came for so long, a peer that seeds is asked for what it has not
@@ -65,7 +70,15 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
         let piece = self.blob.piece_len() as f64;
         let shared = self.peers.values().filter(|s| Self::is_shared(s));
         let room = shared.map(|s| s.path() * self.limits.path_factor / piece - f64::from(s.asked));
-        NEAR_PIECES + room.sum::<f64>()
+        NEAR_PIECES + (self.behind() / LAG).clamp(UNEVEN.0, UNEVEN.1) + room.sum::<f64>()
+    }
+
+    /// How many pieces fewer are here than at the peers at this site that are not done, on average.
+    fn behind(&self) -> f64 {
+        let others = self.peers.values().filter(|s| Self::is_shared(s) && !s.have.is_full());
+        let (count, held) =
+            others.fold((0.0, 0.0), |(n, held), s| (n + 1.0, held + f64::from(s.have.count())));
+        if count > 0.0 { held / count - f64::from(self.have.count()) } else { 0.0 }
     }
 
     fn request_within(

@@ -128,6 +128,18 @@ fn the_rarest_come_first_after_the_first_four() {
 }
 
 #[test]
+fn who_has_fewer_pieces_than_others_asks_for_more_at_a_time() {
+    // this node has the first hundred pieces, and twenty peers have so many of the last
+    let asked = |held: u32| {
+        let mut b = Bench::new(1000);
+        (0..100).for_each(|i| drop(b.verified(99, i)));
+        let have: Vec<u32> = (1000 - held..1000).collect();
+        (0..20).map(|p| requests(&b.join(p, &have)).len()).sum::<usize>()
+    };
+    assert_eq!([100, 140, 500, 92, 20].map(asked), [8, 18, 24, 6, 4]);
+}
+
+#[test]
 fn a_peer_with_one_bad_piece_is_out() {
     let mut b = Bench::new(4);
     b.join(1, &[0, 1, 2, 3]);

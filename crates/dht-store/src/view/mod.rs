@@ -169,12 +169,6 @@ impl Views {
         self.by_name.get(name).and_then(|id| self.machines.get(id))
     }
 
-    /// Whether an admission of this node key counts, or counted before it was revoked.
-    #[must_use]
-    pub fn was_admitted(&self, node: &PublicKey) -> bool {
-        self.by_node.contains_key(node) || self.void.get(node) == Some(&Refusal::Revoked)
-    }
-
     /// An order by the bytes of its id.
     #[must_use]
     pub fn order(&self, id: &[u8]) -> Option<&Order> {

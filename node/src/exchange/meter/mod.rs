@@ -12,9 +12,8 @@ mod blob;
 mod load;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use p2pinst_chunks::wire::Refusal;
@@ -26,28 +25,21 @@ use self::blob::{Blob, Peer, QUIET};
 pub use self::blob::{Counts, Picture, Seen};
 use self::load::Load;
 use super::nic::Carried;
+use super::places::Places;
 
 /// Blobs that are counted.
 const BLOBS: usize = 64;
-/// How far away a peer is, by what the roster says.
-pub type Places = Box<dyn Fn(&NodeId) -> Distance + Send + Sync>;
 
 /// A handle; cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Meter(Arc<Inner>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Inner {
     table: Mutex<Table>,
-    places: OnceLock<Places>,
+    places: Places,
     work: Notify,
     quiet: Notify,
-}
-
-impl fmt::Debug for Inner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Meter").field("table", &self.table).finish_non_exhaustive()
-    }
 }
 
 #[derive(Debug, Default)]
@@ -72,17 +64,18 @@ impl Table {
 }
 
 impl Meter {
+    /// Nothing has moved yet.
+    #[must_use]
+    pub fn new(places: Places) -> Self {
+        Self(Arc::new(Inner { places, ..Inner::default() }))
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says how far away peers are; before, all are at the same site. Only the first time counts.
-    pub fn locate(&self, places: Places) {
-        drop(self.0.places.set(places));
-    }
-
     fn distance(&self, peer: &NodeId) -> Distance {
-        self.0.places.get().map_or(Distance::Site, |places| places(peer))
+        self.0.places.distance(peer)
     }
 
     /// What is configured, or told by the interface, in bytes of payload per second.
@@ -122,16 +115,6 @@ impl Meter {
         let entry = table.blob(root, Instant::now());
         let others = Arc::clone(&entry.others);
         entry.peer(peer, distance).map_or(others, |peer| Arc::clone(&peer.tap))
-    }
-
-    /// Bytes that have come on all taps of a blob.
-    #[must_use]
-    pub fn arrived(&self, root: &Hash) -> u64 {
-        let mut table = self.table();
-        let Some((new, wan)) = table.blobs.get_mut(root).map(Blob::drain) else { return 0 };
-        table.load.arrived += new;
-        table.load.wan += wan;
-        table.blobs.get(root).map_or(0, |b| b.arrived)
     }
 
     /// A piece of so many bytes came; `new`: it was not here yet.
