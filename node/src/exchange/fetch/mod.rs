@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use p2pinst_chunks::fetch::{Input, Place};
 use p2pinst_chunks::layer::LayerError;
+use p2pinst_chunks::news::News;
 use p2pinst_chunks::store::{BeginError, PutError, SyncError};
 use p2pinst_chunks::{Bitmap, Fetch, LayerPages};
 use p2pinst_types::{BlobRef, Hash, NodeId};
@@ -113,6 +114,7 @@ pub(super) struct Running<'a> {
     events: mpsc::Sender<(NodeId, Event)>,
     rng: StdRng,
     done: Fetched,
+    news: News,
     /// What had been received when it was made durable last.
     synced: u64,
 }
@@ -161,6 +163,7 @@ impl Exchange {
             events,
             rng: StdRng::from_rng(&mut rand::rng()),
             done: Fetched::default(),
+            news: News::default(),
             advised: BTreeMap::new(),
             synced: 0,
         };
@@ -206,6 +209,9 @@ impl Running<'_> {
                 _ = tick.tick() => {
                     if self.is_starved() {
                         return Err(FetchError::Starved);
+                    }
+                    if self.news.is_due(self.begun.elapsed()) {
+                        self.exchange.more(&self.blob.root);
                     }
                     self.keep_limits();
                     self.connect();
