@@ -1,8 +1,8 @@
 //! The composition: every part of a node, its tasks, and their end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -41,15 +41,12 @@ use crate::repair::Repair;
 use crate::replicate::{self, Replicas};
 use crate::report::places;
 use crate::rpc;
+use crate::slots::{self, STREAMS, Slots};
 use crate::storage::Storage;
 use crate::store::{self, Own, StoreHandle};
 use crate::summaries;
 use crate::watch::Watch;
 
-/// Inbound streams that are answered at once.
-const STREAMS: usize = 1024;
-/// Inbound streams of one peer and one protocol.
-const STREAMS_OF_ONE: usize = 32;
 /// Gossiped messages that are judged at once.
 const GOSSIP: usize = 256;
 /// Admissions that may wait to be announced.
@@ -112,6 +109,7 @@ fn far(own: NodeId, store: StoreHandle) -> Far {
 /// package database, an address cannot be listened on.
 pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Options { dir, root } = options;
+    slots::raise_files();
     let (identity, _lock) = take(&dir)?;
     let config = Config::load(&dir)?;
     let key = load_key(&dir)?;
@@ -293,41 +291,6 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     p2pinst_files::remove(&dir.socket())?;
     info!("stopped");
     Ok(())
-}
-
-/// Inbound streams by peer and protocol: one peer cannot take all of them.
-#[derive(Debug, Clone, Default)]
-struct Slots(Arc<Mutex<BTreeMap<(NodeId, Protocol), usize>>>);
-
-/// One stream's place; given back when dropped.
-struct Slot {
-    slots: Slots,
-    of: (NodeId, Protocol),
-}
-
-impl Slots {
-    fn take(&self, peer: NodeId, protocol: Protocol) -> Option<Slot> {
-        let of = (peer, protocol);
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(of).or_default();
-        if *count >= STREAMS_OF_ONE {
-            return None;
-        }
-        *count += 1;
-        Some(Slot { slots: self.clone(), of })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut open = self.slots.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.of) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.of);
-            }
-        }
-    }
 }
 
 /// Answers what other nodes ask.

@@ -27,6 +27,7 @@ pub mod repair;
 pub mod replicate;
 mod report;
 pub mod rpc;
+mod slots;
 pub mod storage;
 pub mod store;
 pub mod summaries;

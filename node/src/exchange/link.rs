@@ -1,19 +1,23 @@
 //! The downloader's side of one stream: from one source, for one blob.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use p2pinst_chunks::store::PutError;
-use p2pinst_chunks::wire::{Direction, Refusal, ToDownloader, ToSource};
+use p2pinst_chunks::wire::{Direction, PIECE_NUMBER, Refusal, ToDownloader, ToSource};
 use p2pinst_chunks::{Bitmap, BlobStore, Put};
 use p2pinst_types::{BlobRef, Hash, NodeId, PieceIndex};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::buffers::Buffers;
 use super::limits::{Flow, Way};
 use super::line::{self, Hold, Line};
-use super::{Exchange, wire};
+use super::{Exchange, lock, wire};
 
 /// Requests that may wait to be written.
 const QUEUE: usize = 512;
@@ -41,29 +45,70 @@ pub(super) enum Event {
     Disk(PutError),
     /// It will not send a piece.
     Refused { piece: PieceIndex, reason: Refusal, others: Vec<NodeId> },
+    /// It has takers enough, and names others.
+    Full { others: Vec<NodeId> },
     /// The stream is over.
     Closed(String),
     /// The DHT says that this peer has the blob.
     Found,
 }
 
-/// A source, from the fetch's point of view.
+/// Where an event comes from: there may be several links to a peer, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) peer: NodeId,
+    /// The number of the link.
+    pub(super) link: u64,
+}
+
+/// What was asked of a source and not taken back, and has not come.
+type Asked = Arc<Mutex<BTreeSet<PieceIndex>>>;
+
+/// A source, from the fetch's point of view. Its task ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Link {
+    number: u64,
     tx: mpsc::Sender<ToSource>,
+    asked: Asked,
+    _end: DropGuard,
 }
 
 impl Link {
     /// Sends a message; whether there was room.
     pub(super) fn send(&self, message: ToSource) -> bool {
-        self.tx.try_send(message).is_ok()
+        let sent = self.tx.try_send(message).is_ok();
+        match message {
+            ToSource::Request { piece } if sent => drop(lock(&self.asked).insert(piece)),
+            ToSource::Cancel { piece } => drop(lock(&self.asked).remove(&piece)),
+            _ => {}
+        }
+        sent
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether it was asked for a piece that has not come.
+    pub(super) fn owes(&self) -> bool {
+        !lock(&self.asked).is_empty()
     }
 }
 
-/// The queue between a fetch and a link's task.
-pub(super) fn queue() -> (Link, mpsc::Receiver<ToSource>) {
+/// The other end of a [`Link`].
+#[derive(Debug)]
+pub(super) struct Requests {
+    rx: mpsc::Receiver<ToSource>,
+    asked: Asked,
+    end: CancellationToken,
+}
+
+/// What is between a fetch and a link's task.
+pub(super) fn queue(number: u64) -> (Link, Requests) {
     let (tx, rx) = mpsc::channel(QUEUE);
-    (Link { tx }, rx)
+    let (asked, end) = (Asked::default(), CancellationToken::new());
+    let guard = end.clone().drop_guard();
+    (Link { number, tx, asked: Arc::clone(&asked), _end: guard }, Requests { rx, asked, end })
 }
 
 /// Everything that a link's task needs.
@@ -72,40 +117,64 @@ pub(super) struct Task {
     pub(super) root: Hash,
     /// Whether there is enough to fetch to make a bulk connection for it.
     pub(super) bulk: bool,
-    pub(super) peer: NodeId,
+    pub(super) from: Origin,
     pub(super) addrs: Vec<String>,
-    pub(super) requests: mpsc::Receiver<ToSource>,
-    pub(super) events: mpsc::Sender<(NodeId, Event)>,
+    pub(super) requests: Requests,
+    pub(super) events: mpsc::Sender<(Origin, Event)>,
     /// Counts the bytes that come.
     pub(super) bytes: Arc<AtomicU64>,
+    /// Counts those of pieces that were asked for.
+    pub(super) useful: Arc<AtomicU64>,
 }
 
 impl Task {
-    /// Runs until the stream or the fetch ends.
+    /// Runs until the stream or the fetch ends, or the link is dropped.
     pub(super) async fn run(self) {
-        let (peer, events) = (self.peer, self.events.clone());
-        let reason = match self.connect_and_pump().await {
-            Ok(()) => "it closed the stream".to_owned(),
-            Err(reason) => reason,
+        let (exchange, peer) = (self.exchange.clone(), self.from.peer);
+        let (bulk, addrs) = (self.bulk, self.addrs.clone());
+        let line = async move {
+            let indirect = bulk.then_some(&exchange.shared.indirect);
+            line::open(&exchange.net, indirect, peer, &addrs).await
         };
-        drop(events.send((peer, Event::Closed(reason))).await);
+        self.run_over(line).await;
     }
 
-    async fn connect_and_pump(self) -> Result<(), String> {
-        let Self { exchange, root, bulk, peer, addrs, requests, events, bytes } = self;
-        let indirect = bulk.then_some(&exchange.shared.indirect);
-        let opened = line::open(&exchange.net, indirect, peer, &addrs).await;
-        let Line { reader, mut writer, hold } = opened?;
-        let flow = exchange.limits().flow(Way::Down, peer, root);
+    /// The same over a line. A piece that is just being stored is told all the same.
+    async fn run_over(self, line: impl Future<Output = Result<Line, String>>) {
+        let (from, events) = (self.from, self.events.clone());
+        let end = self.requests.end.clone();
+        let mut storing = JoinSet::new();
+        let pumping = async {
+            let line = line.await?;
+            self.pump(line, &mut storing).await.map_err(|e| e.to_string())
+        };
+        let pumped = end.run_until_cancelled(pumping).await;
+        while storing.join_next().await.is_some() {}
+        let reason = match pumped {
+            None => "it was given up".to_owned(),
+            Some(Ok(())) => "it closed the stream".to_owned(),
+            Some(Err(reason)) => reason,
+        };
+        drop(events.send((from, Event::Closed(reason))).await);
+    }
+
+    /// Exchanges messages over a line until it ends.
+    async fn pump(self, line: Line, storing: &mut JoinSet<()>) -> io::Result<()> {
+        let Self { exchange, root, from, requests, events, bytes, useful, .. } = self;
+        let Line { reader, mut writer, hold } = line;
+        let flow = exchange.limits().flow(Way::Down, from.peer, root);
         let mut open = Vec::new();
         ToSource::Open { root }.encode(&mut open);
-        wire::write(&mut writer, &[&open]).await.map_err(|e| e.to_string())?;
+        wire::write(&mut writer, &[&open]).await?;
+        let Requests { rx, asked, .. } = requests;
+        let (blobs, buffers) = (exchange.blobs.clone(), exchange.shared.buffers.clone());
+        let incoming =
+            Incoming { blobs, buffers, root, from, events, asked, bytes, useful, flow, blob: None };
         tokio::select! {
-            read = read_all(reader, (&bytes, &flow), exchange.blobs, root, peer, events) => read,
-            written = write_all(writer, requests) => written,
+            read = incoming.read_all(reader, storing) => read,
+            written = write_all(writer, rx) => written,
             ended = Hold::ended(hold) => ended,
         }
-        .map_err(|e| e.to_string())
     }
 }
 
@@ -126,62 +195,112 @@ async fn write_all<W: AsyncWrite + Unpin>(
     Ok(())
 }
 
-async fn read_all<R: AsyncRead + Unpin>(
-    mut reader: R,
-    (count, flow): (&AtomicU64, &Flow),
+/// What comes over a line, and where it goes.
+struct Incoming {
     blobs: BlobStore,
+    buffers: Buffers,
     root: Hash,
-    peer: NodeId,
-    events: mpsc::Sender<(NodeId, Event)>,
-) -> io::Result<()> {
-    let mut body = Vec::new();
-    while let Some(header) =
-        wire::read(&mut reader, Direction::ToDownloader, &mut body, count, Some(flow)).await?
-    {
-        let event = match ToDownloader::decode(header, wire::taken(header, &body))
-            .map_err(wire::invalid)?
-        {
-            ToDownloader::Opened { blob, seeding, have } => Event::Opened { blob, seeding, have },
+    from: Origin,
+    events: mpsc::Sender<(Origin, Event)>,
+    asked: Asked,
+    bytes: Arc<AtomicU64>,
+    useful: Arc<AtomicU64>,
+    flow: Flow,
+    /// What the source has opened.
+    blob: Option<BlobRef>,
+}
+
+impl Incoming {
+    async fn read_all<R: AsyncRead + Unpin>(
+        mut self,
+        mut reader: R,
+        storing: &mut JoinSet<()>,
+    ) -> io::Result<()> {
+        let mut body = Vec::new();
+        while let Some(header) = wire::header(&mut reader, Direction::ToDownloader).await? {
+            if let Some(len) = header.piece_len() {
+                self.read_piece(&mut reader, len, storing).await?;
+                continue;
+            }
+            body.clear();
+            let counted = |n| {
+                self.bytes.fetch_add(n, Ordering::Relaxed);
+            };
+            let (len, flow) = (header.body_len(), Some(&self.flow));
+            wire::read_more(&mut reader, &mut body, len, flow, counted).await?;
+            let said = ToDownloader::decode(header, &body).map_err(wire::invalid)?;
+            let event = self.take_in(said)?;
+            if self.events.send((self.from, event)).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, said: ToDownloader<'_>) -> io::Result<Event> {
+        Ok(match said {
+            ToDownloader::Opened { blob, seeding, have } => {
+                self.blob = Some(blob);
+                Event::Opened { blob, seeding, have }
+            }
             ToDownloader::Offer { pieces } => Event::Offered(pieces),
             ToDownloader::Free => Event::Free,
             ToDownloader::NotFound { .. } => Event::NotFound,
-            ToDownloader::Ticket(_) => return Err(io::ErrorKind::InvalidData.into()),
             ToDownloader::Layer { from, bytes } => Event::Layer { from, bytes: bytes.to_vec() },
             ToDownloader::Have { pieces } => Event::Have(pieces),
+            ToDownloader::Refused { others, .. } if self.blob.is_none() => Event::Full { others },
             ToDownloader::Refused { piece, reason, others } => {
+                lock(&self.asked).remove(&piece);
                 Event::Refused { piece, reason, others }
             }
-            ToDownloader::Piece { piece, bytes } => {
-                let end = header.body_len();
-                let at = end - bytes.len()..end;
-                store(&blobs, root, piece, &mut body, at).await?
+            ToDownloader::Ticket(_) | ToDownloader::Piece { .. } => {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+        })
+    }
+
+    /// Reads a piece, no longer than those of the blob are; then verifies and stores it on a blocking
+    /// thread, which is told also when this is dropped meanwhile.
+    async fn read_piece<R: AsyncRead + Unpin>(
+        &mut self,
+        reader: &mut R,
+        len: usize,
+        storing: &mut JoinSet<()>,
+    ) -> io::Result<()> {
+        let most = self.blob.map_or(0, |b| b.piece_len());
+        if u64::try_from(len).is_ok_and(|len| len > most) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut number = [0; PIECE_NUMBER];
+        reader.read_exact(&mut number).await?;
+        let piece = PieceIndex(u32::from_be_bytes(number));
+        let counted = |n| {
+            self.bytes.fetch_add(n, Ordering::Relaxed);
+            if lock(&self.asked).contains(&piece) {
+                self.useful.fetch_add(n, Ordering::Relaxed);
             }
         };
-        if events.send((peer, event)).await.is_err() {
-            break;
-        }
+        let mut bytes = self.buffers.take();
+        wire::read_more(reader, &mut bytes, len, Some(&self.flow), counted).await?;
+        lock(&self.asked).remove(&piece);
+        let (blobs, root) = (self.blobs.clone(), self.root);
+        let (from, events) = (self.from, self.events.clone());
+        storing.spawn(async move {
+            let stored = tokio::task::spawn_blocking(move || blobs.put_piece(&root, piece, &bytes));
+            // it fails only when the node ends
+            let Ok(result) = stored.await else { return };
+            let event = match result {
+                Ok(put) => Event::Stored { piece, put },
+                Err(PutError::Bad(_)) => Event::Bad { piece },
+                Err(error) => Event::Disk(error),
+            };
+            drop(events.send((from, event)).await);
+        });
+        // one at a time: who sends faster than the disk takes has to wait
+        storing.join_next().await;
+        Ok(())
     }
-    Ok(())
 }
 
-/// Verifies and stores a piece on a blocking thread; the buffer goes there and comes back.
-async fn store(
-    blobs: &BlobStore,
-    root: Hash,
-    piece: PieceIndex,
-    body: &mut Vec<u8>,
-    at: std::ops::Range<usize>,
-) -> io::Result<Event> {
-    let (blobs, bytes) = (blobs.clone(), std::mem::take(body));
-    let (result, bytes) = tokio::task::spawn_blocking(move || {
-        let result = blobs.put_piece(&root, piece, bytes.get(at).unwrap_or_default());
-        (result, bytes)
-    })
-    .await?;
-    *body = bytes;
-    Ok(match result {
-        Ok(put) => Event::Stored { piece, put },
-        Err(PutError::Bad(_)) => Event::Bad { piece },
-        Err(error) => Event::Disk(error),
-    })
-}
+#[cfg(test)]
+mod tests;

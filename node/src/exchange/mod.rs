@@ -1,6 +1,7 @@
 //! The exchange: pieces of blobs between members, over raw streams. The policies are in
 //! `p2pinst-chunks`; here are the sockets and the tasks.
 
+mod buffers;
 mod fetch;
 mod holders;
 mod limits;
@@ -13,6 +14,7 @@ mod progress;
 mod removal;
 mod serve;
 mod sources;
+mod takers;
 #[cfg(test)]
 mod tests;
 mod urgency;
@@ -22,10 +24,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use p2pinst_chunks::serve::{Offer, ServeLimits};
-use p2pinst_chunks::{BlobStore, Serve};
+use p2pinst_chunks::BlobStore;
+use p2pinst_chunks::serve::Offer;
 use p2pinst_types::{Hash, NodeId, PieceIndex};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 pub use fetch::{FetchError, Fetched, Sources};
@@ -35,6 +37,7 @@ pub use meter::Meter;
 pub use sources::{Candidates, Places, Source};
 pub use urgency::ordered;
 
+use self::takers::Uploads;
 use crate::net::Net;
 
 /// One inbound stream.
@@ -63,6 +66,9 @@ struct Shared {
     /// removed.
     progress: Mutex<BTreeMap<Hash, watch::Sender<u64>>>,
     uploads: Mutex<Uploads>,
+    /// Bulk connections that takers may have.
+    bulks: Arc<Semaphore>,
+    buffers: buffers::Buffers,
     begun: Instant,
     indirect: line::Indirect,
     /// Blobs that are being fetched.
@@ -70,21 +76,6 @@ struct Shared {
     holders: holders::Holders,
     limits: Limits,
     next_stream: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Uploads {
-    serve: Serve<StreamId>,
-    streams: BTreeMap<StreamId, mpsc::Sender<Turn>>,
-}
-
-impl Uploads {
-    /// A stream that does not take what it is to send is given up.
-    fn tell(&mut self, stream: StreamId, turn: Turn) {
-        if self.streams.get(&stream).is_none_or(|s| s.try_send(turn).is_err()) {
-            self.serve.left(stream);
-        }
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -101,11 +92,11 @@ impl Exchange {
     /// The exchange of a node.
     #[must_use]
     pub fn with_limits(net: Net, blobs: BlobStore, limits: Limits) -> Self {
-        let serve = Serve::new(ServeLimits::default());
-        let uploads = Uploads { serve, streams: BTreeMap::new() };
         let shared = Shared {
             progress: Mutex::default(),
-            uploads: Mutex::new(uploads),
+            uploads: Mutex::default(),
+            bulks: Arc::new(Semaphore::new(takers::BULKS)),
+            buffers: buffers::Buffers::default(),
             begun: Instant::now(),
             indirect: line::Indirect::default(),
             fetching: Mutex::default(),

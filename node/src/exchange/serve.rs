@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -10,13 +11,15 @@ use p2pinst_chunks::wire::{
     self as frames, Direction, HAVE_PIECES, OTHERS, PIECE_PREFIX, Refusal, ToDownloader, ToSource,
 };
 use p2pinst_chunks::{Bitmap, BlobStatus};
-use p2pinst_types::{Hash, NodeId, PieceIndex};
+use p2pinst_types::{BlobRef, Hash, NodeId, PieceIndex};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, warn};
 
+use super::buffers::Buffer;
 use super::limits::{Flow, Way};
 use super::line::{self, Hold, Line};
+use super::takers::Admitted;
 use super::{Exchange, StreamId, Turn, lock, wire};
 use crate::net::NetStream;
 
@@ -29,8 +32,8 @@ const TURNS: usize = 64;
 const IDLE: Duration = Duration::from_secs(120);
 /// A piece that takes longer gives its slot to others, and goes on beside them.
 const SLOW: Duration = Duration::from_secs(1);
-/// Bytes of the longest buffer that a stream keeps from piece to piece.
-const KEPT: usize = 256 << 10;
+/// Bytes of a slow piece that are in memory.
+const PART: usize = 64 << 10;
 /// How long a downloader waits here for a blob that this node has only just begun to fetch.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -42,10 +45,7 @@ impl Exchange {
     pub async fn serve(&self, peer: NodeId, stream: NetStream) {
         let id = self.stream_id();
         let served = self.serve_stream((id, peer), stream).await;
-        let mut uploads = lock(&self.shared.uploads);
-        uploads.streams.remove(&id);
-        uploads.serve.left(id);
-        drop(uploads);
+        lock(&self.shared.uploads).left(id);
         self.dispatch();
         if let Err(error) = served {
             debug!(%peer, %error, "a downloader's stream broke");
@@ -58,7 +58,9 @@ impl Exchange {
         if first != ToSource::Direct {
             return self.serve_line(who, Line::stream(reader, writer), first).await;
         }
-        let Some((ticket, mut claim)) = self.net.bulk_ticket() else {
+        let room = Arc::clone(&self.shared.bulks).try_acquire_owned().ok();
+        let ticket = room.and_then(|room| Some((room, self.net.bulk_ticket()?)));
+        let Some((_room, (ticket, mut claim))) = ticket else {
             send(&mut writer, &ToDownloader::Ticket(None)).await?;
             let first = read_first(&mut reader).await?;
             return self.serve_line(who, Line::stream(reader, writer), first).await;
@@ -90,10 +92,12 @@ impl Exchange {
             return send(&mut writer, &ToDownloader::NotFound { root }).await;
         };
         let (turns_tx, turns) = mpsc::channel(TURNS);
-        let seeding = {
-            let mut uploads = lock(&self.shared.uploads);
-            uploads.streams.insert(id, turns_tx);
-            uploads.serve.open(id, root, self.places.of(&peer))
+        let who = (peer, self.places.of(&peer));
+        let admitted = lock(&self.shared.uploads).admit(id, who, root, turns_tx);
+        let Some(Admitted { seeding, replaced }) = admitted else {
+            let others = self.shared.holders.some(&root, &peer, OTHERS);
+            let (piece, reason) = (PieceIndex(0), Refusal::Busy);
+            return send(&mut writer, &ToDownloader::Refused { piece, reason, others }).await;
         };
         let have = status.have.clone();
         let opened = ToDownloader::Opened { blob: status.blob, seeding, have };
@@ -101,13 +105,15 @@ impl Exchange {
         self.dispatch();
         let (messages_tx, messages) = mpsc::channel(QUEUE);
         let flow = self.limits().flow(Way::Up, peer, root);
-        let session = Session { exchange: self, id, peer, root, told: status.have, flow, writer };
+        let (blob, told) = (status.blob, status.have);
+        let session = Session { exchange: self, id, peer, root, blob, told, flow, writer };
         // an answer may take long where little may leave
         let owes = || lock(&self.shared.uploads).serve.owes(id);
         tokio::select! {
             read = read_all(reader, messages_tx, owes) => read,
             answered = session.run(messages, turns, progress) => answered,
             ended = Hold::ended(hold) => ended,
+            () = replaced.cancelled() => Ok(()),
         }
     }
 
@@ -199,6 +205,7 @@ struct Session<'a, W> {
     id: StreamId,
     peer: NodeId,
     root: Hash,
+    blob: BlobRef,
     flow: Flow,
     /// What the downloader knows that is here.
     told: Bitmap,
@@ -212,7 +219,6 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         mut turns: mpsc::Receiver<Turn>,
         mut progress: Option<watch::Receiver<u64>>,
     ) -> io::Result<()> {
-        let mut piece = Vec::new();
         loop {
             let more = async {
                 match &mut progress {
@@ -227,7 +233,7 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                     None => return Ok(()),
                 },
                 turn = turns.recv() => match turn {
-                    Some(Turn::Piece(turn)) => self.send_piece(turn, &mut piece).await?,
+                    Some(Turn::Piece(turn)) => self.send_piece(turn).await?,
                     Some(Turn::Offer(offer)) => self.offer(offer).await?,
                     None => return Ok(()),
                 },
@@ -297,9 +303,10 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         send(&mut self.writer, &ToDownloader::Layer { from, bytes }).await
     }
 
-    async fn send_piece(&mut self, piece: PieceIndex, buffer: &mut Vec<u8>) -> io::Result<()> {
+    async fn send_piece(&mut self, piece: PieceIndex) -> io::Result<()> {
         let (blobs, root) = (self.exchange.blobs.clone(), self.root);
-        let mut bytes = std::mem::take(buffer);
+        let len = self.blob.range(piece).map_or(0, |r| r.end - r.start);
+        let mut bytes = self.exchange.shared.buffers.to_send(len).await;
         let (read, bytes) = tokio::task::spawn_blocking(move || {
             let read = blobs.read_piece(&root, piece, &mut bytes);
             (read, bytes)
@@ -307,14 +314,11 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         .await?;
         let sent = match read {
             Ok(()) => {
-                let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                let prefix: [u8; PIECE_PREFIX] = frames::piece_prefix(piece, len);
-                self.exchange.limits().sent(bytes.len());
-                let parts: [&[u8]; 2] = [&prefix, &bytes];
-                let writing = wire::write_within(&mut self.writer, &parts, &self.flow);
-                let written = self.exchange.unless_slow(self.id, writing).await;
+                let (exchange, id) = (self.exchange, self.id);
+                exchange.limits().sent(bytes.len());
+                let written = exchange.unless_slow(id, self.write_piece(piece, bytes)).await;
                 if written.is_ok() {
-                    self.exchange.meter.sent(&self.root, self.peer, len.into());
+                    exchange.meter.sent(&self.root, self.peer, len);
                 }
                 written
             }
@@ -326,11 +330,35 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         if sent.is_ok() {
             self.exchange.shared.holders.note(self.root, self.peer);
         }
-        // a node may have many takers: only short buffers are kept
-        *buffer = if bytes.capacity() <= KEPT { bytes } else { Vec::new() };
         lock(&self.exchange.shared.uploads).serve.done(self.id);
         self.exchange.dispatch();
         sent
+    }
+
+    /// Writes a piece. When that takes long, its memory is given back to others, and the rest is read again
+    /// in small parts.
+    async fn write_piece(&mut self, piece: PieceIndex, bytes: Buffer) -> io::Result<()> {
+        let len = bytes.len();
+        let prefix: [u8; PIECE_PREFIX] =
+            frames::piece_prefix(piece, u32::try_from(len).unwrap_or(u32::MAX));
+        wire::begin(&mut self.writer, &prefix).await?;
+        let mut at = 0;
+        let whole = wire::write_within(&mut self.writer, &bytes, &mut at, &self.flow);
+        match tokio::time::timeout(SLOW, whole).await {
+            Ok(written) => return written,
+            Err(_) => drop(bytes),
+        }
+        while at < len {
+            let (blobs, root, end) = (self.exchange.blobs.clone(), self.root, len.min(at + PART));
+            let part = tokio::task::spawn_blocking(move || {
+                let mut part = vec![0; end - at];
+                blobs.read_part(&root, piece, at as u64, &mut part).map(|()| part)
+            });
+            let part = part.await?.map_err(io::Error::other)?;
+            wire::write_within(&mut self.writer, &part, &mut 0, &self.flow).await?;
+            at = end;
+        }
+        Ok(())
     }
 
     /// Tells the pieces that have come since the last time.

@@ -124,6 +124,7 @@ impl Running<'_> {
     /// A busy source names others: members that are up are tried, a few for each that names some.
     pub(super) fn hear_of(&mut self, from: NodeId, others: Vec<NodeId>) {
         let peers = self.exchange.peers();
+        let before = self.found.len();
         let named = self.advised.entry(from).or_default();
         for other in others {
             let new = !self.found.contains(&other) && peers.is_up(&other);
@@ -132,6 +133,9 @@ impl Running<'_> {
                 debug!(%from, %other, blob = %self.blob.root.short(), "a busy source names another");
                 self.found.push(other);
             }
+        }
+        if self.found.len() > before {
+            self.news();
         }
     }
 }

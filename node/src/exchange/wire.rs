@@ -13,16 +13,15 @@ use super::limits::Flow;
 pub(super) const STALLED: Duration = Duration::from_secs(30);
 
 /// Bytes that have to leave within [`STALLED`].
-const STEP: usize = 64 << 10;
+pub(super) const STEP: usize = 64 << 10;
 
 pub(super) fn invalid(e: WireError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, e)
 }
 
-/// Reads one frame into the beginning of `body`, which never shrinks (or it would be cleared again for
-/// each piece): its bytes are [`taken`]. `None` at the end of the stream. The length is checked
-/// against its tag before anything is allocated. `count` is told of the bytes as they come. With a
-/// `flow` no more is taken from the stream than its limits allow.
+/// Reads one frame into `body`: its bytes are [`taken`]. `None` at the end of the stream. The length is
+/// checked against its tag before anything is allocated, and room is made as the bytes come. `count` is
+/// told of them. With a `flow` no more is taken from the stream than its limits allow.
 pub(super) async fn read<R: AsyncRead + Unpin>(
     stream: &mut R,
     direction: Direction,
@@ -30,30 +29,55 @@ pub(super) async fn read<R: AsyncRead + Unpin>(
     count: &AtomicU64,
     flow: Option<&Flow>,
 ) -> io::Result<Option<Header>> {
+    let Some(header) = header(stream, direction).await? else { return Ok(None) };
+    body.clear();
+    while body.len() < header.body_len() {
+        let step = (header.body_len() - body.len()).min(STEP);
+        let counted = |n| {
+            count.fetch_add(n, Ordering::Relaxed);
+        };
+        body.reserve(step);
+        read_more(stream, body, step, flow, counted).await?;
+    }
+    Ok(Some(header))
+}
+
+/// Reads the header of a frame; `None` at the end of the stream.
+pub(super) async fn header<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    direction: Direction,
+) -> io::Result<Option<Header>> {
     let mut bytes = [0; HEADER];
     match stream.read_exact(&mut bytes).await {
-        Ok(_) => {}
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(e) => return Err(e),
+        Ok(_) => Header::parse(bytes, direction).map(Some).map_err(invalid),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(e) => Err(e),
     }
-    let header = Header::parse(bytes, direction).map_err(invalid)?;
-    if body.len() < header.body_len() {
-        body.resize(header.body_len(), 0);
-    }
-    let mut rest = body.get_mut(..header.body_len()).unwrap_or_default();
-    while !rest.is_empty() {
-        let most = rest.len().min(flow.map_or(usize::MAX, Flow::chunk));
-        let n = stream.read(rest.get_mut(..most).unwrap_or_default()).await?;
+}
+
+/// Appends so many bytes of a frame to `body`, in memory that is touched as they come.
+pub(super) async fn read_more<R: AsyncRead + Unpin>(
+    stream: &mut R,
+    body: &mut Vec<u8>,
+    bytes: usize,
+    flow: Option<&Flow>,
+    counted: impl Fn(u64),
+) -> io::Result<()> {
+    body.reserve_exact(bytes);
+    let mut rest = bytes;
+    while rest > 0 {
+        let most = rest.min(flow.map_or(usize::MAX, Flow::chunk));
+        let n = (&mut *stream).take(most as u64).read_buf(body).await?;
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        count.fetch_add(n as u64, Ordering::Relaxed);
+        counted(n as u64);
         if let Some(flow) = flow {
             flow.pass(n).await;
         }
-        rest = rest.split_at_mut(n).1;
+        rest -= n;
     }
-    Ok(Some(header))
+    Ok(())
 }
 
 /// The body of a frame that was read.
@@ -72,27 +96,38 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(
     in_time(stream.flush()).await
 }
 
-async fn in_time(write: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+async fn in_time<T>(write: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     tokio::time::timeout(STALLED, write).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
-/// The same for the bytes of pieces, no faster than the limits allow.
+/// Writes the beginning of a frame; it leaves with what follows.
+pub(super) async fn begin<W: AsyncWrite + Unpin>(stream: &mut W, prefix: &[u8]) -> io::Result<()> {
+    in_time(stream.write_all(prefix)).await
+}
+
+/// Writes bytes of a piece from `at` on, no faster than the limits allow, and flushes. When it is dropped,
+/// `at` tells how far it came.
 pub(super) async fn write_within<W: AsyncWrite + Unpin>(
     stream: &mut W,
-    parts: &[&[u8]],
+    bytes: &[u8],
+    at: &mut usize,
     flow: &Flow,
 ) -> io::Result<()> {
-    if flow.is_open() {
-        return write(stream, parts).await;
+    while *at < bytes.len() {
+        let end = bytes.len().min(at.saturating_add(flow.chunk().min(STEP)));
+        let limited = !flow.is_open();
+        flow.pass(end - *at).await;
+        let step = async {
+            while *at < end {
+                let n = stream.write(bytes.get(*at..end).unwrap_or_default()).await?;
+                if n == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                *at += n;
+            }
+            if limited { stream.flush().await } else { Ok(()) }
+        };
+        in_time(step).await?;
     }
-    for part in parts {
-        let mut rest = *part;
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(rest.len().min(flow.chunk()));
-            flow.pass(now.len()).await;
-            write(stream, &[now]).await?;
-            rest = later;
-        }
-    }
-    Ok(())
+    in_time(stream.flush()).await
 }

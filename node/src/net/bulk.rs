@@ -22,6 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use snow::StatelessTransportState;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -46,6 +48,8 @@ const MESSAGE: usize = 32 + TAG;
 const TAG: usize = 16;
 /// Plaintext bytes of a record, at most: a Noise message has 65,535.
 const RECORD: usize = 65_535 - TAG;
+/// Bytes for what comes as long as no longer record does: who only asks sends short ones.
+const SHORT: usize = 2 << 10;
 /// Ciphertext that may wait before the socket must take some.
 const WAITING: usize = 2 * (2 + RECORD + TAG);
 /// Tickets that may wait for their connection.
@@ -54,8 +58,10 @@ const TICKETS: usize = 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Time for the handshake, on either side.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Time for connecting to one address.
-const CONNECT: Duration = Duration::from_secs(1);
+/// Time for connecting to one address: one packet may be lost, and is sent again after a second.
+const CONNECT: Duration = Duration::from_secs(3);
+/// After so long the next address is tried beside it.
+const NEXT: Duration = Duration::from_secs(1);
 /// Addresses of a node that are tried.
 const ADDRS: usize = 4;
 /// Handshakes at a time; more are refused.
@@ -229,20 +235,36 @@ async fn accept(
 /// The last failure.
 pub(super) async fn connect(addrs: &[SocketAddr], ticket: &Ticket) -> io::Result<Bulk> {
     let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for addr in addrs.iter().take(ADDRS) {
-        match tokio::time::timeout(CONNECT, TcpStream::connect(addr)).await {
-            Ok(Ok(stream)) => {
+    let mut rest = addrs.iter().take(ADDRS).copied();
+    let mut trying = FuturesUnordered::new();
+    loop {
+        if let Some(addr) = rest.next() {
+            trying.push(tokio::time::timeout(CONNECT, TcpStream::connect(addr)));
+        }
+        if trying.is_empty() {
+            return Err(failed);
+        }
+        let late = async {
+            if rest.len() == 0 {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(NEXT).await;
+        };
+        let connected = tokio::select! {
+            Some(connected) = trying.next() => connected,
+            () = late => continue,
+        };
+        match connected.unwrap_or_else(|e| Err(e.into())) {
+            Ok(stream) => {
                 let made = tokio::time::timeout(HANDSHAKE, enter(stream, ticket)).await;
                 match made.unwrap_or_else(|e| Err(e.into())) {
                     Ok(bulk) => return Ok(bulk),
                     Err(error) => failed = error,
                 }
             }
-            Ok(Err(error)) => failed = error,
-            Err(late) => failed = late.into(),
+            Err(error) => failed = error,
         }
     }
-    Err(failed)
 }
 
 async fn enter(mut stream: TcpStream, ticket: &Ticket) -> io::Result<Bulk> {
@@ -294,19 +316,12 @@ impl Bulk {
                 lowat: Lowat::default(),
                 keys: keys.clone(),
                 nonce: 0,
-                raw: vec![0; 2 + RECORD + TAG],
+                raw: vec![0; SHORT],
                 filled: 0,
-                plain: vec![0; RECORD + TAG],
+                plain: Vec::new(),
                 rest: 0..0,
             },
-            writer: BulkWriter {
-                io: write,
-                pace,
-                keys,
-                nonce: 0,
-                out: vec![0; WAITING],
-                waiting: 0..0,
-            },
+            writer: BulkWriter { io: write, pace, keys, nonce: 0, out: Vec::new(), waiting: 0..0 },
         })
     }
 }
@@ -354,7 +369,16 @@ impl BulkReader {
         if len < TAG {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let Some(record) = rest.get(..len) else { return Ok(false) };
+        let Some(record) = rest.get(..len) else {
+            if self.raw.len() < 2 + len {
+                // where long records come, many do: room for any
+                self.raw.resize(2 + RECORD + TAG, 0);
+            }
+            return Ok(false);
+        };
+        if self.plain.len() < len {
+            self.plain.resize(len, 0);
+        }
         let opened = self.keys.0.read_message(self.nonce, record, &mut self.plain);
         self.rest = 0..opened.map_err(noise_error)?;
         self.nonce += 1;
@@ -410,6 +434,10 @@ impl BulkWriter {
     fn seal_record(&mut self, plain: &[u8]) -> io::Result<()> {
         let len = plain.len() + TAG;
         let short = u16::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let end = self.waiting.end + 2 + len;
+        if self.out.len() < end {
+            self.out.resize(end, 0);
+        }
         let room = self.out.get_mut(self.waiting.end..).unwrap_or_default();
         let (head, room) = room.split_first_chunk_mut().ok_or(io::ErrorKind::InvalidInput)?;
         *head = short.to_be_bytes();
@@ -451,7 +479,12 @@ impl AsyncWrite for BulkWriter {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         ready!(this.poll_send(cx))?;
-        Poll::Ready(this.pace.done(this.io.as_ref()))
+        this.pace.done(this.io.as_ref())?;
+        // many lines, few of which have something to say
+        if this.out.len() > SHORT {
+            this.out = Vec::new();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

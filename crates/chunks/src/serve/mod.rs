@@ -15,6 +15,7 @@
 //! each piece goes once as well, apart from what the own site gets. Who asks for more than was
 //! offered is served when nothing else waits: so nobody can be stuck.
 
+mod member;
 mod seed;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use p2pinst_types::{Hash, PieceIndex};
 
+use self::member::{Members, Turn};
 use self::seed::Seed;
 use crate::fetch::Place;
 use crate::wire::Refusal;
@@ -110,6 +112,7 @@ pub struct Serve<P> {
     last: Option<P>,
     /// Who has opened which blob, and where it is.
     opened: BTreeMap<P, (Hash, Place)>,
+    members: Members<P>,
     seeds: BTreeMap<Hash, Seed<P>>,
     urgent: BTreeSet<Hash>,
     /// Requests for blobs that are not urgent that may wait, of all peers.
@@ -127,6 +130,7 @@ impl<P: Copy + Ord> Serve<P> {
             sent: 0,
             last: None,
             opened: BTreeMap::new(),
+            members: Members::default(),
             seeds: BTreeMap::new(),
             urgent: BTreeSet::new(),
             patience: None,
@@ -191,6 +195,14 @@ impl<P: Copy + Ord> Serve<P> {
         self.seeds.get_mut(&root).is_some_and(|s| s.open(peer, place, peers))
     }
 
+    /// A downloader that has opened a blob is a stream of this member: members take turns, however many
+    /// streams they have.
+    pub fn belongs(&mut self, peer: P, member: u64) {
+        if self.opened.contains_key(&peer) {
+            self.members.join(peer, member);
+        }
+    }
+
     /// The next thing to tell a downloader, if any.
     pub fn next_offer(&mut self, now: Duration) -> Option<(P, Offer)> {
         let queues = &self.queues;
@@ -244,6 +256,7 @@ impl<P: Copy + Ord> Serve<P> {
     pub fn left(&mut self, peer: P) {
         self.queues.remove(&peer);
         self.sending.remove(&peer);
+        self.members.left(peer);
         if let Some((root, _)) = self.opened.remove(&peer)
             && let Some(seed) = self.seeds.get_mut(&root)
         {
@@ -266,7 +279,7 @@ impl<P: Copy + Ord> Serve<P> {
         if slots == [[false; 2]; 2] {
             return None;
         }
-        let mut best: Option<(bool, Class, bool, P, usize)> = None;
+        let mut best: Option<(bool, Class, Turn, bool, P, usize)> = None;
         for (peer, queue) in &self.queues {
             if self.sending.contains_key(peer) {
                 continue;
@@ -278,12 +291,13 @@ impl<P: Copy + Ord> Serve<P> {
             if !(if later { others } else { urgent }) {
                 continue;
             }
-            let key = (later, class, Some(*peer) <= self.last, *peer, at);
+            let turn = self.members.turn(*peer, self.sending.keys().copied());
+            let key = (later, class, turn, Some(*peer) <= self.last, *peer, at);
             if best.is_none_or(|b| key < b) {
                 best = Some(key);
             }
         }
-        let (_, class, _, peer, at) = best?;
+        let (_, class, _, _, peer, at) = best?;
         if class == Class::Uninvited && self.sending.values().any(|s| !s.slow) {
             return None;
         }
@@ -295,6 +309,7 @@ impl<P: Copy + Ord> Serve<P> {
         let far = self.is_far(peer);
         self.sending.insert(peer, Sending { root, piece, far, since: self.sent, slow: false });
         self.last = Some(peer);
+        self.members.given(peer);
         Some(Job { peer, root, piece })
     }
 

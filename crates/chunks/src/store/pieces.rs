@@ -90,6 +90,31 @@ impl BlobStore {
         self.inner.read_checked(&entry, piece, out).inspect_err(|_| out.clear())
     }
 
+    /// Reads bytes of a piece, from its byte `at` on, as many as `out` has room for. They are not verified:
+    /// for who has read the whole piece before and goes on with the rest.
+    ///
+    /// # Errors
+    /// When the piece is not here, is not that long, or cannot be read.
+    pub fn read_part(
+        &self,
+        root: &Hash,
+        piece: PieceIndex,
+        at: u64,
+        out: &mut [u8],
+    ) -> Result<(), ReadError> {
+        let unknown = ReadError::Unknown { root: *root };
+        let Some(entry) = self.inner.entry(root) else { return Err(unknown) };
+        let range = entry.blob.range(piece).unwrap_or_default();
+        let end = at.saturating_add(out.len() as u64);
+        if entry.has(piece) != Some(true) || end > range.end - range.start {
+            return Err(ReadError::Missing { root: *root, piece });
+        }
+        let kind = if entry.is_complete() { Kind::Blob } else { Kind::Part };
+        let path = self.inner.file(kind, root);
+        let hot = self.inner.hot(&entry)?;
+        Ok(hot.file.read_exact_at(out, range.start + at).context("read", &path)?)
+    }
+
     /// Reads a whole blob back and gives up its damaged pieces; which those were.
     ///
     /// # Errors

@@ -47,8 +47,10 @@ pub const HAVE_PIECES: usize = 4096;
 pub const OTHERS: usize = 8;
 /// Bytes of the longest piece.
 pub const PIECE_MAX: usize = 4 << 20;
+/// Bytes of a piece's number.
+pub const PIECE_NUMBER: usize = 4;
 /// Bytes before a piece's own in its frame: header and number.
-pub const PIECE_PREFIX: usize = HEADER + 4;
+pub const PIECE_PREFIX: usize = HEADER + PIECE_NUMBER;
 
 /// Which way a message goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +115,12 @@ impl Header {
     #[must_use]
     pub fn body_len(&self) -> usize {
         self.len
+    }
+
+    /// Bytes of the piece that follows, after its number; `None`: it is another message.
+    #[must_use]
+    pub fn piece_len(&self) -> Option<usize> {
+        (self.tag == tag::PIECE).then(|| self.len.saturating_sub(PIECE_NUMBER))
     }
 }
 

@@ -1,13 +1,14 @@
 //! What the sources of a fetch say, and what the scheduler makes of it.
 
-use p2pinst_chunks::Bitmap;
 use p2pinst_chunks::fetch::{Input, Output};
 use p2pinst_chunks::store::PutError;
-use p2pinst_chunks::wire::ToSource;
-use p2pinst_types::NodeId;
+use p2pinst_chunks::wire::{Refusal, ToSource};
+use p2pinst_chunks::{Bitmap, Put};
+use p2pinst_types::{NodeId, PieceIndex};
+use tokio::time::Instant;
 use tracing::warn;
 
-use super::super::link::Event;
+use super::super::link::{Event, Origin};
 use super::{FOUND, FetchError, Running, Stage};
 
 impl Running<'_> {
@@ -22,18 +23,15 @@ impl Running<'_> {
     /// Says whether the blob is complete.
     pub(super) async fn on_event(
         &mut self,
-        peer: NodeId,
+        from: Origin,
         event: Event,
     ) -> Result<bool, FetchError> {
-        let late = !self.links.contains_key(&peer);
-        if late && !matches!(event, Event::Stored { .. } | Event::Found) {
-            return Ok(false); // of a source that was given up
+        let Origin { peer, link } = from;
+        if self.links.get(&peer).is_none_or(|l| l.number() != link) {
+            return Ok(self.on_late(peer, event));
         }
         match event {
-            Event::Found if self.found.len() < FOUND && !self.found.contains(&peer) => {
-                self.found.push(peer);
-            }
-            Event::Found => {}
+            Event::Found => self.find(peer),
             Event::Opened { blob, seeding, have } if blob == self.blob => {
                 self.retries.remove(&peer);
                 if seeding {
@@ -76,38 +74,15 @@ impl Running<'_> {
                 self.offered.remove(&peer);
                 return Ok(self.step(Input::Free { peer }));
             }
-            Event::Stored { piece, put } => {
-                let bytes = self.blob.range(piece).map_or(0, |r| r.end - r.start);
-                self.done.received += bytes;
-                let duplicate = put == p2pinst_chunks::Put::Duplicate;
-                self.exchange.meter.stored(&self.blob.root, peer, bytes, !duplicate);
-                if duplicate {
-                    self.done.duplicate += bytes;
-                } else {
-                    self.gave.insert(peer);
-                    self.exchange.shared.holders.note(self.blob.root, peer);
-                }
-                let complete = self.step(Input::Verified { peer, piece });
-                if !duplicate {
-                    self.tell_news();
-                }
-                return Ok(complete);
-            }
-            Event::Bad { piece } => {
-                // R10: one bad piece and the peer is out for this blob
-                let bytes = self.blob.range(piece).map_or(0, |r| r.end - r.start);
-                self.done.received += bytes;
-                self.exchange.meter.bad(&self.blob.root, peer, bytes);
-                warn!(%peer, piece = piece.0, blob = %self.blob.root.short(), "a peer sent wrong bytes: it is banned from this blob");
-                if matches!(self.stage, Stage::Layer { .. }) {
-                    self.ban(peer, "it sent a piece that nobody asked for");
-                }
-                return Ok(self.step(Input::Bad { peer, piece }));
-            }
+            Event::Stored { piece, put } => return Ok(self.on_stored(peer, piece, put)),
+            Event::Bad { piece } => return Ok(self.on_bad(peer, piece)),
             Event::Refused { piece, reason, others } => {
-                self.hear_of(peer, others);
-                self.exchange.meter.refused(&self.blob.root, peer, reason);
+                self.on_busy(peer, reason, others);
                 return Ok(self.step(Input::Refused { peer, piece, reason }));
+            }
+            Event::Full { others } => {
+                self.on_busy(peer, Refusal::Busy, others);
+                self.put_off(peer);
             }
             // before the blob is begun nothing was asked for
             Event::Disk(PutError::Unknown { .. }) if matches!(self.stage, Stage::Layer { .. }) => {
@@ -116,6 +91,73 @@ impl Running<'_> {
             Event::Disk(error) => return Err(error.into()),
         }
         Ok(false)
+    }
+
+    /// What comes of a link that was dropped. What it stored is here; nothing else matters, but that
+    /// nobody gets away with wrong bytes.
+    fn on_late(&mut self, peer: NodeId, event: Event) -> bool {
+        match event {
+            Event::Found => {
+                self.find(peer);
+                false
+            }
+            Event::Stored { piece, put } => {
+                // the link that there is now may have been asked for the same
+                if let Some(link) = self.links.get(&peer) {
+                    let _best_effort = link.send(ToSource::Cancel { piece });
+                }
+                self.on_stored(peer, piece, put)
+            }
+            Event::Bad { piece } => self.on_bad(peer, piece),
+            _ => false,
+        }
+    }
+
+    fn find(&mut self, peer: NodeId) {
+        if self.found.len() < FOUND && !self.found.contains(&peer) {
+            self.found.push(peer);
+            self.chosen.1 = true;
+        }
+    }
+
+    fn on_stored(&mut self, peer: NodeId, piece: PieceIndex, put: Put) -> bool {
+        let bytes = self.blob.range(piece).map_or(0, |r| r.end - r.start);
+        self.done.received += bytes;
+        let duplicate = put == Put::Duplicate;
+        self.exchange.meter.stored(&self.blob.root, peer, bytes, !duplicate);
+        if duplicate {
+            self.done.duplicate += bytes;
+        } else {
+            self.fed = Instant::now();
+            self.gave.insert(peer);
+            self.exchange.shared.holders.note(self.blob.root, peer);
+        }
+        let complete = self.step(Input::Verified { peer, piece });
+        if !duplicate {
+            self.tell_news();
+        }
+        complete
+    }
+
+    /// R10: one bad piece and the peer is out for this blob.
+    fn on_bad(&mut self, peer: NodeId, piece: PieceIndex) -> bool {
+        let bytes = self.blob.range(piece).map_or(0, |r| r.end - r.start);
+        self.done.received += bytes;
+        self.exchange.meter.bad(&self.blob.root, peer, bytes);
+        warn!(%peer, piece = piece.0, blob = %self.blob.root.short(), "a peer sent wrong bytes: it is banned from this blob");
+        if matches!(self.stage, Stage::Layer { .. }) {
+            self.ban(peer, "it sent a piece that nobody asked for");
+        }
+        self.step(Input::Bad { peer, piece })
+    }
+
+    /// A source refuses something, and names others.
+    fn on_busy(&mut self, peer: NodeId, reason: Refusal, others: Vec<NodeId>) {
+        if reason == Refusal::Busy {
+            self.busy = Some(Instant::now());
+        }
+        self.hear_of(peer, others);
+        self.exchange.meter.refused(&self.blob.root, peer, reason);
     }
 
     /// Tells the scheduler, and does what it says. Says whether the blob is complete.

@@ -55,6 +55,7 @@ impl Running<'_> {
             self.ban(peer, "it does not keep to the exchange protocol");
             return Ok(false);
         }
+        self.fed = Instant::now();
         if pages.next_page().is_some() {
             *from = Some((peer, Instant::now()));
             self.ask_for_page(peer);

@@ -11,14 +11,21 @@ use p2pinst_types::NodeId;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::super::link::{Event, Task, queue};
+use super::super::link::{Event, Link, Origin, Task, queue};
 use super::super::sources::{Candidates, SOURCES, Source, choose};
 use super::Running;
 
 /// First and longest pause before a source that failed is tried again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
-/// A fetch that gets nothing new for so long gives up its place to others.
+/// How long one that has takers enough is left alone.
+const FULL: Duration = Duration::from_secs(5);
+/// A fetch that gets nothing new for so long gives up its place to others,
 const STARVED: Duration = Duration::from_secs(20);
+/// and after so long also when sources say that they are busy, or owe what was asked of them: with low
+/// limits a piece may wait long.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Who may have the blob is looked at that often at least.
+const CHOOSE: Duration = Duration::from_secs(1);
 /// Sources of a blob of a single piece: one gives it, another is there if that one does not.
 const SOURCES_OF_SMALL: usize = 2;
 /// A source of which nothing comes for so long makes room for others, if any wait.
@@ -42,7 +49,7 @@ pub(super) struct Retry {
 }
 
 impl Running<'_> {
-    /// Whether nothing at all has come for a while.
+    /// Whether nothing new has come for a while, and no source that lives is to give any.
     pub(super) fn is_starved(&mut self) -> bool {
         let now = Instant::now();
         self.feeds.retain(|peer, _| self.links.contains_key(peer));
@@ -50,10 +57,20 @@ impl Running<'_> {
             let bytes = feed.bytes.load(Ordering::Relaxed);
             if bytes != feed.fed.0 {
                 feed.fed = (bytes, now);
-                self.fed = now;
             }
         }
-        self.fed.elapsed() >= STARVED
+        let useful = self.useful.0.load(Ordering::Relaxed);
+        if std::mem::replace(&mut self.useful.1, useful) != useful {
+            self.fed = now;
+        }
+        let quiet = self.fed.elapsed();
+        quiet >= PATIENCE || quiet >= STARVED && !self.is_waiting()
+    }
+
+    /// Whether there is somebody to wait for: one who said that it is busy, or has the blob and was asked.
+    fn is_waiting(&self) -> bool {
+        let owes = |peer: &NodeId| self.links.get(peer).is_some_and(Link::owes);
+        self.busy.is_some_and(|at| at.elapsed() < STARVED) || self.have.keys().any(owes)
     }
 
     /// The counter of a source that is taken into use.
@@ -75,8 +92,32 @@ impl Running<'_> {
         }
     }
 
+    /// Whether to look at who may have the blob: that costs a look at the whole group.
+    pub(super) fn is_choice_due(&mut self) -> bool {
+        let now = Instant::now();
+        let Some(last) = self.chosen.0 else { return true };
+        if now.saturating_duration_since(last) >= CHOOSE || self.links.is_empty() {
+            return true;
+        }
+        let changed = self.chosen.1 || self.peers.has_changed().unwrap_or(false);
+        let due = |r: &Retry| last < r.at && r.at <= now;
+        self.links.len() < self.most() && (changed || self.retries.values().any(due))
+    }
+
+    /// There may be somebody new to use.
+    pub(in crate::exchange) fn news(&mut self) {
+        self.chosen.1 = true;
+    }
+
+    /// Sources in use at once.
+    fn most(&self) -> usize {
+        if self.blob.pieces() == 1 { SOURCES_OF_SMALL } else { SOURCES }
+    }
+
     /// Opens streams to sources that have none, and tells the scheduler who takes part at the site.
     pub(super) fn connect(&mut self) {
+        self.chosen = (Some(Instant::now()), false);
+        self.peers.mark_unchanged();
         let all = (self.sources)();
         self.tell_members(&all);
         let outside = self.may_ask_outside(&all);
@@ -89,7 +130,7 @@ impl Running<'_> {
             due && !self.links.contains_key(&s.node) && !self.banned.contains(&s.node)
         });
         let candidates: Vec<Source> = candidates.collect();
-        let most = if self.blob.pieces() == 1 { SOURCES_OF_SMALL } else { SOURCES };
+        let most = self.most();
         if !candidates.is_empty() && self.links.len() >= most {
             self.make_room();
         }
@@ -103,19 +144,21 @@ impl Running<'_> {
         }
     }
 
-    fn open(&mut self, source: Source) {
+    pub(super) fn open(&mut self, source: Source) {
         let peer = source.node;
-        let (link, requests) = queue();
+        self.opened += 1;
+        let (link, requests) = queue(self.opened);
         let addrs = self.exchange.net.peers().get(&peer).addrs;
         let task = Task {
             exchange: self.exchange.clone(),
             root: self.blob.root,
             bulk: self.blob.pieces() > 1,
-            peer,
+            from: Origin { peer, link: self.opened },
             addrs,
             requests,
             events: self.events.clone(),
             bytes: self.count(peer),
+            useful: Arc::clone(&self.useful.0),
         };
         self.tasks.spawn(task.run());
         self.links.insert(peer, link);
@@ -160,28 +203,39 @@ impl Running<'_> {
         let (net, events, root) = (self.exchange.net.clone(), self.events.clone(), self.blob.root);
         self.tasks.spawn(async move {
             for peer in net.providers(root).await.unwrap_or_default() {
-                drop(events.send((peer, Event::Found)).await);
+                drop(events.send((Origin { peer, link: 0 }, Event::Found)).await);
             }
         });
     }
 
     pub(super) fn give_up(&mut self, peer: NodeId, reason: &str) {
         debug!(%peer, %reason, blob = %self.blob.root.short(), "a source is given up for now");
-        self.links.remove(&peer);
-        self.have.remove(&peer);
-        self.offered.remove(&peer);
+        self.forget(peer);
         let retry =
             self.retries.entry(peer).or_insert(Retry { at: Instant::now(), pause: PAUSE.0 });
         retry.at = Instant::now() + retry.pause;
         retry.pause = (retry.pause * 2).min(PAUSE.1);
     }
 
-    pub(super) fn ban(&mut self, peer: NodeId, reason: &str) {
-        warn!(%peer, %reason, blob = %self.blob.root.short(), "a source is banned from this blob");
-        self.exchange.meter.banned(&self.blob.root, peer);
+    /// A source has takers enough: that may take a while.
+    pub(super) fn put_off(&mut self, peer: NodeId) {
+        self.give_up(peer, "it has takers enough");
+        if let Some(retry) = self.retries.get_mut(&peer) {
+            retry.at = retry.at.max(Instant::now() + FULL);
+        }
+    }
+
+    fn forget(&mut self, peer: NodeId) {
         self.links.remove(&peer);
         self.have.remove(&peer);
         self.offered.remove(&peer);
+        self.chosen.1 = true;
+    }
+
+    pub(super) fn ban(&mut self, peer: NodeId, reason: &str) {
+        warn!(%peer, %reason, blob = %self.blob.root.short(), "a source is banned from this blob");
+        self.exchange.meter.banned(&self.blob.root, peer);
+        self.forget(peer);
         self.banned.insert(peer);
     }
 }

@@ -6,8 +6,12 @@
 mod events;
 mod layer;
 mod links;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use p2pinst_chunks::fetch::{Input, Place};
@@ -19,14 +23,14 @@ use p2pinst_types::{BlobRef, Hash, NodeId};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
 
 use self::links::{Feed, Retry};
 use super::Exchange;
-use super::link::{Event, Link};
+use super::link::{Event, Link, Origin};
 use super::sources::Candidates;
 
 /// Events of all sources that may wait.
@@ -90,9 +94,19 @@ pub(super) struct Running<'a> {
     pub(super) stage: Stage,
     begun: Instant,
     looked: Instant,
-    /// When anything came last, from any source.
+    /// When anything came last that was asked for and not here yet, from any source.
     pub(super) fed: Instant,
+    /// Counts such bytes as they come, on all links, and how many there were when last looked.
+    useful: (Arc<AtomicU64>, u64),
+    /// When a source last said that it is busy.
+    busy: Option<Instant>,
     links: BTreeMap<NodeId, Link>,
+    /// Links that there were so far.
+    opened: u64,
+    /// When those who may have the blob were last looked at, and whether any may have been added or become free.
+    chosen: (Option<Instant>, bool),
+    /// Who is connected and who is up.
+    peers: watch::Receiver<u64>,
     /// Of the same sources.
     feeds: BTreeMap<NodeId, Feed>,
     /// Where the sources are to which there are links.
@@ -111,7 +125,7 @@ pub(super) struct Running<'a> {
     pub(super) advised: BTreeMap<NodeId, usize>,
     gave: BTreeSet<NodeId>,
     tasks: JoinSet<()>,
-    events: mpsc::Sender<(NodeId, Event)>,
+    events: mpsc::Sender<(Origin, Event)>,
     rng: StdRng,
     done: Fetched,
     news: News,
@@ -140,33 +154,7 @@ impl Exchange {
         self.meter.begin(blob, before);
         let _ended = EndProgress { exchange: self, root: blob.root };
         let (events, received) = mpsc::channel(EVENTS);
-        let mut running = Running {
-            exchange: self,
-            blob,
-            sources,
-            stage: Stage::Layer { pages: LayerPages::new(blob)?, from: None },
-            begun: Instant::now(),
-            looked: Instant::now(),
-            fed: Instant::now(),
-            links: BTreeMap::new(),
-            feeds: BTreeMap::new(),
-            places: BTreeMap::new(),
-            near: Instant::now(),
-            members: (0, Vec::new()),
-            have: BTreeMap::new(),
-            offered: BTreeMap::new(),
-            retries: BTreeMap::new(),
-            banned: BTreeSet::new(),
-            found: Vec::new(),
-            gave: BTreeSet::new(),
-            tasks: JoinSet::new(),
-            events,
-            rng: StdRng::from_rng(&mut rand::rng()),
-            done: Fetched::default(),
-            news: News::default(),
-            advised: BTreeMap::new(),
-            synced: 0,
-        };
+        let mut running = Running::new(self, blob, sources, events)?;
         running.keep_limits();
         running.resume().await?;
         running.run(received).await?;
@@ -194,48 +182,116 @@ impl Drop for EndProgress<'_> {
     }
 }
 
-impl Running<'_> {
+impl<'a> Running<'a> {
+    fn new(
+        exchange: &'a Exchange,
+        blob: BlobRef,
+        sources: Sources,
+        events: mpsc::Sender<(Origin, Event)>,
+    ) -> Result<Self, LayerError> {
+        Ok(Self {
+            exchange,
+            blob,
+            sources,
+            stage: Stage::Layer { pages: LayerPages::new(blob)?, from: None },
+            begun: Instant::now(),
+            looked: Instant::now(),
+            fed: Instant::now(),
+            useful: (Arc::default(), 0),
+            busy: None,
+            links: BTreeMap::new(),
+            opened: 0,
+            chosen: (None, true),
+            peers: exchange.peers().changes(),
+            feeds: BTreeMap::new(),
+            places: BTreeMap::new(),
+            near: Instant::now(),
+            members: (0, Vec::new()),
+            have: BTreeMap::new(),
+            offered: BTreeMap::new(),
+            retries: BTreeMap::new(),
+            banned: BTreeSet::new(),
+            found: Vec::new(),
+            gave: BTreeSet::new(),
+            tasks: JoinSet::new(),
+            events,
+            rng: StdRng::from_rng(&mut rand::rng()),
+            done: Fetched::default(),
+            news: News::default(),
+            advised: BTreeMap::new(),
+            synced: 0,
+        })
+    }
+
     async fn run(
         &mut self,
-        mut received: mpsc::Receiver<(NodeId, Event)>,
+        mut received: mpsc::Receiver<(Origin, Event)>,
     ) -> Result<(), FetchError> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut synced = Instant::now();
+        // beside the loop, one at a time: a slow disk holds up neither requests nor what comes
+        let mut sync: JoinSet<Synced> = JoinSet::new();
+        let (mut synced, mut complete) = (Instant::now(), false);
         loop {
-            let complete = tokio::select! {
-                Some((peer, event)) = received.recv() => self.on_event(peer, event).await?,
+            complete |= tokio::select! {
+                Some((from, event)) = received.recv() => self.on_event(from, event).await?,
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => false,
-                _ = tick.tick() => {
-                    if self.is_starved() {
-                        return Err(FetchError::Starved);
+                Some(ended) = sync.join_next(), if !sync.is_empty() => {
+                    let Synced { result, took, bytes, last } = ended?;
+                    result?;
+                    self.exchange.meter.synced(bytes, took);
+                    if last {
+                        return Ok(());
                     }
-                    if self.news.is_due(self.begun.elapsed()) {
-                        self.exchange.more(&self.blob.root);
-                    }
-                    self.keep_limits();
-                    self.connect();
-                    self.replace_layer_source();
-                    if self.have.is_empty() && self.looked.elapsed() >= LOOK {
-                        self.look_further();
-                    }
-                    self.step(Input::Tick)
+                    synced = Instant::now();
+                    false
                 }
+                _ = tick.tick() => self.on_tick(complete)?,
             };
             let due = synced.elapsed() >= SYNC && matches!(self.stage, Stage::Pieces(_));
-            if complete || due {
-                // of a complete blob: waits for the task that is just making it so
-                let (blobs, root) = (self.exchange.blobs.clone(), self.blob.root);
-                let begun = Instant::now();
-                tokio::task::spawn_blocking(move || blobs.sync(&root)).await??;
-                let new =
+            if (complete || due) && sync.is_empty() {
+                let bytes =
                     self.done.received - std::mem::replace(&mut self.synced, self.done.received);
-                self.exchange.meter.synced(new, begun.elapsed());
-                synced = Instant::now();
-            }
-            if complete {
-                return Ok(());
+                let (blobs, root) = (self.exchange.blobs.clone(), self.blob.root);
+                sync.spawn_blocking(move || {
+                    let begun = Instant::now();
+                    // of a complete blob: waits for the task that is just making it so
+                    let result = blobs.sync(&root);
+                    Synced { result, took: begun.elapsed(), bytes, last: complete }
+                });
             }
         }
     }
+
+    /// Says whether the blob is complete.
+    fn on_tick(&mut self, complete: bool) -> Result<bool, FetchError> {
+        if self.news.is_due(self.begun.elapsed()) {
+            self.exchange.more(&self.blob.root);
+        }
+        if complete {
+            return Ok(true);
+        }
+        if self.is_starved() {
+            return Err(FetchError::Starved);
+        }
+        self.keep_limits();
+        if self.is_choice_due() {
+            self.connect();
+        }
+        self.replace_layer_source();
+        if self.have.is_empty() && self.looked.elapsed() >= LOOK {
+            self.look_further();
+        }
+        Ok(self.step(Input::Tick))
+    }
+}
+
+/// What became of making durable what had come.
+struct Synced {
+    result: Result<(), SyncError>,
+    took: Duration,
+    /// That had come since the last time.
+    bytes: u64,
+    /// Whether all was there when it began.
+    last: bool,
 }
