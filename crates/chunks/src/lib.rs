@@ -18,6 +18,7 @@ pub mod bitmap;
 pub mod bound;
 pub mod fetch;
 pub mod layer;
+pub mod news;
 pub mod quota;
 pub mod rates;
 pub mod serve;

@@ -14,7 +14,6 @@ use p2pinst_chunks::{Bitmap, BlobStatus};
 use p2pinst_types::{BlobRef, Hash, NodeId, PieceIndex};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::buffers::Buffer;
@@ -31,11 +30,6 @@ const QUEUE: usize = 128;
 const TURNS: usize = 64;
 /// A downloader that asks for nothing for so long has to open a stream again.
 const IDLE: Duration = Duration::from_secs(120);
-/// Pieces that have come are told together, as soon as there are so many,
-const NEWS: u64 = 4;
-/// or after so long, but not sooner than that: a message for each piece and downloader would cost
-/// more than the pieces do.
-const NEWS_AFTER: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(100));
 /// A piece that takes longer gives its slot to others, and goes on beside them.
 const SLOW: Duration = Duration::from_secs(1);
 /// Bytes of a slow piece that are in memory.
@@ -200,19 +194,6 @@ async fn read_all<R: AsyncRead + Unpin>(
     }
 }
 
-/// Waits until there is enough to tell that has come since; whether more may come. It may be dropped
-/// at any time.
-async fn news(progress: &mut watch::Receiver<u64>, told: (Instant, u64)) -> bool {
-    let (last, count) = told;
-    tokio::time::sleep_until(last + NEWS_AFTER.0).await;
-    if progress.wait_for(|n| *n != count).await.is_err() {
-        return false;
-    }
-    let enough = progress.wait_for(|n| n.wrapping_sub(count) >= NEWS);
-    let enough = tokio::time::timeout_at(last + NEWS_AFTER.1, enough).await;
-    enough.is_ok_and(|e| e.is_ok()) || progress.has_changed().is_ok()
-}
-
 async fn send<W: AsyncWrite + Unpin>(writer: &mut W, message: &ToDownloader<'_>) -> io::Result<()> {
     let mut bytes = Vec::new();
     message.encode(&mut bytes);
@@ -238,11 +219,10 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         mut turns: mpsc::Receiver<Turn>,
         mut progress: Option<watch::Receiver<u64>>,
     ) -> io::Result<()> {
-        let mut told = (Instant::now(), 0);
         loop {
             let more = async {
                 match &mut progress {
-                    Some(p) => news(p, told).await,
+                    Some(p) => p.changed().await.is_ok(),
                     None => std::future::pending().await,
                 }
             };
@@ -258,8 +238,6 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                     None => return Ok(()),
                 },
                 alive = more => {
-                    let count = progress.as_ref().map_or(0, |p| *p.borrow());
-                    told = (Instant::now(), count);
                     if !alive {
                         progress = None;
                     }

@@ -33,6 +33,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::lowat::{Lowat, Pace, Uplink};
+
 /// How a bulk connection begins; its first byte is that of no multistream message.
 const MAGIC: [u8; 16] = *b"p2pinst/bulk/1\r\n";
 /// Bytes of a ticket's name.
@@ -68,9 +70,6 @@ const HANDSHAKES: usize = 64;
 const HANDSHAKES_OF_ONE: usize = 8;
 /// Connections that may wait for their handshake to begin.
 const INBOUND: usize = 64;
-/// Bytes that the kernel holds of what has not been sent yet: enough to keep the line busy, few
-/// enough that what is decided now is soon on its way.
-const NOT_SENT: u32 = 24 << 10;
 
 /// The first byte of a bulk connection.
 pub(super) const FIRST: u8 = MAGIC[0];
@@ -129,7 +128,10 @@ impl Bulks {
     pub(super) fn new() -> (Self, Acceptor) {
         let (inbound, connections) = mpsc::channel(INBOUND);
         let waiting = Arc::new(Mutex::new(Waiting::new()));
-        (Self { waiting: Arc::clone(&waiting), inbound }, Acceptor { waiting, connections })
+        (
+            Self { waiting: Arc::clone(&waiting), inbound },
+            Acceptor { waiting, connections, uplink: Arc::default() },
+        )
     }
 
     /// Where inbound connections are handed over.
@@ -157,6 +159,8 @@ impl Bulks {
 pub(super) struct Acceptor {
     waiting: Arc<Mutex<Waiting>>,
     connections: mpsc::Receiver<TcpStream>,
+    /// What goes out over all of them: pieces go to who has connected.
+    uplink: Arc<Uplink>,
 }
 
 impl Acceptor {
@@ -182,22 +186,32 @@ impl Acceptor {
                         continue;
                     }
                     from.push(ip);
-                    handshakes.spawn(handshake(stream, ip, Arc::clone(&self.waiting)));
+                    let (waiting, uplink) = (Arc::clone(&self.waiting), Arc::clone(&self.uplink));
+                    handshakes.spawn(handshake(stream, ip, waiting, uplink));
                 }
             }
         }
     }
 }
 
-async fn handshake(stream: TcpStream, ip: IpAddr, waiting: Arc<Mutex<Waiting>>) -> IpAddr {
-    let accepted = tokio::time::timeout(HANDSHAKE, accept(stream, &waiting)).await;
+async fn handshake(
+    stream: TcpStream,
+    ip: IpAddr,
+    waiting: Arc<Mutex<Waiting>>,
+    uplink: Arc<Uplink>,
+) -> IpAddr {
+    let accepted = tokio::time::timeout(HANDSHAKE, accept(stream, &waiting, uplink)).await;
     if let Err(error) = accepted.unwrap_or_else(|e| Err(e.into())) {
         debug!(%ip, %error, "a bulk connection was not made");
     }
     ip
 }
 
-async fn accept(mut stream: TcpStream, waiting: &Mutex<Waiting>) -> io::Result<()> {
+async fn accept(
+    mut stream: TcpStream,
+    waiting: &Mutex<Waiting>,
+    uplink: Arc<Uplink>,
+) -> io::Result<()> {
     let mut preface = [0; MAGIC.len() + NAME];
     stream.read_exact(&mut preface).await?;
     let name = preface.strip_prefix(&MAGIC).and_then(|n| n.first_chunk::<NAME>());
@@ -209,7 +223,7 @@ async fn accept(mut stream: TcpStream, waiting: &Mutex<Waiting>) -> io::Result<(
     noise.read_message(&message, &mut []).map_err(noise_error)?;
     let len = noise.write_message(&[], &mut message).map_err(noise_error)?;
     stream.write_all(message.get(..len).unwrap_or_default()).await?;
-    let bulk = Bulk::new(stream, noise)?;
+    let bulk = Bulk::new(stream, noise, uplink)?;
     // whoever waited may have gone away: then the connection is dropped
     drop(reply.send(bulk));
     Ok(())
@@ -264,7 +278,7 @@ async fn enter(mut stream: TcpStream, ticket: &Ticket) -> io::Result<Bulk> {
     stream.write_all(&first).await?;
     stream.read_exact(&mut message).await?;
     noise.read_message(&message, &mut []).map_err(noise_error)?;
-    Bulk::new(stream, noise)
+    Bulk::new(stream, noise, Arc::default())
 }
 
 fn builder(secret: &[u8; SECRET]) -> io::Result<snow::Builder<'_>> {
@@ -287,14 +301,19 @@ pub struct Bulk {
 }
 
 impl Bulk {
-    fn new(stream: TcpStream, noise: snow::HandshakeState) -> io::Result<Self> {
+    fn new(
+        stream: TcpStream,
+        noise: snow::HandshakeState,
+        uplink: Arc<Uplink>,
+    ) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        socket2::SockRef::from(&stream).set_tcp_notsent_lowat(NOT_SENT)?;
+        let pace = Pace::new(&stream, uplink)?;
         let keys = Keys(Arc::new(noise.into_stateless_transport_mode().map_err(noise_error)?));
         let (read, write) = stream.into_split();
         Ok(Self {
             reader: BulkReader {
                 io: read,
+                lowat: Lowat::default(),
                 keys: keys.clone(),
                 nonce: 0,
                 raw: vec![0; SHORT],
@@ -302,7 +321,7 @@ impl Bulk {
                 plain: Vec::new(),
                 rest: 0..0,
             },
-            writer: BulkWriter { io: write, keys, nonce: 0, out: Vec::new(), waiting: 0..0 },
+            writer: BulkWriter { io: write, pace, keys, nonce: 0, out: Vec::new(), waiting: 0..0 },
         })
     }
 }
@@ -320,6 +339,7 @@ impl std::fmt::Debug for Keys {
 #[derive(Debug)]
 pub struct BulkReader {
     io: OwnedReadHalf,
+    lowat: Lowat,
     keys: Keys,
     nonce: u64,
     /// Ciphertext that has come: the beginning of a record, `filled` bytes of it.
@@ -331,6 +351,13 @@ pub struct BulkReader {
 }
 
 impl BulkReader {
+    /// How many bytes are missing of the record at the beginning of `raw`; of its length, at least.
+    fn missing(&self) -> usize {
+        let head = self.raw.get(..self.filled).and_then(<[u8]>::first_chunk::<2>);
+        let len = head.map_or(0, |len| usize::from(u16::from_be_bytes(*len)));
+        (2 + len).saturating_sub(self.filled)
+    }
+
     /// Decrypts the record at the beginning of `raw`, if all of it is there.
     fn open_record(&mut self) -> io::Result<bool> {
         let Some((len, rest)) =
@@ -379,6 +406,7 @@ impl AsyncRead for BulkReader {
             if this.open_record()? {
                 continue;
             }
+            this.lowat.need(this.io.as_ref(), this.missing())?;
             let mut room = ReadBuf::new(this.raw.get_mut(this.filled..).unwrap_or_default());
             ready!(Pin::new(&mut this.io).poll_read(cx, &mut room))?;
             match room.filled().len() {
@@ -394,6 +422,7 @@ impl AsyncRead for BulkReader {
 #[derive(Debug)]
 pub struct BulkWriter {
     io: OwnedWriteHalf,
+    pace: Pace,
     keys: Keys,
     nonce: u64,
     /// Ciphertext, and where in it lies what the socket has not taken.
@@ -421,7 +450,7 @@ impl BulkWriter {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.waiting.is_empty() {
             let rest = self.out.get(self.waiting.clone()).unwrap_or_default();
-            match ready!(Pin::new(&mut self.io).poll_write(cx, rest))? {
+            match ready!(self.pace.poll_write(self.io.as_ref(), cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 n => self.waiting.start += n,
             }
@@ -437,20 +466,23 @@ impl AsyncWrite for BulkWriter {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
         let record = buf.get(..buf.len().min(RECORD)).unwrap_or_default();
         // a short one and a long one leave together
-        if self.waiting.end + 2 + record.len() + TAG > WAITING {
-            ready!(self.poll_send(cx))?;
+        if this.waiting.end + 2 + record.len() + TAG > WAITING {
+            ready!(this.poll_send(cx))?;
         }
-        self.seal_record(record)?;
+        this.seal_record(record)?;
         Poll::Ready(Ok(record.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx))?;
+        let this = &mut *self;
+        ready!(this.poll_send(cx))?;
+        this.pace.done(this.io.as_ref())?;
         // many lines, few of which have something to say
-        if self.out.len() > SHORT {
-            self.out = Vec::new();
+        if this.out.len() > SHORT {
+            this.out = Vec::new();
         }
         Poll::Ready(Ok(()))
     }

@@ -8,6 +8,7 @@ mod behaviour;
 mod bulk;
 mod driver;
 mod gate;
+mod lowat;
 mod quiet;
 mod streams;
 #[cfg(test)]

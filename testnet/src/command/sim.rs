@@ -122,9 +122,6 @@ struct Swarm {
     /// Milliseconds that a message waits behind the pieces of a busy up-link
     #[arg(long, default_value_t = 5.0)]
     queue: f64,
-    /// Milliseconds for which news of pieces are collected
-    #[arg(long, default_value_t = 25.0)]
-    have: f64,
     /// Milliseconds in which the downloaders begin
     #[arg(long, default_value_t = 50.0)]
     start: f64,
@@ -155,7 +152,6 @@ impl Swarm {
                 wan: self.wan,
                 delay: (self.lan_delay, self.wan_delay),
                 queue: self.queue,
-                have: self.have,
                 start: self.start,
                 slots: self.slots,
                 accept: self.accept,

@@ -163,13 +163,24 @@ impl<P: Copy + Ord> Serve<P> {
         if pieces < 2 {
             return;
         }
-        self.seeds.entry(root).or_insert_with(|| Seed::new(pieces));
+        let seed = self.seeds.entry(root).or_insert_with(|| Seed::new(pieces));
+        if seed.has_ended() {
+            *seed = Seed::new(pieces);
+        }
     }
 
     /// Seeds a blob no more: it is served like any other.
     pub fn unseed(&mut self, root: &Hash) {
         if let Some(seed) = self.seeds.get_mut(root) {
             seed.end();
+        }
+        self.forget_seed(root);
+    }
+
+    /// A seed of which all has left, and that nobody takes from, is none any more.
+    fn forget_seed(&mut self, root: &Hash) {
+        if self.seeds.get(root).is_some_and(Seed::is_over) {
+            self.seeds.remove(root);
         }
     }
 
@@ -250,6 +261,7 @@ impl<P: Copy + Ord> Serve<P> {
             && let Some(seed) = self.seeds.get_mut(&root)
         {
             seed.left(peer);
+            self.forget_seed(&root);
         }
     }
 

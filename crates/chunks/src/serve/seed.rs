@@ -91,6 +91,17 @@ impl<P: Copy + Ord> Seed<P> {
         }
     }
 
+    /// Whether all pieces have left to some side, and nobody takes any: they are elsewhere too, or the
+    /// blob is seeded no more.
+    pub(super) fn is_over(&self) -> bool {
+        self.takers.is_empty() && (self.near.left.is_full() || self.far.left.is_full())
+    }
+
+    /// Whether all pieces have left to all sides, and all takers know.
+    pub(super) fn has_ended(&self) -> bool {
+        self.near.left.is_full() && self.far.left.is_full() && self.takers.values().all(|t| t.free)
+    }
+
     /// Whether the blob is seeded to this peer.
     pub(super) fn open(&mut self, peer: P, place: Place, most: usize) -> bool {
         if self.side(place).left.is_full() || self.takers.len() >= most {

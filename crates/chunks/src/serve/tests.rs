@@ -207,6 +207,38 @@ fn who_comes_when_there_are_enough_takers_is_sent_away() {
     assert_eq!(ask(&mut serve, 3, 0), Ok(()));
 }
 
+#[test]
+fn a_seed_that_is_over_is_forgotten_and_may_begin_again() {
+    let mut serve = Serve::new(limits());
+    serve.seed(ROOT, 2);
+    assert!(serve.open(1, ROOT, Place::Site));
+    serve.left(1);
+    assert_eq!(serve.seeds.len(), 1, "nothing has left yet");
+    assert!(serve.open(2, ROOT, Place::Site));
+    for piece in offers(&mut serve, T0).remove(0).1 {
+        ask(&mut serve, 2, piece).unwrap();
+        assert_eq!(job(&mut serve), Some((2, piece)));
+        serve.done(2);
+    }
+    assert_eq!(offers(&mut serve, T0), [(2, vec![u32::MAX])]);
+    assert_eq!(serve.seeds.len(), 1, "somebody takes from it");
+    serve.left(2);
+    assert!(serve.seeds.is_empty());
+    // removed while somebody takes it, and published again
+    serve.seed(ROOT, 2);
+    assert!(serve.open(3, ROOT, Place::Site));
+    serve.unseed(&ROOT);
+    assert_eq!(offers(&mut serve, T0), [(3, vec![u32::MAX])]);
+    serve.seed(ROOT, 2);
+    assert!(serve.open(4, ROOT, Place::Site), "it is seeded again");
+    assert_eq!(offers(&mut serve, T0), [(4, vec![0, 1])]);
+    // removed when nobody takes it
+    serve.left(3);
+    serve.left(4);
+    serve.unseed(&ROOT);
+    assert!(serve.seeds.is_empty());
+}
+
 const LATER: Hash = Hash([2; 32]);
 
 #[test]

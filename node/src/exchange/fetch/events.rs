@@ -12,6 +12,14 @@ use super::super::link::{Event, Origin};
 use super::{FOUND, FetchError, Running, Stage};
 
 impl Running<'_> {
+    /// A piece has come: tells those who fetch from here, when it is time to.
+    fn tell_news(&mut self) {
+        let Stage::Pieces(fetch) = &self.stage else { return };
+        if self.news.came(self.begun.elapsed(), fetch.have().count(), self.blob.pieces()) {
+            self.exchange.more(&self.blob.root);
+        }
+    }
+
     /// Says whether the blob is complete.
     pub(super) async fn on_event(
         &mut self,
@@ -123,9 +131,12 @@ impl Running<'_> {
             self.fed = Instant::now();
             self.gave.insert(peer);
             self.exchange.shared.holders.note(self.blob.root, peer);
-            self.exchange.more(&self.blob.root);
         }
-        self.step(Input::Verified { peer, piece })
+        let complete = self.step(Input::Verified { peer, piece });
+        if !duplicate {
+            self.tell_news();
+        }
+        complete
     }
 
     /// R10: one bad piece and the peer is out for this blob.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use p2pinst_chunks::fetch::{Input, Place};
 use p2pinst_chunks::layer::LayerError;
+use p2pinst_chunks::news::News;
 use p2pinst_chunks::store::{BeginError, PutError, SyncError};
 use p2pinst_chunks::{Bitmap, Fetch, LayerPages};
 use p2pinst_types::{BlobRef, Hash, NodeId};
@@ -127,6 +128,7 @@ pub(super) struct Running<'a> {
     events: mpsc::Sender<(Origin, Event)>,
     rng: StdRng,
     done: Fetched,
+    news: News,
     /// What had been received when it was made durable last.
     synced: u64,
 }
@@ -215,6 +217,7 @@ impl<'a> Running<'a> {
             events,
             rng: StdRng::from_rng(&mut rand::rng()),
             done: Fetched::default(),
+            news: News::default(),
             advised: BTreeMap::new(),
             synced: 0,
         })
@@ -262,6 +265,9 @@ impl<'a> Running<'a> {
 
     /// Says whether the blob is complete.
     fn on_tick(&mut self, complete: bool) -> Result<bool, FetchError> {
+        if self.news.is_due(self.begun.elapsed()) {
+            self.exchange.more(&self.blob.root);
+        }
         if complete {
             return Ok(true);
         }

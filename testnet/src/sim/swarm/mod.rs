@@ -75,8 +75,6 @@ pub struct Plan {
     pub delay: (f64, f64),
     /// Milliseconds that a message waits behind the pieces of a busy up-link.
     pub queue: f64,
-    /// Milliseconds for which news of pieces are collected.
-    pub have: f64,
     /// Milliseconds in which the downloaders begin.
     pub start: f64,
     /// How flows share an up-link.
@@ -110,7 +108,6 @@ impl Plan {
             wan: 20.0,
             delay: (0.2, 25.0),
             queue: 5.0,
-            have: 25.0,
             start: 50.0,
             share: Share::Fair,
             slots: ServeLimits::default().slots,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use p2pinst_chunks::fetch::place::{Place, SiteTag};
 use p2pinst_chunks::fetch::{Input, Limits, Output};
+use p2pinst_chunks::news::News;
 use p2pinst_chunks::serve::ServeLimits;
 use p2pinst_chunks::wire::Refusal;
 use p2pinst_chunks::{Bitmap, Fetch, Serve};
@@ -97,7 +98,7 @@ enum Event {
         at: u32,
         turn: u32,
     },
-    Flush(u32),
+    News(u32),
     /// A downloader's source, or a source's downloader, is gone.
     Gone {
         at: u32,
@@ -121,6 +122,7 @@ struct Node {
     downloaders: Vec<u32>,
     /// Sources that are not to be tried again.
     gone: Vec<u32>,
+    news: News,
     fresh: Vec<PieceIndex>,
     steps: u64,
 }
@@ -181,6 +183,7 @@ impl World {
                 sources: Vec::new(),
                 downloaders: Vec::new(),
                 gone: Vec::new(),
+                news: News::default(),
                 fresh: Vec::new(),
                 steps: 0,
             }
@@ -300,7 +303,7 @@ impl World {
             }
             Event::Fault(fault) => self.fault(fault),
             Event::Uplink { at, turn } => self.uplink(at, turn),
-            Event::Flush(n) => self.flush(n),
+            Event::News(n) => self.on_news(n),
             Event::Sent { from, to } => {
                 self.nodes[from as usize].serve.done(to);
                 self.pump(from);

@@ -8,7 +8,7 @@ use p2pinst_types::PieceIndex;
 
 use super::super::Bad;
 use super::super::links::weight;
-use super::{Event, World, millis};
+use super::{Event, World};
 use crate::sim::queue::Micros;
 
 #[allow(clippy::indexing_slicing, reason = "nodes and sites have numbers below the number of them")]
@@ -98,15 +98,37 @@ impl World {
         self.report.pieces += 1;
         self.report.duplicates += u64::from(!new);
         if new {
-            if node.fresh.is_empty() {
-                self.queue.after(millis(self.plan.have), Event::Flush(at));
-            }
             node.fresh.push(piece);
+            let now = self.now();
+            let node = &mut self.nodes[at as usize];
+            let held = node.fetch.have().count() + 1;
+            if node.news.came(now, held, self.plan.pieces) {
+                self.flush(at);
+            } else if node.fresh.len() == 1 {
+                self.plan_news(at);
+            }
         }
         self.step(at, Input::Verified { peer: from, piece });
     }
 
-    pub(super) fn flush(&mut self, n: u32) {
+    fn plan_news(&mut self, n: u32) {
+        if let Some(due) = self.nodes[n as usize].news.due() {
+            let due = u64::try_from(due.as_micros()).unwrap_or(u64::MAX);
+            self.queue.at(due.max(self.queue.now() + 1), Event::News(n));
+        }
+    }
+
+    /// Time has come to tell the pieces that wait.
+    pub(super) fn on_news(&mut self, n: u32) {
+        let now = self.now();
+        if self.nodes[n as usize].news.is_due(now) {
+            self.flush(n);
+        } else {
+            self.plan_news(n);
+        }
+    }
+
+    fn flush(&mut self, n: u32) {
         let pieces: Rc<[PieceIndex]> = std::mem::take(&mut self.nodes[n as usize].fresh).into();
         let downloaders = std::mem::take(&mut self.nodes[n as usize].downloaders);
         for to in &downloaders {
