@@ -197,7 +197,6 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -207,30 +206,6 @@ mod tests {
         let addr = listener.local_addr().unwrap();
         let (out, inn) = tokio::join!(TcpStream::connect(addr), listener.accept());
         (out.unwrap(), inn.unwrap().0)
-    }
-
-    #[tokio::test]
-    async fn a_reader_is_woken_when_there_is_enough_or_the_end() {
-        let (mut out, inn) = pair().await;
-        let mut lowat = Lowat::default();
-        lowat.need(&inn, 20_000).unwrap();
-        out.write_all(&[7; 9_000]).await.unwrap();
-        let soon = Duration::from_millis(50);
-        tokio::time::timeout(soon, inn.readable()).await.unwrap_err();
-        out.write_all(&[7; 11_000]).await.unwrap();
-        inn.readable().await.unwrap();
-        let mut bytes = vec![0; 30_000];
-        assert_eq!(inn.try_read(&mut bytes).unwrap(), 20_000);
-        lowat.need(&inn, 20_000).unwrap();
-        out.write_all(&[7; 3]).await.unwrap();
-        drop(out);
-        loop {
-            inn.readable().await.unwrap();
-            match inn.try_read(&mut bytes) {
-                Ok(n) => break assert_eq!(n, 3),
-                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
-            }
-        }
     }
 
     #[tokio::test]
