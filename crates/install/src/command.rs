@@ -6,9 +6,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt as _};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use std::{fmt, thread};
@@ -66,13 +66,25 @@ impl fmt::Display for Exit {
 
 /// A program with nothing of this process's environment but what programs need.
 pub(crate) fn clean(program: &str) -> Command {
-    let mut command = Command::new(program);
+    let mut command = Command::new(find(program));
     command
+        .arg0(program)
         .env_clear()
         .envs([("PATH", PATH), ("LC_ALL", "C"), ("HOME", "/root")])
         .stdin(Stdio::null())
         .current_dir("/");
     command
+}
+
+/// Where a program is; its name when it is nowhere, and starting it says so. A program that is named by
+/// its path is spawned; to look for one in a PATH that is not its own the standard library forks,
+/// and the page tables of a node are a lot to copy for each of many small packages.
+fn find(program: &str) -> PathBuf {
+    let is_program = |path: &PathBuf| {
+        path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    };
+    let found = PATH.split(':').map(|dir| Path::new(dir).join(program)).find(is_program);
+    found.unwrap_or_else(|| program.into())
 }
 
 /// What a tool said.
@@ -228,6 +240,16 @@ mod tests {
         assert!(ask(shell("cat /dev/zero"), 1000).is_err());
         let flood = ask(shell("head -c 300000 /dev/zero | tr '\\0' x >&2; echo ok"), 100).unwrap();
         assert_eq!((flood.stdout.as_slice(), flood.stderr.len()), (&b"ok\n"[..], 4096));
+    }
+
+    #[test]
+    fn programs_are_named_by_their_path() {
+        assert!(Path::new(clean("sh").get_program()).is_absolute());
+        let said = ask(shell("echo $0"), 100).unwrap();
+        assert_eq!(text(&said.stdout).trim(), "sh", "and called by their name");
+        let none = ask(clean("no-such-program"), 100).unwrap_err();
+        assert_eq!(none.kind(), io::ErrorKind::NotFound);
+        assert!(ask(clean("/bin/sh"), 100).unwrap().success, "a path is a path");
     }
 
     #[test]
