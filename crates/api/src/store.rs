@@ -13,7 +13,7 @@ pub struct StoreView {
     pub next: Option<Hash>,
     /// How many blobs there are in all.
     pub count: usize,
-    /// Bytes that all of them take; a part takes the room of the whole.
+    /// Bytes that all of them take, with their recipes; a part takes the room of the whole.
     pub bytes: u64,
     /// Bytes free on their disk.
     pub free: u64,

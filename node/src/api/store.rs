@@ -86,7 +86,10 @@ impl Api {
             Ok::<_, p2pinst_files::FileError>((stored, limits, storage.free()?))
         });
         let (stored, limits, free) = looked.await.map_err(internal)?.map_err(internal)?;
-        let (count, bytes) = (stored.len(), stored.iter().map(|s| s.status.blob.len()).sum());
+        let bytes = stored.iter().map(|s| s.status.blob.len()).sum();
+        // recipes are no files of their own: they come and go with those that they describe
+        let stored: Vec<Stored> = stored.into_iter().filter(|s| s.recipe_of.is_none()).collect();
+        let count = stored.len();
         let releases = releases(&self.store.views());
         let rest: Vec<Stored> = stored
             .into_iter()
@@ -175,8 +178,9 @@ impl Api {
     fn stored_named(&self, what: &str) -> Reply<Hash> {
         let hex = what.len() >= DIGITS && what.chars().all(|c| c.is_ascii_hexdigit());
         if hex {
-            let stored = self.exchange.blobs().list();
-            let roots = stored.iter().map(|s| s.blob.root);
+            let stored = self.exchange.blobs().stored();
+            let stored = stored.iter().filter(|s| s.recipe_of.is_none());
+            let roots = stored.map(|s| s.status.blob.root);
             let found: Vec<Hash> = roots.filter(|r| r.to_string().starts_with(what)).collect();
             match found.as_slice() {
                 [one] => return Ok(*one),
