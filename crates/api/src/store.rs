@@ -137,6 +137,10 @@ pub struct FetchView {
     pub sources: usize,
     /// Bytes that came; known at the end.
     pub received: u64,
+    /// Bytes that older versions gave that are on this machine; known at the end.
+    pub local: u64,
+    /// Bytes that need not come because they are zeros; known at the end.
+    pub zero: u64,
 }
 
 /// A release that was published before.

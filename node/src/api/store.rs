@@ -27,6 +27,8 @@ const LISTED: usize = 1000;
 const WAIT: Duration = Duration::from_secs(30);
 /// How often what came is looked at, for the bar.
 const LOOK: Duration = Duration::from_millis(100);
+/// Files and disks with older versions that one fetch looks through.
+const OLDER: usize = 16;
 /// Digits of a root or an id that name it.
 const DIGITS: usize = 4;
 
@@ -265,7 +267,12 @@ impl Api {
                 return Ok(self.fetch_view(root, &Progress::default()));
             }
         }
-        let mut progress = self.storage.fetch(root, blob, holders).map_err(|busy| {
+        if ask.delta_from.len() > OLDER || ask.delta_from.iter().any(|path| !path.is_absolute()) {
+            let reason = format!("older versions are at most {OLDER} absolute paths");
+            return Err(invalid(reason, "name fewer"));
+        }
+        let older = ask.delta_from.clone();
+        let mut progress = self.storage.fetch(root, blob, holders, older).map_err(|busy| {
             ApiError::new(ErrorKind::Refused, busy.to_string()).hint("try again in a while")
         })?;
         let wait = Duration::from_millis(ask.wait_ms).min(WAIT);
@@ -304,6 +311,8 @@ impl Api {
             failed,
             sources: progress.sources,
             received: progress.received,
+            local: progress.saved.0,
+            zero: progress.saved.1,
         }
     }
 }

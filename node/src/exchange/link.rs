@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use p2pinst_chunks::recipe::Named;
 use p2pinst_chunks::store::PutError;
 use p2pinst_chunks::wire::{Direction, Refusal, ToDownloader, ToSource};
 use p2pinst_chunks::{Bitmap, BlobStore, Put};
@@ -22,7 +23,7 @@ const QUEUE: usize = 512;
 #[derive(Debug)]
 pub(super) enum Event {
     /// It has the blob, or a part of it.
-    Opened { blob: BlobRef, seeding: bool, have: Bitmap },
+    Opened { blob: BlobRef, seeding: bool, have: Bitmap, recipe: Option<Named> },
     /// It seeds the blob, and offers these pieces.
     Offered(Vec<PieceIndex>),
     /// It seeds the blob no more.
@@ -141,7 +142,9 @@ async fn read_all<R: AsyncRead + Unpin>(
         let event = match ToDownloader::decode(header, wire::taken(header, &body))
             .map_err(wire::invalid)?
         {
-            ToDownloader::Opened { blob, seeding, have } => Event::Opened { blob, seeding, have },
+            ToDownloader::Opened { blob, seeding, have, recipe } => {
+                Event::Opened { blob, seeding, have, recipe }
+            }
             ToDownloader::Offer { pieces } => Event::Offered(pieces),
             ToDownloader::Free => Event::Free,
             ToDownloader::NotFound { .. } => Event::NotFound,

@@ -28,7 +28,7 @@ use p2pinst_types::{Hash, NodeId, PieceIndex};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-pub use fetch::{FetchError, Fetched, Sources};
+pub use fetch::{FetchError, Fetched, Sources, Wish};
 pub use limits::{Far, InForce, Limits, Ordered, Setting, TooMany};
 pub use locate::{LocateError, Located};
 pub use meter::Meter;

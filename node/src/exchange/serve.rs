@@ -102,7 +102,8 @@ impl Exchange {
             uploads.serve.open(id, root, self.places.of(&peer))
         };
         let have = status.have.clone();
-        let opened = ToDownloader::Opened { blob: status.blob, seeding, have };
+        let recipe = self.blobs.recipe(&root);
+        let opened = ToDownloader::Opened { blob: status.blob, seeding, have, recipe };
         send(&mut writer, &opened).await?;
         self.dispatch();
         let (messages_tx, messages) = mpsc::channel(QUEUE);

@@ -1,6 +1,7 @@
 //! Blobs that people ask for, and damaged ones that are fetched again: whoever is connected, and whoever
 //! the DHT names, is asked.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::{Storage, lock};
+use crate::exchange::Wish;
 
 /// Blobs that are fetched like this at once.
 const AT_ONCE: usize = 16;
@@ -31,6 +33,8 @@ pub struct Progress {
     pub sources: usize,
     /// Bytes that came; known at the end.
     pub received: u64,
+    /// Bytes that older versions gave, and zeros; known at the end.
+    pub saved: (u64, u64),
     /// How it ended.
     pub end: Option<Result<(), String>>,
 }
@@ -49,6 +53,7 @@ pub(super) struct Ask {
     pub(super) root: Hash,
     pub(super) blob: Option<BlobRef>,
     pub(super) holders: Vec<NodeId>,
+    pub(super) delta_from: Vec<PathBuf>,
     pub(super) running: Arc<Running>,
 }
 
@@ -75,6 +80,7 @@ impl Storage {
         root: Hash,
         blob: Option<BlobRef>,
         holders: Vec<NodeId>,
+        delta_from: Vec<PathBuf>,
     ) -> Result<watch::Receiver<Progress>, Busy> {
         let mut table = self.table();
         if let Some(running) = table.fetches.get(&root).cloned() {
@@ -88,7 +94,7 @@ impl Storage {
             return Err(Busy);
         }
         let running = Running::new(blob, true);
-        let ask = Ask { root, blob, holders, running: Arc::clone(&running) };
+        let ask = Ask { root, blob, holders, delta_from, running: Arc::clone(&running) };
         self.inner.asks.try_send(ask).map_err(|_| Busy)?;
         table.fetches.insert(root, Arc::clone(&running));
         Ok(running.progress.subscribe())
@@ -113,9 +119,10 @@ impl Storage {
 
     /// Runs a fetch to its end, and says how that was.
     pub(super) async fn run_fetch(self, ask: Ask) {
-        let Ask { root, blob, holders, running } = ask;
+        let Ask { root, blob, holders, delta_from, running } = ask;
+        let wish = Wish { delta_from, ..Wish::default() };
         let end = tokio::select! {
-            end = self.bring(root, blob, holders, &running) => end,
+            end = self.bring(root, blob, (holders, wish), &running) => end,
             () = forgotten(&running) => Err("nobody waits for it any more".to_owned()),
         };
         match &end {
@@ -130,7 +137,7 @@ impl Storage {
         &self,
         root: Hash,
         blob: Option<BlobRef>,
-        holders: Vec<NodeId>,
+        (holders, wish): (Vec<NodeId>, Wish),
         running: &Running,
     ) -> Result<(), String> {
         let named = Arc::new(Mutex::new(holders));
@@ -161,10 +168,11 @@ impl Storage {
             }
             let (places, own) = (exchange.clone(), self.inner.node);
             let sources = move || places.candidates(own, sources());
-            let fetched = exchange.fetch(blob, Box::new(sources)).await;
+            let fetched = exchange.fetch_as(blob, Box::new(sources), wish).await;
             let fetched = fetched.map_err(|e| e.to_string())?;
             running.progress.send_modify(|p| {
                 (p.sources, p.received) = (fetched.sources, fetched.received);
+                p.saved = (fetched.local, fetched.zero);
             });
             self.announce(root).await;
             Ok::<_, String>(room)
@@ -223,7 +231,9 @@ impl Storage {
             if wanted && !comes && idle && asks.len() < AT_ONCE {
                 let running = Running::new(Some(blob), false);
                 table.fetches.insert(blob.root, Arc::clone(&running));
-                asks.push(Ask { root: blob.root, blob: Some(blob), holders: Vec::new(), running });
+                let (root, blob) = (blob.root, Some(blob));
+                let (holders, delta_from) = (Vec::new(), Vec::new());
+                asks.push(Ask { root, blob, holders, delta_from, running });
             }
         }
         asks

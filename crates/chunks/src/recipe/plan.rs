@@ -75,6 +75,12 @@ impl Plan {
         self.lacking > 0
     }
 
+    /// How many different chunks have not been found.
+    #[must_use]
+    pub fn lacking(&self) -> usize {
+        self.lacking
+    }
+
     /// A seed has these chunks, the first of them at `offset`; where they end. What is found first counts.
     pub fn offer(&mut self, seed: usize, mut offset: u64, chunks: &[Chunk]) -> u64 {
         for chunk in chunks {

@@ -55,7 +55,7 @@ pub fn scan(
     path: &Path,
     number: usize,
     plan: &mut Plan,
-    go_on: &dyn Fn() -> bool,
+    go_on: &mut dyn FnMut() -> bool,
 ) -> Result<Seed, SeedError> {
     let scanned = look_through(path, number, plan, go_on);
     scanned.map(Seed).map_err(|source| SeedError { path: path.to_owned(), source })
@@ -65,7 +65,7 @@ fn look_through(
     path: &Path,
     number: usize,
     plan: &mut Plan,
-    go_on: &dyn Fn() -> bool,
+    go_on: &mut dyn FnMut() -> bool,
 ) -> io::Result<File> {
     // looked at before it is opened: opening a pipe would wait for a writer
     let kind = path.metadata()?.file_type();

@@ -336,14 +336,14 @@ fn a_file_that_holds_an_older_version_is_a_seed() {
     let layer = layer_of(&new);
     store.begin(&layer).unwrap();
     let mut plan = Plan::new(*layer.blob(), recipe_of(&new)).unwrap();
-    let seed = scan(&path, 0, &mut plan, &|| true).unwrap();
+    let seed = scan(&path, 0, &mut plan, &mut || true).unwrap();
     let done = run(&store, &plan, &[seed]);
     assert!(done.local > 11 * MIB as u64, "{done:?}");
     complete(&store, &new, &done);
     // it has nothing, or is nothing
     let mut plan = Plan::new(*layer.blob(), recipe_of(&new)).unwrap();
-    assert!(scan(&dir.path().join("none"), 0, &mut plan, &|| true).is_err());
-    let error = scan(dir.path(), 0, &mut plan, &|| true).unwrap_err().to_string();
+    assert!(scan(&dir.path().join("none"), 0, &mut plan, &mut || true).is_err());
+    let error = scan(dir.path(), 0, &mut plan, &mut || true).unwrap_err().to_string();
     assert!(error.contains("neither a file nor a disk"), "{error}");
 }
 

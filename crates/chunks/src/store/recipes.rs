@@ -226,18 +226,19 @@ impl BlobStore {
     /// Complete blobs with recipes, those used last first: what a new blob may have in common with.
     #[must_use]
     pub fn seeds(&self, most: usize) -> Vec<BlobRef> {
-        let mut stored = self.stored();
-        stored.retain(|s| s.status.complete && self.recipe(&s.status.blob.root).is_some());
-        stored.sort_by_key(|s| std::cmp::Reverse(s.used));
-        stored.iter().take(most).map(|s| s.status.blob).collect()
+        let inner = &*self.inner;
+        let roots: Vec<Hash> = inner.read_recipes(|r| r.of.keys().copied().collect());
+        let here = |root: &Hash| inner.entry(root).filter(|e| e.is_complete());
+        let with_recipe = roots.iter().filter(|root| self.recipe(root).is_some());
+        let mut seeds: Vec<_> = with_recipe.filter_map(here).collect();
+        seeds.sort_by_key(|e| std::cmp::Reverse(e.usage.last()));
+        seeds.iter().take(most).map(|e| e.blob).collect()
     }
 
-    /// Opens a complete blob as a seed, and notes that it is in use; `None` when it is gone.
+    /// Opens a complete blob as a seed; `None` when it is gone. It stays readable when it is removed.
     #[must_use]
     pub fn open_seed(&self, root: &Hash) -> Option<Seed> {
-        let file = File::open(self.path(root)?).ok()?;
-        self.touch(root);
-        Some(Seed::new(file))
+        File::open(self.path(root)?).ok().map(Seed::new)
     }
 
     /// Whether a piece of a blob can be read.

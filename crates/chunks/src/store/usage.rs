@@ -60,6 +60,11 @@ impl Usage {
         }
     }
 
+    /// When it was used last, in milliseconds since 1970.
+    pub(super) fn last(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
     pub(super) fn set_damaged(&self, damaged: bool) {
         self.damaged.store(damaged, Ordering::Relaxed);
     }

@@ -3,11 +3,14 @@
 //! One task per fetch, one per source. First the piece layer, from the first source that has it;
 //! then pieces from all. A crash loses at most the pieces of the last second.
 
+mod delta;
 mod events;
 mod layer;
 mod links;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use p2pinst_chunks::fetch::{Input, Place};
@@ -23,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
 
+use self::delta::Delta;
 use self::links::{Feed, Retry};
 use super::Exchange;
 use super::link::{Event, Link};
@@ -65,6 +69,25 @@ pub enum FetchError {
 /// Who may have a blob now, best first.
 pub type Sources = Box<dyn Fn() -> Candidates + Send + Sync>;
 
+/// The same, shared with the fetch of the recipe.
+type SharedSources = Arc<dyn Fn() -> Candidates + Send + Sync>;
+
+/// How a blob is to be fetched.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// Whether to look what of it is here already.
+    pub delta: bool,
+    /// Files and disks that hold older versions of it, beside the blobs that are here.
+    pub delta_from: Vec<PathBuf>,
+}
+
+impl Default for Wish {
+    /// With what the blobs that are here have.
+    fn default() -> Self {
+        Self { delta: true, delta_from: Vec::new() }
+    }
+}
+
 /// What a fetch did.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Fetched {
@@ -74,18 +97,28 @@ pub struct Fetched {
     pub duplicate: u64,
     /// Sources that gave at least one piece.
     pub sources: usize,
+    /// Bytes that older versions gave that are here.
+    pub local: u64,
+    /// Bytes that need not come because they are zeros.
+    pub zero: u64,
 }
 
 /// Before the layer is here, sources only say what they have.
 pub(super) enum Stage {
-    Layer { pages: LayerPages, from: Option<(NodeId, Instant)> },
+    Layer {
+        pages: LayerPages,
+        from: Option<(NodeId, Instant)>,
+    },
+    /// The layer is here, and it is to be seen what older versions give.
+    Seeds,
     Pieces(Box<Fetch<NodeId>>),
 }
 
 pub(super) struct Running<'a> {
     pub(super) exchange: &'a Exchange,
     pub(super) blob: BlobRef,
-    sources: Sources,
+    sources: SharedSources,
+    delta: Delta,
     pub(super) stage: Stage,
     begun: Instant,
     looked: Instant,
@@ -124,6 +157,19 @@ impl Exchange {
     /// # Errors
     /// When the disk fails or is full, or nobody has what is missing.
     pub async fn fetch(&self, blob: BlobRef, sources: Sources) -> Result<Fetched, FetchError> {
+        self.fetch_as(blob, sources, Wish::default()).await
+    }
+
+    /// The same in a certain manner.
+    ///
+    /// # Errors
+    /// As [`Exchange::fetch`].
+    pub async fn fetch_as(
+        &self,
+        blob: BlobRef,
+        sources: Sources,
+        wish: Wish,
+    ) -> Result<Fetched, FetchError> {
         if self.blobs.status(&blob.root).is_some_and(|s| s.complete) {
             return Ok(Fetched::default());
         }
@@ -137,11 +183,14 @@ impl Exchange {
         let before = self.blobs.status(&blob.root).map_or(0, |s| super::progress::held(&s));
         self.meter.begin(blob, before);
         let _ended = EndProgress { exchange: self, root: blob.root };
+        // members find a recipe where they find its blob
+        let announced = wish.delta && blob.pieces() > 1;
         let (events, received) = mpsc::channel(EVENTS);
         let mut running = Running {
             exchange: self,
             blob,
-            sources,
+            sources: Arc::from(sources),
+            delta: Delta::new(&self.blobs, &blob, wish),
             stage: Stage::Layer { pages: LayerPages::new(blob)?, from: None },
             begun: Instant::now(),
             looked: Instant::now(),
@@ -167,11 +216,10 @@ impl Exchange {
         running.keep_limits();
         running.resume().await?;
         running.run(received).await?;
+        running.wait_for_recipe().await;
         running.done.sources = running.gave.len();
         // small ones are many, and the DHT has little room: the members of the group have them too
-        if blob.pieces() > 1
-            && let Err(error) = self.net.provide(blob.root).await
-        {
+        if announced && let Err(error) = self.net.provide(blob.root).await {
             debug!(%error, "cannot announce the blob");
         }
         Ok(running.done)
@@ -203,6 +251,9 @@ impl Running<'_> {
             let complete = tokio::select! {
                 Some((peer, event)) = received.recv() => self.on_event(peer, event).await?,
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => false,
+                Some(cooked) = self.delta.ended(), if self.delta.is_at_work() => {
+                    self.on_cooked(cooked)?
+                }
                 _ = tick.tick() => {
                     if self.is_starved() {
                         return Err(FetchError::Starved);
@@ -213,7 +264,7 @@ impl Running<'_> {
                     if self.have.is_empty() && self.looked.elapsed() >= LOOK {
                         self.look_further();
                     }
-                    self.step(Input::Tick)
+                    self.consider() | self.step(Input::Tick)
                 }
             };
             let due = synced.elapsed() >= SYNC && matches!(self.stage, Stage::Pieces(_));

@@ -135,7 +135,7 @@ async fn answer(
             ToSource::Direct => ToDownloader::Ticket(None).encode(&mut out),
             ToSource::Open { .. } => {
                 let have = Bitmap::full(blob.pieces());
-                ToDownloader::Opened { blob, seeding: false, have }.encode(&mut out);
+                ToDownloader::Opened { blob, seeding: false, have, recipe: None }.encode(&mut out);
             }
             ToSource::GetLayer { from } if manner == Manner::Garbage => {
                 let layer = blobs.layer(&blob.root)?;
