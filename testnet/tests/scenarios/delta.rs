@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use p2pinst_testnet::{Lab, Node, image};
@@ -13,11 +14,13 @@ use crate::storage::blobs;
 
 const MIB: u64 = 1 << 20;
 /// The images here.
-const SIZE: u64 = 64 * MIB;
+const SIZE: u64 = 32 * MIB;
+/// One transfer on a busy machine.
+const LONG: Duration = Duration::from_secs(240);
 
 /// Seeds a file on the first node.
 fn seed(lab: &Lab, file: &Path) -> Result<String> {
-    let seeded = lab.node(1)?.cli(["seed"]).arg(file).limit(LATER).run()?.ok()?;
+    let seeded = lab.node(1)?.cli(["seed"]).arg(file).limit(LONG).run()?.ok()?;
     Ok(seeded.stdout.trim().to_owned())
 }
 
@@ -27,7 +30,7 @@ fn fetch(lab: &Lab, node: &Node, file: &Path, args: &[&str]) -> Result<(Value, u
     let root = seed(lab, file)?;
     let copy = lab.dir().join("copy");
     let before = node.received()?;
-    let fetch = node.cli(["fetch", &root, "--json", "-o"]).arg(&copy).args(args).limit(LATER);
+    let fetch = node.cli(["fetch", &root, "--json", "-o"]).arg(&copy).args(args).limit(LONG);
     let said: Value = fetch.run()?.ok()?.json()?;
     let came = node.received()? - before;
     ensure!(fs::read(file)? == fs::read(&copy)?, "{} is something else", file.display());
@@ -50,15 +53,15 @@ fn eventually_a_second_version_costs_what_has_changed() {
         fs::copy(&old, &new)?;
         image::change(&new, 5, 2)?;
         let (said, came) = fetch(lab, n2, &new, &[])?;
-        ensure!(came <= SIZE * 8 / 100, "{came} of {SIZE} bytes came: {said}");
+        ensure!(came <= SIZE * 10 / 100, "{came} of {SIZE} bytes came: {said}");
         ensure!(number(&said, "local")? > SIZE * 80 / 100, "{said}");
         // what is put in moves all that is behind it
-        image::insert(&new, &more, 20_000_000, 4321, 3)?;
+        image::insert(&new, &more, 10_000_000, 4321, 3)?;
         let (said, came) = fetch(lab, n2, &more, &[])?;
-        ensure!(came <= SIZE * 3 / 100, "{came} of {SIZE} bytes came: {said}");
+        ensure!(came <= SIZE * 5 / 100, "{came} of {SIZE} bytes came: {said}");
         // n3 has nothing in its store, but the old file on its disk
         let (said, came) = fetch(lab, n3, &new, &["--delta-from", &old.to_string_lossy()])?;
-        ensure!(came <= SIZE * 8 / 100, "{came} of {SIZE} bytes came: {said}");
+        ensure!(came <= SIZE * 10 / 100, "{came} of {SIZE} bytes came: {said}");
         // recipes are no files of their own, and go with theirs
         let listed = blobs(n2)?.len();
         ensure!(listed == 3, "{listed} blobs are listed");

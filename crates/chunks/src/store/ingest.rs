@@ -105,12 +105,10 @@ impl Inner {
         let mut buffer = vec![0; BUFFER];
         let mut seen = 0;
         loop {
-            let n = match reader.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(IngestError::Input(e)),
-            };
+            let n = fill(reader, &mut buffer).map_err(IngestError::Input)?;
+            if n == 0 {
+                break;
+            }
             seen += n as u64;
             if seen > len {
                 return Err(LengthError { expected: len, got: seen }.into());
@@ -157,6 +155,20 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Reads until the buffer is full or there is no more: runs of zeros are found in whole buffers.
+fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut n = 0;
+    while let Some(rest) = buffer.get_mut(n..).filter(|rest| !rest.is_empty()) {
+        match reader.read(rest) {
+            Ok(0) => break,
+            Ok(more) => n += more,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(n)
 }
 
 /// Hashes a file whole: its piece layer; `None` when it changed meanwhile or is too long.
