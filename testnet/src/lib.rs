@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod deb;
 pub mod demo;
 pub mod exec;
+pub mod image;
 pub mod lab;
 pub mod net;
 pub mod node;

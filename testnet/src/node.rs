@@ -276,6 +276,17 @@ impl Node {
         self.with_daemon(|d| d.thaw())
     }
 
+    /// Bytes that have come in by its cable, whether the daemon runs or not.
+    ///
+    /// # Errors
+    /// When its namespace does not say.
+    pub fn received(&self) -> Result<u64> {
+        let table = self.exec("cat").arg("/proc/net/dev").run()?.ok()?.stdout;
+        let line = table.lines().find_map(|l| l.trim().strip_prefix("eth0:")).context("no eth0")?;
+        let first = line.split_whitespace().next().context("no number")?;
+        first.parse().with_context(|| format!("`{first}` is no number"))
+    }
+
     /// All that the daemon has said.
     #[must_use]
     pub fn log_text(&self) -> String {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use p2pinst_api::Client;
@@ -29,7 +30,8 @@ const COPY: usize = 256 * 1024;
 #[command(after_long_help = "Examples:
   p2pinst fetch alice-42 -o hello.deb
   p2pinst fetch hello=1.0
-  p2pinst fetch 3f2a9c51… -o /srv/disk.img")]
+  p2pinst fetch 3f2a9c51… -o /srv/disk.img
+  p2pinst fetch 3f2a9c51… --delta-from /dev/vg0/root -o /srv/disk.img")]
 pub(crate) struct FetchArgs {
     /// The file: its root, a deployment (alice-42) or NAME=VERSION
     what: String,
@@ -39,6 +41,10 @@ pub(crate) struct FetchArgs {
     /// Make a hard link instead of a copy: whoever writes to it damages the store
     #[arg(long, requires = "output")]
     hard_link: bool,
+    /// A file or disk that holds an older version: only what it lacks comes (older versions in this
+    /// machine's store are used anyway)
+    #[arg(long, value_name = "PATH")]
+    delta_from: Vec<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -47,13 +53,16 @@ struct Document {
     size: u64,
     received: u64,
     sources: usize,
+    local: u64,
+    zero: u64,
     file: Option<PathBuf>,
 }
 
 pub(super) async fn run(context: &Context, args: FetchArgs) -> Result<(), CliError> {
+    let older = args.delta_from.iter().map(|path| older(path)).collect::<Result<Vec<_>, _>>()?;
     let mut client = context.connect().await?;
     let fetched = tokio::select! {
-        fetched = bring(context, &mut client, &args.what) => fetched?,
+        fetched = bring(context, &mut client, &args.what, &older) => fetched?,
         _ = tokio::signal::ctrl_c() => {
             return Err(CliError::failed("interrupted").hint("what has come stays for an hour"));
         }
@@ -66,23 +75,53 @@ pub(super) async fn run(context: &Context, args: FetchArgs) -> Result<(), CliErr
         put.map_err(|e| CliError::new(Kind::Bug, e))??;
     }
     if context.json {
-        let (received, sources) = (fetched.received, fetched.sources);
-        return context.print_json(&Document { root, size, received, sources, file: args.output });
+        let FetchView { received, sources, local, zero, .. } = fetched;
+        let file = args.output;
+        return context.print_json(&Document { root, size, received, sources, local, zero, file });
     }
     context.print(format_args!("{root}\n"))?;
-    let came = match fetched.received {
-        0 => "was here already".to_owned(),
-        n => format!("{} came from {}", format::size(n), format::count(fetched.sources, "node")),
+    let came = match (fetched.received, fetched.local + fetched.zero) {
+        (0, 0) => "was here already".to_owned(),
+        (n, _) => {
+            format!("{} came from {}", format::size(n), format::count(fetched.sources, "node"))
+        }
     };
-    context.tell(format_args!("{}: {came}.", format::size(size)));
+    let saved = match (fetched.local, fetched.zero) {
+        (0, 0) => String::new(),
+        (local, 0) => format!(", {} were here in older versions", format::size(local)),
+        (0, zero) => format!(", {} are zeros", format::size(zero)),
+        (local, zero) => format!(
+            ", {} were here in older versions, {} are zeros",
+            format::size(local),
+            format::size(zero)
+        ),
+    };
+    context.tell(format_args!("{}: {came}{saved}.", format::size(size)));
     Ok(())
 }
 
+/// The absolute path of what holds an older version: the node reads it.
+fn older(path: &Path) -> Result<PathBuf, CliError> {
+    let kind = fs::metadata(path).context("read", path)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        let shown = path.display();
+        return Err(CliError::failed(format!("{shown} is neither a file nor a disk"))
+            .hint("--delta-from takes the older version itself"));
+    }
+    Ok(fs::canonicalize(path).context("read", path)?)
+}
+
 /// Asks until all of it is here.
-async fn bring(context: &Context, client: &mut Client, what: &str) -> Result<FetchView, CliError> {
+async fn bring(
+    context: &Context,
+    client: &mut Client,
+    what: &str,
+    older: &[PathBuf],
+) -> Result<FetchView, CliError> {
     let bar = handover::bytes_bar(context, 0, "looking");
     loop {
-        let ask = FetchBlob { what: what.to_owned(), wait_ms: WAIT_MS };
+        let delta_from = older.to_vec();
+        let ask = FetchBlob { what: what.to_owned(), wait_ms: WAIT_MS, delta_from };
         let view = client.call(ask).await?;
         if let Some(size) = view.size {
             bar.set_length(size);

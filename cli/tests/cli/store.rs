@@ -185,6 +185,8 @@ fn a_file_is_fetched_and_put_where_it_is_wanted() {
         failed: None,
         sources: if complete { 2 } else { 0 },
         received: if complete { 16 } else { 0 },
+        local: if complete { 5 << 20 } else { 0 },
+        zero: 0,
     };
     let looking = FetchView { size: None, ..view(0, false) };
     fake.with(|s| s.fetches = vec![looking, view(4, false), view(16, true)]);
@@ -194,9 +196,16 @@ fn a_file_is_fetched_and_put_where_it_is_wanted() {
     let fetched = run(dir.path(), &["fetch", "alice-42", "-o", "out"]);
     assert_eq!(fetched.ok(), format!("{root}\n"));
     assert!(fetched.stderr.contains("came from 2 nodes"), "{}", fetched.stderr);
+    assert!(fetched.stderr.contains("5.0 MiB were here in older"), "{}", fetched.stderr);
+    fake.with(|s| s.fetches = vec![view(16, true)]);
+    let none = run(dir.path(), &["fetch", "alice-42", "--delta-from", "data"]);
+    assert!(none.failed(1).contains("neither a file nor a disk"), "{}", none.stderr);
+    let none = run(dir.path(), &["fetch", "alice-42", "--delta-from", "no-such"]);
+    assert!(none.failed(1).contains("No such file"), "{}", none.stderr);
     assert_eq!(fs::read(dir.path().join("out")).unwrap(), bytes);
     let json = run(dir.path(), &["fetch", "alice-42", "--json"]).json();
     assert_eq!((json["size"].as_u64(), json["file"].is_null()), (Some(16), true));
+    assert_eq!((json["local"].as_u64(), json["zero"].as_u64()), (Some(5 << 20), Some(0)));
 
     fs::write(blobs.join(format!("{root}.blob")), "something other").unwrap();
     let error = run(dir.path(), &["fetch", "alice-42", "-o", "out"]);

@@ -1,5 +1,7 @@
 //! The requests, each with the type of its answer.
 
+use std::path::PathBuf;
+
 use p2pinst_types::record::{PackageId, Release, Role, SignedRoot};
 use p2pinst_types::{BlobRef, Hash, Hlc, Millis, Name, PublicKey, Rates, Version};
 use serde::de::DeserializeOwned;
@@ -223,6 +225,9 @@ requests! {
         what: String,
         /// How long to wait for something to tell, in milliseconds, at most half a minute.
         wait_ms: u64,
+        /// Files and disks of this machine that hold older versions, by absolute paths, at most 16: what they
+        /// have need not come. Counts when the fetch begins.
+        delta_from: Vec<PathBuf>,
     } => store::FetchView;
     /// How far the exchange of a blob is: of a deployment's, by its name (`alice-42`) or a prefix of
     /// its id, or of one that a prefix of its root names.

@@ -13,7 +13,7 @@ pub struct StoreView {
     pub next: Option<Hash>,
     /// How many blobs there are in all.
     pub count: usize,
-    /// Bytes that all of them take; a part takes the room of the whole.
+    /// Bytes that all of them take, with their recipes; a part takes the room of the whole.
     pub bytes: u64,
     /// Bytes free on their disk.
     pub free: u64,
@@ -137,6 +137,10 @@ pub struct FetchView {
     pub sources: usize,
     /// Bytes that came; known at the end.
     pub received: u64,
+    /// Bytes that older versions gave that are on this machine; known at the end.
+    pub local: u64,
+    /// Bytes that need not come because they are zeros; known at the end.
+    pub zero: u64,
 }
 
 /// A release that was published before.

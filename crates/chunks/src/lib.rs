@@ -4,6 +4,7 @@
 //!
 //! - [`store`]: a directory of blobs, complete and partial. Blocking; call it from threads that may
 //!   block. Only verified bytes go in, only verified bytes come out.
+//! - [`recipe`]: of what chunks blobs are made, and what of a new one is here already.
 //! - [`quota`]: which blobs go when there is no room. Pure.
 //! - [`wire`], [`fetch`], [`serve`]: the exchange protocol and its two policies, sans-IO. Time and
 //!   randomness are parameters; nothing here opens a socket.
@@ -21,6 +22,7 @@ pub mod layer;
 pub mod news;
 pub mod quota;
 pub mod rates;
+pub mod recipe;
 pub mod serve;
 pub mod store;
 pub mod throttle;

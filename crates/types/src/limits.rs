@@ -45,3 +45,6 @@ pub const GROUPS: usize = 10_000;
 pub const BLOB: u64 = 16 << 40;
 /// Shards of one deployment's statuses: one for each 64 of as many machines as an expression names.
 pub const SHARDS: u16 = 1024;
+/// Chunks that the recipe of one blob names: a recipe is then below 40 MiB. At the usual 256 KiB a chunk, blobs
+/// above 256 GiB have none.
+pub const RECIPE_CHUNKS: u32 = 1 << 20;

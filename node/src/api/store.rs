@@ -27,6 +27,8 @@ const LISTED: usize = 1000;
 const WAIT: Duration = Duration::from_secs(30);
 /// How often what came is looked at, for the bar.
 const LOOK: Duration = Duration::from_millis(100);
+/// Files and disks with older versions that one fetch looks through.
+const OLDER: usize = 16;
 /// Digits of a root or an id that name it.
 const DIGITS: usize = 4;
 
@@ -86,7 +88,10 @@ impl Api {
             Ok::<_, p2pinst_files::FileError>((stored, limits, storage.free()?))
         });
         let (stored, limits, free) = looked.await.map_err(internal)?.map_err(internal)?;
-        let (count, bytes) = (stored.len(), stored.iter().map(|s| s.status.blob.len()).sum());
+        let bytes = stored.iter().map(|s| s.status.blob.len()).sum();
+        // recipes are no files of their own: they come and go with those that they describe
+        let stored: Vec<Stored> = stored.into_iter().filter(|s| s.recipe_of.is_none()).collect();
+        let count = stored.len();
         let releases = releases(&self.store.views());
         let rest: Vec<Stored> = stored
             .into_iter()
@@ -175,8 +180,9 @@ impl Api {
     fn stored_named(&self, what: &str) -> Reply<Hash> {
         let hex = what.len() >= DIGITS && what.chars().all(|c| c.is_ascii_hexdigit());
         if hex {
-            let stored = self.exchange.blobs().list();
-            let roots = stored.iter().map(|s| s.blob.root);
+            let stored = self.exchange.blobs().stored();
+            let stored = stored.iter().filter(|s| s.recipe_of.is_none());
+            let roots = stored.map(|s| s.status.blob.root);
             let found: Vec<Hash> = roots.filter(|r| r.to_string().starts_with(what)).collect();
             match found.as_slice() {
                 [one] => return Ok(*one),
@@ -261,7 +267,12 @@ impl Api {
                 return Ok(self.fetch_view(root, &Progress::default()));
             }
         }
-        let mut progress = self.storage.fetch(root, blob, holders).map_err(|busy| {
+        if ask.delta_from.len() > OLDER || ask.delta_from.iter().any(|path| !path.is_absolute()) {
+            let reason = format!("older versions are at most {OLDER} absolute paths");
+            return Err(invalid(reason, "name fewer"));
+        }
+        let older = ask.delta_from.clone();
+        let mut progress = self.storage.fetch(root, blob, holders, older).map_err(|busy| {
             ApiError::new(ErrorKind::Refused, busy.to_string()).hint("try again in a while")
         })?;
         let wait = Duration::from_millis(ask.wait_ms).min(WAIT);
@@ -300,6 +311,8 @@ impl Api {
             failed,
             sources: progress.sources,
             received: progress.received,
+            local: progress.saved.0,
+            zero: progress.saved.1,
         }
     }
 }

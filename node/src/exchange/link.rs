@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use p2pinst_chunks::recipe::Named;
 use p2pinst_chunks::store::PutError;
 use p2pinst_chunks::wire::{Direction, PIECE_NUMBER, Refusal, ToDownloader, ToSource};
 use p2pinst_chunks::{Bitmap, BlobStore, Put};
@@ -26,7 +27,7 @@ const QUEUE: usize = 512;
 #[derive(Debug)]
 pub(super) enum Event {
     /// It has the blob, or a part of it.
-    Opened { blob: BlobRef, seeding: bool, have: Bitmap },
+    Opened { blob: BlobRef, seeding: bool, have: Bitmap, recipe: Option<Named> },
     /// It seeds the blob, and offers these pieces.
     Offered(Vec<PieceIndex>),
     /// It seeds the blob no more.
@@ -239,9 +240,9 @@ impl Incoming {
 
     fn take_in(&mut self, said: ToDownloader<'_>) -> io::Result<Event> {
         Ok(match said {
-            ToDownloader::Opened { blob, seeding, have } => {
+            ToDownloader::Opened { blob, seeding, have, recipe } => {
                 self.blob = Some(blob);
-                Event::Opened { blob, seeding, have }
+                Event::Opened { blob, seeding, have, recipe }
             }
             ToDownloader::Offer { pieces } => Event::Offered(pieces),
             ToDownloader::Free => Event::Free,

@@ -31,7 +31,7 @@ use p2pinst_types::{Hash, NodeId, PieceIndex};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-pub use fetch::{FetchError, Fetched, Sources};
+pub use fetch::{FetchError, Fetched, Sources, Wish};
 pub use limits::{InForce, Limits, Ordered, Setting, TooMany};
 pub use locate::{LocateError, Located};
 pub use meter::Meter;

@@ -66,7 +66,8 @@ impl Exchange {
     /// How far this node is with these blobs; with those at work here when none is named.
     #[must_use]
     pub fn progress_of_all(&self, roots: &[Hash], now: Millis) -> Vec<Progress> {
-        let at_work = if roots.is_empty() { self.meter.at_work(SWARMS) } else { Vec::new() };
+        let mut at_work = if roots.is_empty() { self.meter.at_work(SWARMS) } else { Vec::new() };
+        at_work.retain(|root| self.blobs.recipe_of(root).is_none());
         let wanted = roots.iter().take(SWARMS).chain(&at_work);
         wanted.filter_map(|root| self.progress_of(root, now)).collect()
     }

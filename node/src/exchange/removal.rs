@@ -14,16 +14,19 @@ impl Exchange {
         lock(&self.shared.uploads).serve.in_use()
     }
 
-    /// Removes a blob; whether it was there. Blocking. Who is fetching it is told that it is gone: the
+    /// Removes a blob with its recipe; whether it was there. Blocking. Who is fetching it is told that it is gone: the
     /// stream is closed, and a new one is answered with *not found*.
     ///
     /// # Errors
     /// When a file cannot be removed; the blob is gone all the same.
     pub fn remove(&self, root: &Hash) -> Result<bool, SyncError> {
+        let recipe = self.blobs.recipe(root).map(|named| named.blob.root);
         let removed = self.blobs.remove(root);
         lock(&self.shared.uploads).serve.unseed(root);
         // streams that watch it look at its status, and find none
-        lock(&self.shared.progress).remove(root);
+        for gone in recipe.iter().chain([root]) {
+            lock(&self.shared.progress).remove(gone);
+        }
         self.net.withdraw_soon(*root);
         removed
     }

@@ -100,7 +100,8 @@ impl Exchange {
             return send(&mut writer, &ToDownloader::Refused { piece, reason, others }).await;
         };
         let have = status.have.clone();
-        let opened = ToDownloader::Opened { blob: status.blob, seeding, have };
+        let recipe = self.blobs.recipe(&root);
+        let opened = ToDownloader::Opened { blob: status.blob, seeding, have, recipe };
         send(&mut writer, &opened).await?;
         self.dispatch();
         let (messages_tx, messages) = mpsc::channel(QUEUE);

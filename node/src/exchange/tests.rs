@@ -1,5 +1,7 @@
 //! The exchange over real connections on loopback, with peers that do not behave.
 
+mod delta;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -131,7 +133,7 @@ async fn lie(stream: NetStream, blob: BlobRef, layer: Vec<u8>, asked: Arc<Atomic
         match ToSource::decode(header, wire::taken(header, &body)).unwrap() {
             ToSource::Open { .. } => {
                 let have = Bitmap::full(blob.pieces());
-                ToDownloader::Opened { blob, seeding: false, have }.encode(&mut out);
+                ToDownloader::Opened { blob, seeding: false, have, recipe: None }.encode(&mut out);
             }
             ToSource::GetLayer { from } => {
                 asked.store(true, Ordering::SeqCst);
@@ -170,7 +172,7 @@ async fn be_silent(stream: NetStream, claims: Option<BlobRef>) {
             (ToSource::Direct, _) => ToDownloader::Ticket(None).encode(&mut out),
             (ToSource::Open { .. }, Some(blob)) => {
                 let have = Bitmap::full(blob.pieces());
-                ToDownloader::Opened { blob, seeding: false, have }.encode(&mut out);
+                ToDownloader::Opened { blob, seeding: false, have, recipe: None }.encode(&mut out);
             }
             _ => continue,
         }

@@ -1,5 +1,6 @@
 //! Blobs that people ask for: whoever is connected, and whoever the DHT names, is asked.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::{Storage, Table, lock};
-use crate::exchange::Fetched;
+use crate::exchange::{Fetched, Wish};
 
 /// Blobs that are fetched like this at once.
 const AT_ONCE: usize = 16;
@@ -31,6 +32,8 @@ pub struct Progress {
     pub sources: usize,
     /// Bytes that came; known at the end.
     pub received: u64,
+    /// Bytes that older versions gave, and zeros; known at the end.
+    pub saved: (u64, u64),
     /// How it ended.
     pub end: Option<Result<(), String>>,
 }
@@ -49,6 +52,7 @@ pub(super) struct Ask {
     pub(super) root: Hash,
     pub(super) blob: Option<BlobRef>,
     pub(super) holders: Vec<NodeId>,
+    pub(super) delta_from: Vec<PathBuf>,
     pub(super) running: Arc<Running>,
 }
 
@@ -74,6 +78,7 @@ impl Storage {
         root: Hash,
         blob: Option<BlobRef>,
         holders: Vec<NodeId>,
+        delta_from: Vec<PathBuf>,
     ) -> Result<watch::Receiver<Progress>, Busy> {
         let mut table = self.table();
         if let Some(running) = table.fetches.get(&root).cloned() {
@@ -85,7 +90,7 @@ impl Storage {
             return Err(Busy);
         }
         let running = Running::new(blob);
-        let ask = Ask { root, blob, holders, running: Arc::clone(&running) };
+        let ask = Ask { root, blob, holders, delta_from, running: Arc::clone(&running) };
         self.inner.asks.try_send(ask).map_err(|_| Busy)?;
         table.fetches.insert(root, Arc::clone(&running));
         Ok(running.progress.subscribe())
@@ -110,9 +115,10 @@ impl Storage {
 
     /// Runs a fetch to its end, and says how that was.
     pub(super) async fn run_fetch(self, ask: Ask) {
-        let Ask { root, blob, holders, running } = ask;
+        let Ask { root, blob, holders, delta_from, running } = ask;
+        let wish = Wish { delta_from, ..Wish::default() };
         let end = tokio::select! {
-            end = self.bring(root, blob, holders, &running) => end,
+            end = self.bring(root, blob, (holders, wish), &running) => end,
             () = forgotten(&running) => Err("nobody waits for it any more".to_owned()),
         };
         match &end {
@@ -127,7 +133,7 @@ impl Storage {
         &self,
         root: Hash,
         blob: Option<BlobRef>,
-        holders: Vec<NodeId>,
+        (holders, wish): (Vec<NodeId>, Wish),
         running: &Running,
     ) -> Result<(), String> {
         let named = Arc::new(Mutex::new(holders));
@@ -148,9 +154,10 @@ impl Storage {
         if let Some(located) = located {
             exchange.adopt(located).await.map_err(|e| e.to_string())?;
         }
-        let fetched = self.fetch_from_all(blob, &named).await?;
+        let fetched = self.fetch_from_all(blob, &named, wish).await?;
         running.progress.send_modify(|p| {
             (p.sources, p.received) = (fetched.sources, fetched.received);
+            p.saved = (fetched.local, fetched.zero);
         });
         // whoever asked for it comes for it now
         let storage = self.clone();
@@ -168,11 +175,12 @@ impl Storage {
         &self,
         blob: BlobRef,
         named: &Arc<Mutex<Vec<NodeId>>>,
+        wish: Wish,
     ) -> Result<Fetched, String> {
         let (places, own) = (self.inner.exchange.clone(), self.inner.node);
         let sources = self.sources(Arc::clone(named));
         let sources = move || places.candidates(own, sources());
-        let fetch = self.inner.exchange.fetch(blob, Box::new(sources));
+        let fetch = self.inner.exchange.fetch_as(blob, Box::new(sources), wish);
         let fetched = self.looking(blob.root, named, fetch).await.map_err(|e| e.to_string())?;
         self.announce(blob.root).await;
         Ok(fetched)

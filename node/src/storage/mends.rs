@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::{Coming, Storage};
+use crate::exchange::Wish;
 
 /// Blobs that are mended at once.
 const PLACES: usize = 2;
@@ -121,7 +122,7 @@ impl Storage {
         let claim = self.claim(Coming { root: Some(root), bytes: blob.len(), mends: true });
         let nobody = Arc::default();
         let end = tokio::select! {
-            fetched = self.fetch_from_all(blob, &nobody) => {
+            fetched = self.fetch_from_all(blob, &nobody, Wish::default()) => {
                 match fetched {
                     Ok(_) => info!(blob = %root.short(), "a blob was mended"),
                     Err(reason) => debug!(blob = %root.short(), %reason, "a blob was not mended"),

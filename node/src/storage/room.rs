@@ -1,5 +1,6 @@
 //! Making room: what goes, and what is refused because there is none.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use p2pinst_chunks::quota::{Hold, Item, Limits, plan};
@@ -93,11 +94,19 @@ impl Storage {
                 (false, false) => Hold::Scrap,
             }
         };
+        // a recipe stays and goes with its blob
+        let mut recipes: BTreeMap<Hash, u64> = BTreeMap::new();
+        for recipe in stored {
+            if let Some(root) = recipe.recipe_of {
+                recipes.insert(root, recipe.status.blob.len());
+            }
+        }
         let item = |s: &Stored| {
             let blob = s.status.blob;
-            Item { root: blob.root, bytes: blob.len(), used: s.used, hold: hold(s) }
+            let bytes = blob.len() + recipes.get(&blob.root).copied().unwrap_or(0);
+            Item { root: blob.root, bytes, used: s.used, hold: hold(s) }
         };
-        let items: Vec<Item> = stored.iter().map(item).collect();
+        let items: Vec<Item> = stored.iter().filter(|s| s.recipe_of.is_none()).map(item).collect();
         let here = |c: &Coming| c.root.is_some_and(|r| items.iter().any(|i| i.root == r));
         let coming = table.claims.values().filter(|c| !here(c)).map(|c| c.bytes);
         let coming = coming.fold(0u64, u64::saturating_add);

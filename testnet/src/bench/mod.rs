@@ -1,6 +1,7 @@
 //! Measurements. Each is one function that makes its own lab and returns a [`Table`].
 
 pub mod back;
+pub mod delta;
 pub mod join;
 pub mod publish;
 pub mod rest;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
-use p2pinst_testnet::bench::{Table, back, join, publish, rest, sync};
+use p2pinst_chunks::quota::Size;
+use p2pinst_testnet::bench::{Table, back, delta, join, publish, rest, sync};
 
 use super::bench_swarm;
 
@@ -75,6 +76,18 @@ enum What {
         #[arg(long, default_value_t = 3)]
         runs: usize,
     },
+    /// What the second version of an image costs a node that has the first
+    Delta {
+        /// Bytes of the image, as 64MiB, 1GiB or a number
+        #[arg(long, default_value = "1GiB")]
+        size: Size,
+        /// Hundredths that are changed in place
+        #[arg(long, default_value_t = 5)]
+        changed: u64,
+        /// The rate of each link, both ways, in Mbit/s [default: what the machine gives]
+        #[arg(long)]
+        mbit: Option<u32>,
+    },
     /// How long it takes to become a member, and to come back
     Join {
         /// How many nodes
@@ -109,6 +122,9 @@ impl What {
             }
             Self::Back { nodes, mbit, packages, size, runs } => {
                 back::measure(&back::Options { nodes, mbit, packages, size, runs })
+            }
+            Self::Delta { size, changed, mbit } => {
+                delta::measure(&delta::Options { size: size.of(0), changed, mbit })
             }
             Self::Join { nodes } => join::measure(nodes),
             Self::Swarm(_) | Self::AllSwarm(_) => bail!("it prints no single table"),

@@ -81,7 +81,7 @@ async fn answer(blobs: &BlobStore, manner: Manner, mut stream: NetStream) -> Res
                 let status = blobs.status(&root).context("nothing to lie about")?;
                 open = Some(status.blob);
                 let (blob, have) = (status.blob, status.have);
-                ToDownloader::Opened { blob, seeding: false, have }.encode(&mut out);
+                ToDownloader::Opened { blob, seeding: false, have, recipe: None }.encode(&mut out);
             }
             ToSource::GetLayer { from } if manner == Manner::Garbage => {
                 let layer = blobs.layer(&open.context("not opened")?.root)?;

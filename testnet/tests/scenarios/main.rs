@@ -14,6 +14,7 @@ mod bad_input;
 mod clocks;
 mod concurrency;
 mod crashes;
+mod delta;
 mod demo;
 mod disk;
 mod downgrade;

@@ -8,6 +8,7 @@
 //! | `<root>.part` | a partial blob, allocated in full, with holes where pieces are missing |
 //! | `<root>.have` | which pieces of the `.part` are durable, with a checksum |
 //! | `<root>.layer` | geometry and piece layer, of a complete or a partial blob |
+//! | `<root>.recipe` | which blob is the recipe of this one (`recipes`) |
 //! | `.tmp-*` | something being taken in; removed when the store is opened |
 
 use std::fs::{self, File};
@@ -41,6 +42,7 @@ pub(super) enum Kind {
     Part,
     Have,
     Layer,
+    Recipe,
 }
 
 impl Kind {
@@ -50,6 +52,7 @@ impl Kind {
             Self::Part => "part",
             Self::Have => "have",
             Self::Layer => "layer",
+            Self::Recipe => "recipe",
         }
     }
 
@@ -61,7 +64,7 @@ impl Kind {
     /// Reads a file name back; `None` for files that are not ours.
     pub(super) fn parse(name: &str) -> Option<(Hash, Self)> {
         let (stem, ext) = name.split_once('.')?;
-        let all = [Self::Blob, Self::Part, Self::Have, Self::Layer];
+        let all = [Self::Blob, Self::Part, Self::Have, Self::Layer, Self::Recipe];
         let kind = all.into_iter().find(|k| k.ext() == ext)?;
         Some((stem.parse().ok()?, kind))
     }
@@ -270,7 +273,7 @@ mod tests {
     #[test]
     fn names_read_back() {
         let root = Hash::of(b"x");
-        for kind in [Kind::Blob, Kind::Part, Kind::Have, Kind::Layer] {
+        for kind in [Kind::Blob, Kind::Part, Kind::Have, Kind::Layer, Kind::Recipe] {
             let path = kind.path(Path::new("d"), &root);
             let name = path.file_name().unwrap().to_str().unwrap();
             assert_eq!(Kind::parse(name), Some((root, kind)));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use p2pinst_types::{BlobRef, PieceIndex};
 
@@ -24,6 +24,8 @@ pub(super) struct Entry {
     /// Held while the blob's files are synced, renamed or removed; never while `state` is held.
     pub(super) io: Mutex<()>,
     pub(super) state: Mutex<State>,
+    /// Held by many who write verified bytes, or by one who writes others.
+    pub(super) writing: RwLock<()>,
     /// When it was used, and how the disk has kept it.
     pub(super) usage: Usage,
     /// What the last use opened, until the cache takes it back.
@@ -70,7 +72,8 @@ pub(super) struct Hot {
 impl Entry {
     pub(super) fn new(blob: BlobRef, state: State) -> Arc<Self> {
         let (io, state, hot) = (Mutex::new(()), Mutex::new(state), Mutex::new(None));
-        Arc::new(Self { blob, io, state, usage: Usage::now(), hot })
+        let writing = RwLock::new(());
+        Arc::new(Self { blob, io, state, writing, usage: Usage::now(), hot })
     }
 
     /// Whether the piece can be read; `None` when the blob is gone.

@@ -1,29 +1,84 @@
 //! Taking in a whole blob from this machine: one pass of reading, hashing and writing.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 
 use p2pinst_files::{Access, Context, sync_dir};
-use p2pinst_types::BlobRef;
+use p2pinst_types::{BlobRef, limits};
 use tempfile::NamedTempFile;
 
 use super::disk::{self, Kind, TEMP_PREFIX};
 use super::entry::{Entry, State, lock};
-use super::{BlobStore, IngestError, Inner, NoSpace};
+use super::{BlobStore, IngestError, Inner, NoSpace, RecipeStoreError, sparse};
 use crate::layer::{LayerBuilder, LengthError, PieceLayer};
+use crate::recipe::{Chunk, Cutter, Recipe, WORTH, is_compressed};
 
 /// Read at a time: long enough for blake3's vector code, short enough for any machine.
 const BUFFER: usize = 256 << 10;
 
+/// What is compressed says so in its first bytes.
+const HEAD: usize = 8;
+
+/// Makes a recipe of what goes by.
+#[derive(Debug, Default)]
+struct Cook {
+    head: Vec<u8>,
+    cutter: Cutter,
+}
+
+impl Cook {
+    /// Takes the next bytes; whether a recipe is (still) of use.
+    fn push(&mut self, bytes: &[u8]) -> bool {
+        self.head.extend(bytes.iter().take(HEAD.saturating_sub(self.head.len())));
+        self.cutter.push(bytes);
+        !is_compressed(&self.head) && !self.cutter.is_too_many()
+    }
+
+    fn finish(self) -> Option<Vec<Chunk>> {
+        let many = self.cutter.is_too_many();
+        let chunks = self.cutter.finish();
+        (!many && chunks.len() <= limits::RECIPE_CHUNKS as usize).then_some(chunks)
+    }
+}
+
 impl BlobStore {
     /// Takes in a blob of exactly `len` bytes. When it returns, the blob is complete and durable. A
-    /// blob that is already here is read, hashed, and left as it is.
+    /// blob that is already here is read, hashed, and left as it is. Its recipe is made in the same pass,
+    /// where one is of use; without room for that the blob has none.
     ///
     /// # Errors
     /// When the input is shorter or longer or cannot be read, or the disk is full or fails; then
     /// nothing is left behind and nothing that was there is lost.
     pub fn ingest(&self, reader: &mut dyn Read, len: u64) -> Result<BlobRef, IngestError> {
+        let mut cook = (len >= WORTH).then(Cook::default);
+        let blob = self.take_in(reader, len, &mut cook)?;
+        if let Some(chunks) = cook.and_then(Cook::finish)
+            && self.recipe(&blob.root).is_none()
+        {
+            let made = Recipe::new(&blob, chunks).map_err(RecipeStoreError::from);
+            if let Err(error) = made.and_then(|recipe| self.put_recipe(&recipe)) {
+                tracing::warn!(%error, blob = %blob.root.short(), "A blob has no recipe.");
+            }
+        }
+        Ok(blob)
+    }
+
+    /// The same without a recipe.
+    pub(super) fn ingest_plain(
+        &self,
+        reader: &mut dyn Read,
+        len: u64,
+    ) -> Result<BlobRef, IngestError> {
+        self.take_in(reader, len, &mut None)
+    }
+
+    fn take_in(
+        &self,
+        reader: &mut dyn Read,
+        len: u64,
+        cook: &mut Option<Cook>,
+    ) -> Result<BlobRef, IngestError> {
         let inner = &*self.inner;
         let dir = &inner.dir;
         let builder = LayerBuilder::new(len)?;
@@ -33,7 +88,7 @@ impl BlobStore {
             .tempfile_in(dir)
             .context("create a file in", dir)?;
         disk::allocate(temp.as_file(), len, dir, temp.path())??;
-        let layer = inner.copy(reader, &mut temp, builder, len)?;
+        let layer = inner.copy(reader, &mut temp, (builder, cook), len)?;
         inner.publish(&layer, temp)?;
         Ok(*layer.blob())
     }
@@ -44,25 +99,26 @@ impl Inner {
         &self,
         reader: &mut dyn Read,
         temp: &mut NamedTempFile,
-        mut builder: LayerBuilder,
+        (mut builder, cook): (LayerBuilder, &mut Option<Cook>),
         len: u64,
     ) -> Result<PieceLayer, IngestError> {
         let mut buffer = vec![0; BUFFER];
         let mut seen = 0;
         loop {
-            let n = match reader.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(IngestError::Input(e)),
-            };
+            let n = fill(reader, &mut buffer).map_err(IngestError::Input)?;
+            if n == 0 {
+                break;
+            }
             seen += n as u64;
             if seen > len {
                 return Err(LengthError { expected: len, got: seen }.into());
             }
             let bytes = buffer.get(..n).unwrap_or_default();
             builder.update(bytes);
-            match temp.write_all(bytes) {
+            if cook.as_mut().is_some_and(|c| !c.push(bytes)) {
+                *cook = None;
+            }
+            match sparse::write_at(temp.as_file(), bytes, seen - n as u64) {
                 Err(e) if e.kind() == io::ErrorKind::StorageFull => {
                     let free = disk::free(&self.dir).unwrap_or(0);
                     let path = self.dir.clone();
@@ -99,6 +155,20 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Reads until the buffer is full or there is no more: runs of zeros are found in whole buffers.
+fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut n = 0;
+    while let Some(rest) = buffer.get_mut(n..).filter(|rest| !rest.is_empty()) {
+        match reader.read(rest) {
+            Ok(0) => break,
+            Ok(more) => n += more,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(n)
 }
 
 /// Hashes a file whole: its piece layer; `None` when it changed meanwhile or is too long.

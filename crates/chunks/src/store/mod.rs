@@ -14,8 +14,11 @@ mod disk;
 mod entry;
 mod error;
 mod ingest;
+mod parts;
 mod pieces;
+mod recipes;
 mod recover;
+mod sparse;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -34,6 +37,8 @@ pub use self::error::{
     BeginError, IngestError, LayerReadError, NoSpace, PutError, ReadError, StoreError, SyncError,
 };
 pub use self::pieces::{Put, SYNC_BYTES};
+pub use self::recipes::RecipeStoreError;
+use self::recipes::Recipes;
 pub use self::usage::Stored;
 use crate::bitmap::Bitmap;
 use crate::layer::PieceLayer;
@@ -48,6 +53,8 @@ pub struct BlobStore {
 struct Inner {
     dir: PathBuf,
     entries: RwLock<BTreeMap<Hash, Arc<Entry>>>,
+    /// Changed only with `shape` held.
+    recipes: RwLock<Recipes>,
     /// Held while blobs come into being or go; taken before any entry's locks.
     shape: Mutex<()>,
     cache: Cache,
@@ -75,10 +82,11 @@ impl BlobStore {
         fs::create_dir_all(dir).context("make the directory", dir)?;
         let held = Lock::try_exclusive(&dir.join("lock"))?
             .ok_or_else(|| StoreError::InUse { path: dir.to_owned() })?;
-        let entries = recover::scan(dir)?;
+        let (entries, recipes) = recover::scan(dir)?;
         let inner = Inner {
             dir: dir.to_owned(),
             entries: RwLock::new(entries),
+            recipes: RwLock::new(recipes),
             shape: Mutex::new(()),
             cache: Cache::default(),
             _lock: held,
@@ -115,7 +123,8 @@ impl BlobStore {
         entry.is_complete().then(|| self.inner.file(Kind::Blob, root))
     }
 
-    /// Removes a blob and all that belongs to it; whether it was there. Reads under way end well.
+    /// Removes a blob and all that belongs to it, its recipe too; whether it was there. Reads under way end
+    /// well.
     ///
     /// # Errors
     /// When a file cannot be removed; the blob is gone from the list all the same, and the rest of
@@ -123,11 +132,12 @@ impl BlobStore {
     pub fn remove(&self, root: &Hash) -> Result<bool, SyncError> {
         let inner = &*self.inner;
         let _shape = lock(&inner.shape);
-        let Some(entry) = inner.write_entries(|map| map.remove(root)) else { return Ok(false) };
-        let _io = lock(&entry.io);
-        *lock(&entry.state) = State::Gone;
-        inner.unlink_all(root)?;
-        Ok(true)
+        let recipe = inner.forget_recipe(root)?;
+        let removed = inner.remove_one(root)?;
+        if let Some(recipe) = recipe {
+            inner.remove_one(&recipe)?;
+        }
+        Ok(removed)
     }
 
     /// Bytes free on the filesystem of the store.
@@ -165,6 +175,15 @@ impl Inner {
 
     fn all(&self) -> Vec<Arc<Entry>> {
         self.entries.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Called with `shape` held.
+    fn remove_one(&self, root: &Hash) -> Result<bool, FileError> {
+        let Some(entry) = self.write_entries(|map| map.remove(root)) else { return Ok(false) };
+        let _io = lock(&entry.io);
+        *lock(&entry.state) = State::Gone;
+        self.unlink_all(root)?;
+        Ok(true)
     }
 
     fn write_entries<T>(&self, change: impl FnOnce(&mut BTreeMap<Hash, Arc<Entry>>) -> T) -> T {
@@ -227,7 +246,7 @@ impl Inner {
         if disk::unlink(&self.file(Kind::Have, root))? {
             sync_dir(&self.dir)?;
         }
-        for kind in [Kind::Part, Kind::Blob, Kind::Layer] {
+        for kind in [Kind::Part, Kind::Blob, Kind::Layer, Kind::Recipe] {
             disk::unlink(&self.file(kind, root))?;
         }
         sync_dir(&self.dir)

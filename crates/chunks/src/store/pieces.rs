@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use p2pinst_files::{Access, Context, FileError, sync_dir};
 use p2pinst_types::{Hash, PieceIndex};
@@ -11,6 +11,7 @@ use p2pinst_types::{Hash, PieceIndex};
 use super::damage::Checked;
 use super::disk::{self, Kind};
 use super::entry::{Entry, State, lock};
+use super::sparse;
 use super::{BlobStore, Inner, PutError, ReadError, SyncError};
 
 /// Bytes after which pieces are synced without being asked: what a crash may cost to fetch again.
@@ -46,24 +47,8 @@ impl BlobStore {
         self.inner.note_use(&entry);
         let start = entry.blob.range(piece).map_or(0, |r| r.start);
         let path = self.inner.file(Kind::Part, root);
-        hot.file.write_all_at(bytes, start).context("write", &path)?;
-        let (new, full, due) = match &mut *lock(&entry.state) {
-            State::Partial(p) => {
-                let new = p.have.set(piece);
-                p.unsynced += bytes.len() as u64;
-                (new, p.have.is_full(), p.unsynced >= SYNC_BYTES)
-            }
-            State::Complete => return Ok(Put::Duplicate),
-            State::Gone => return Err(unknown),
-        };
-        if new && (full || due) {
-            self.inner.sync(&entry, &hot.file)?;
-        }
-        Ok(match (new, full) {
-            (false, _) => Put::Duplicate,
-            (true, true) => Put::Completed,
-            (true, false) => Put::New,
-        })
+        let verified = |file: &File| sparse::write_at(file, bytes, start).context("write", &path);
+        self.inner.count(&entry, &hot.file, (piece, bytes.len()), verified)
     }
 
     /// Reads a piece into `out` (its old content goes) and verifies it. Partial blobs give what they
@@ -163,6 +148,37 @@ impl BlobStore {
 }
 
 impl Inner {
+    /// Writes verified bytes of a piece, and counts it from then on.
+    pub(super) fn count(
+        &self,
+        entry: &Arc<Entry>,
+        file: &File,
+        (piece, len): (PieceIndex, usize),
+        write: impl FnOnce(&File) -> Result<(), FileError>,
+    ) -> Result<Put, PutError> {
+        let (new, full, due) = {
+            let _writing = entry.writing.read().unwrap_or_else(PoisonError::into_inner);
+            write(file)?;
+            match &mut *lock(&entry.state) {
+                State::Partial(p) => {
+                    let new = p.have.set(piece);
+                    p.unsynced += len as u64;
+                    (new, p.have.is_full(), p.unsynced >= SYNC_BYTES)
+                }
+                State::Complete => return Ok(Put::Duplicate),
+                State::Gone => return Err(PutError::Unknown { root: entry.blob.root }),
+            }
+        };
+        if new && (full || due) {
+            self.sync(entry, file)?;
+        }
+        Ok(match (new, full) {
+            (false, _) => Put::Duplicate,
+            (true, true) => Put::Completed,
+            (true, false) => Put::New,
+        })
+    }
+
     /// Data first, then the record that names it; the rename last. Every crash in between leaves a
     /// record that names only pieces on the disk.
     fn sync(&self, entry: &Entry, file: &File) -> Result<(), FileError> {

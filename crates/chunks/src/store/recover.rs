@@ -13,6 +13,7 @@ use super::damage::damaged;
 use super::disk::{self, Kind};
 use super::entry::{Entry, Partial, State};
 use super::ingest::{hash_file, is_temp};
+use super::recipes::{self, Recipes};
 use crate::layer::PieceLayer;
 
 /// The kinds of file found for one root.
@@ -21,10 +22,11 @@ struct Found {
     blob: bool,
     part: bool,
     have: bool,
+    recipe: bool,
 }
 
 /// Reads the directory and tidies it up.
-pub(super) fn scan(dir: &Path) -> Result<BTreeMap<Hash, Arc<Entry>>, FileError> {
+pub(super) fn scan(dir: &Path) -> Result<(BTreeMap<Hash, Arc<Entry>>, Recipes), FileError> {
     let mut found: BTreeMap<Hash, Found> = BTreeMap::new();
     for item in fs::read_dir(dir).context("list", dir)? {
         let item = item.context("list", dir)?;
@@ -39,9 +41,11 @@ pub(super) fn scan(dir: &Path) -> Result<BTreeMap<Hash, Arc<Entry>>, FileError> 
             Kind::Blob => files.blob = true,
             Kind::Part => files.part = true,
             Kind::Have => files.have = true,
+            Kind::Recipe => files.recipe = true,
             Kind::Layer => {}
         }
     }
+    let named: Vec<Hash> = found.iter().filter(|(_, f)| f.recipe).map(|(root, _)| *root).collect();
     let mut entries = BTreeMap::new();
     for (root, files) in found {
         let entry = if files.blob {
@@ -59,7 +63,8 @@ pub(super) fn scan(dir: &Path) -> Result<BTreeMap<Hash, Arc<Entry>>, FileError> 
             None => forget(dir, &root)?,
         }
     }
-    Ok(entries)
+    let recipes = recipes::recall(dir, &named, |root| entries.contains_key(root))?;
+    Ok((entries, recipes))
 }
 
 /// Removes the files of a blob of which nothing can be used; the record of pieces first.
@@ -67,7 +72,7 @@ fn forget(dir: &Path, root: &Hash) -> Result<(), FileError> {
     if disk::unlink(&Kind::Have.path(dir, root))? {
         sync_dir(dir)?;
     }
-    for kind in [Kind::Part, Kind::Blob, Kind::Layer] {
+    for kind in [Kind::Part, Kind::Blob, Kind::Layer, Kind::Recipe] {
         disk::unlink(&kind.path(dir, root))?;
     }
     sync_dir(dir)

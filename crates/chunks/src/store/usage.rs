@@ -27,6 +27,8 @@ pub struct Stored {
     pub used: Millis,
     /// Whether the disk damaged pieces of it that have not come again since.
     pub damaged: bool,
+    /// The blob whose recipe this is: it stays and goes with that one.
+    pub recipe_of: Option<Hash>,
 }
 
 /// The use of one blob.
@@ -56,6 +58,11 @@ impl Usage {
             self.used.store(millis(time), Ordering::Relaxed);
             self.noted.store(millis(time), Ordering::Relaxed);
         }
+    }
+
+    /// When it was used last, in milliseconds since 1970.
+    pub(super) fn last(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_damaged(&self, damaged: bool) {
@@ -94,10 +101,12 @@ impl BlobStore {
     #[must_use]
     pub fn stored(&self) -> Vec<Stored> {
         let stored = |entry: &Entry| {
+            let recipe_of = self.recipe_of(&entry.blob.root);
             Some(Stored {
                 status: status(entry)?,
                 used: Millis(entry.usage.used.load(Ordering::Relaxed)),
                 damaged: entry.usage.damaged.load(Ordering::Relaxed),
+                recipe_of,
             })
         };
         self.inner.all().iter().filter_map(|e| stored(e)).collect()

@@ -15,7 +15,7 @@
 //!
 //! | to the downloader | body |
 //! |---|---|
-//! | 17 opened | root (32), length (8), log2 of the piece size (1), 1 if it is seeded or 0, bitmap |
+//! | 17 opened | root (32), length (8), log2 of the piece size (1), flags (1): 1 seeded, 2 with a recipe; of a recipe its root (32), length (8), log2 of its piece size (1), zeros (8); bitmap |
 //! | 18 not found | root (32) |
 //! | 19 layer | first piece (4), 1 to 2048 chaining values |
 //! | 20 have | 1 to 4096 pieces (4 each) |
@@ -81,8 +81,8 @@ pub enum WireError {
     /// A bitmap that is not one of that blob's pieces.
     #[error(transparent)]
     Bitmap(#[from] BitmapError),
-    /// A flag that is neither 0 nor 1.
-    #[error("no flag has the value {0}")]
+    /// Flags that mean nothing.
+    #[error("no flags have the value {0}")]
     Flag(u8),
     /// A refusal for an unknown reason.
     #[error("no refusal has the reason {0}")]
@@ -149,7 +149,7 @@ fn bounds(tag: u8, direction: Direction) -> Option<(usize, usize)> {
         (ToSource, tag::OPEN) | (ToDownloader, tag::NOT_FOUND) => exactly(Hash::LEN),
         (ToSource, tag::GET_LAYER | tag::REQUEST | tag::CANCEL) => exactly(4),
         (ToDownloader, tag::OPENED) => {
-            Some((BLOB_LEN + 2, BLOB_LEN + 1 + Bitmap::encoded_len(MAX_PIECES)))
+            Some((BLOB_LEN + 2, BLOB_LEN + 1 + NAMED_LEN + Bitmap::encoded_len(MAX_PIECES)))
         }
         (ToDownloader, tag::LAYER) => Some((4 + CV_LEN, 4 + PAGE_PIECES as usize * CV_LEN)),
         (ToDownloader, tag::HAVE | tag::OFFER) => Some((4, 4 * HAVE_PIECES)),
@@ -166,6 +166,8 @@ pub const TICKET_LEN: usize = 16 + 32;
 
 /// Root, length, piece size.
 const BLOB_LEN: usize = Hash::LEN + 8 + 1;
+/// A recipe, and the zeros by it.
+const NAMED_LEN: usize = BLOB_LEN + 8;
 
 /// The beginning of a piece's frame: the piece's bytes follow as they are, so that they need not be
 /// copied to be framed. `len` is their number, at most [`PIECE_MAX`].

@@ -4,6 +4,7 @@ use p2pinst_types::NodeId;
 use proptest::prelude::*;
 
 use super::*;
+use crate::recipe::Named;
 
 /// Reads a frame as a shell does.
 fn read(bytes: &[u8], direction: Direction) -> Result<(Header, &[u8]), WireError> {
@@ -18,6 +19,10 @@ fn hex(bytes: &[u8]) -> String {
 
 fn blob() -> BlobRef {
     BlobRef::new(Hash([0xab; 32]), 700_000).unwrap()
+}
+
+fn named() -> Named {
+    Named { blob: BlobRef::new(Hash([0xcd; 32]), 300).unwrap(), zeros: 0x0001_0203 }
 }
 
 #[test]
@@ -55,8 +60,15 @@ fn golden_bytes_to_the_downloader() {
     };
     let all = [
         (
-            ToDownloader::Opened { blob: blob(), seeding: true, have },
+            ToDownloader::Opened { blob: blob(), seeding: true, have: have.clone(), recipe: None },
             format!("110000002c{ab}00000000000aae6010010106"),
+        ),
+        (
+            ToDownloader::Opened { blob: blob(), seeding: false, have, recipe: Some(named()) },
+            format!(
+                "110000005d{ab}00000000000aae601002{}000000000000012c1000000000000102030106",
+                "cd".repeat(32)
+            ),
         ),
         (ToDownloader::NotFound { root }, format!("1200000020{ab}")),
         (ToDownloader::Ticket(None), "1700000000".into()),
@@ -131,11 +143,12 @@ fn a_refusal_names_a_few_others_and_only_when_busy() {
 fn impossible_blobs_are_refused() {
     // 2^28 pieces: a bitmap that short is not theirs, and none is made
     let mut out = Vec::new();
-    ToDownloader::Opened { blob: blob(), seeding: false, have: Bitmap::new(11) }.encode(&mut out);
+    let have = Bitmap::new(11);
+    ToDownloader::Opened { blob: blob(), seeding: false, have, recipe: None }.encode(&mut out);
     let mut odd = out.clone();
-    odd[HEADER + 41] = 2;
+    odd[HEADER + 41] = 4;
     let (header, body) = read(&odd, Direction::ToDownloader).unwrap();
-    assert_eq!(ToDownloader::decode(header, body), Err(WireError::Flag(2)));
+    assert_eq!(ToDownloader::decode(header, body), Err(WireError::Flag(4)));
     out[HEADER + 34] = 15;
     let (header, body) = read(&out, Direction::ToDownloader).unwrap();
     assert!(matches!(ToDownloader::decode(header, body), Err(WireError::Bitmap(_))));
@@ -184,12 +197,12 @@ proptest! {
         let mut have = Bitmap::new(blob.pieces());
         have.set(PieceIndex(bit % blob.pieces()));
         let mut out = Vec::new();
-        let seeding = bit % 2 == 0;
-        ToDownloader::Opened { blob, seeding, have: have.clone() }.encode(&mut out);
+        let (seeding, recipe) = (bit % 2 == 0, (bit % 3 == 0).then(named));
+        ToDownloader::Opened { blob, seeding, have: have.clone(), recipe }.encode(&mut out);
         let (header, body) = read(&out, Direction::ToDownloader).unwrap();
         prop_assert_eq!(
             ToDownloader::decode(header, body).unwrap(),
-            ToDownloader::Opened { blob, seeding, have }
+            ToDownloader::Opened { blob, seeding, have, recipe }
         );
     }
 }

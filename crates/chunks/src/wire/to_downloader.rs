@@ -5,6 +5,7 @@ use p2pinst_types::{BlobRef, Hash, NodeId, PieceIndex, PublicKey};
 use super::{Body, HAVE_PIECES, Header, OTHERS, TICKET_LEN, WireError, frame, tag};
 use crate::bitmap::Bitmap;
 use crate::layer::CV_LEN;
+use crate::recipe::Named;
 
 /// Why a source does not send a piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +30,8 @@ pub enum ToDownloader<'a> {
         seeding: bool,
         /// The pieces that are here.
         have: Bitmap,
+        /// Its recipe, if that is here. A hint: nothing vouches for it.
+        recipe: Option<Named>,
     },
     /// Nothing of that blob is here.
     NotFound {
@@ -91,11 +94,13 @@ impl<'a> ToDownloader<'a> {
             Self::Ticket(ticket) => frame(out, tag::TICKET, |o| {
                 o.extend_from_slice(ticket.map_or(&[], |t| t.as_slice()));
             }),
-            Self::Opened { blob, seeding, have } => frame(out, tag::OPENED, |o| {
-                o.extend_from_slice(blob.root.as_bytes());
-                o.extend_from_slice(&blob.len().to_be_bytes());
-                o.push(u8::try_from(blob.piece_len().trailing_zeros()).unwrap_or(u8::MAX));
-                o.push(u8::from(*seeding));
+            Self::Opened { blob, seeding, have, recipe } => frame(out, tag::OPENED, |o| {
+                geometry(o, blob);
+                o.push(u8::from(*seeding) | u8::from(recipe.is_some()) << 1);
+                if let Some(Named { blob, zeros }) = recipe {
+                    geometry(o, blob);
+                    o.extend_from_slice(&zeros.to_be_bytes());
+                }
                 have.encode(o);
             }),
             Self::NotFound { root } => {
@@ -132,12 +137,16 @@ impl<'a> ToDownloader<'a> {
             tag::TICKET => Self::Ticket(Some(body.rest.try_into().map_err(|_| body.length())?)),
             tag::OPENED => {
                 let blob = body.blob()?;
-                let seeding = match body.take::<1>()? {
-                    [flag @ 0..=1] => flag == 1,
-                    [other] => return Err(WireError::Flag(other)),
+                let [flags] = body.take()?;
+                let recipe = match flags {
+                    0..=1 => None,
+                    2..=3 => {
+                        Some(Named { blob: body.blob()?, zeros: u64::from_be_bytes(body.take()?) })
+                    }
+                    other => return Err(WireError::Flag(other)),
                 };
                 let have = Bitmap::decode(blob.pieces(), body.rest)?;
-                Self::Opened { blob, seeding, have }
+                Self::Opened { blob, seeding: flags & 1 == 1, have, recipe }
             }
             tag::NOT_FOUND => {
                 let root = Hash(body.take()?);
@@ -176,6 +185,12 @@ impl<'a> ToDownloader<'a> {
             other => return Err(WireError::Tag(other)),
         })
     }
+}
+
+fn geometry(out: &mut Vec<u8>, blob: &BlobRef) {
+    out.extend_from_slice(blob.root.as_bytes());
+    out.extend_from_slice(&blob.len().to_be_bytes());
+    out.push(u8::try_from(blob.piece_len().trailing_zeros()).unwrap_or(u8::MAX));
 }
 
 fn list(out: &mut Vec<u8>, tag: u8, pieces: &[PieceIndex]) {

@@ -32,13 +32,17 @@ impl Running<'_> {
         }
         match event {
             Event::Found => self.find(peer),
-            Event::Opened { blob, seeding, have } if blob == self.blob => {
+            Event::Opened { blob, seeding, have, recipe } if blob == self.blob => {
                 self.retries.remove(&peer);
                 if seeding {
                     self.offered.insert(peer, Bitmap::new(blob.pieces()));
                 }
                 self.have.insert(peer, have.clone());
                 self.replace_layer_source();
+                self.hear_recipe(recipe);
+                if matches!(self.stage, Stage::Seeds) {
+                    return Ok(self.consider());
+                }
                 return Ok(self.step(self.joined(peer, have)));
             }
             Event::Opened { .. } => {
@@ -145,7 +149,7 @@ impl Running<'_> {
         self.done.received += bytes;
         self.exchange.meter.bad(&self.blob.root, peer, bytes);
         warn!(%peer, piece = piece.0, blob = %self.blob.root.short(), "a peer sent wrong bytes: it is banned from this blob");
-        if matches!(self.stage, Stage::Layer { .. }) {
+        if !matches!(self.stage, Stage::Pieces(_)) {
             self.ban(peer, "it sent a piece that nobody asked for");
         }
         self.step(Input::Bad { peer, piece })

@@ -17,10 +17,15 @@ impl Running<'_> {
     /// A blob that was begun before goes on where it was; one of a single piece needs no layer.
     pub(super) async fn resume(&mut self) -> Result<(), FetchError> {
         if let Some(status) = self.exchange.blobs.status(&self.blob.root) {
-            self.stage = self.pieces(status.have);
+            self.stage = match self.delta.is_open() {
+                true => Stage::Seeds,
+                false => self.pieces(status.have),
+            };
+            self.consider();
         } else if self.blob.pieces() == 1 {
             let layer = PieceLayer::new(self.blob, self.blob.root.0.to_vec())?;
             self.begin(layer).await?;
+            self.consider();
         }
         Ok(())
     }
@@ -35,10 +40,25 @@ impl Running<'_> {
         let blobs = self.exchange.blobs.clone();
         tokio::task::spawn_blocking(move || blobs.begin(&layer)).await??;
         self.exchange.more(&self.blob.root);
+        self.stage = Stage::Seeds;
+        Ok(())
+    }
+
+    /// The scheduler begins, with what is here and the sources that there are. Says whether the blob is complete.
+    pub(super) fn start(&mut self) -> bool {
         let empty = Bitmap::new(self.blob.pieces());
         let have = self.exchange.blobs.status(&self.blob.root).map_or(empty, |s| s.have);
         self.stage = self.pieces(have);
-        Ok(())
+        let known: Vec<_> = self.have.iter().map(|(p, h)| (*p, h.clone())).collect();
+        let mut complete = self.step(self.site());
+        for (peer, have) in known {
+            complete |= self.step(self.joined(peer, have));
+            if let Some(offered) = self.offered.get(&peer) {
+                let pieces = offered.iter().collect();
+                complete |= self.step(Input::Offered { peer, pieces });
+            }
+        }
+        complete
     }
 
     pub(super) async fn on_layer(
@@ -65,16 +85,7 @@ impl Running<'_> {
         match pages.finish() {
             Ok(layer) => {
                 self.begin(layer).await?;
-                let known: Vec<_> = self.have.iter().map(|(p, h)| (*p, h.clone())).collect();
-                let mut complete = self.step(self.site());
-                for (peer, have) in known {
-                    complete |= self.step(self.joined(peer, have));
-                    if let Some(offered) = self.offered.get(&peer) {
-                        let pieces = offered.iter().collect();
-                        complete |= self.step(Input::Offered { peer, pieces });
-                    }
-                }
-                Ok(complete)
+                Ok(self.consider())
             }
             Err(_) => {
                 self.ban(peer, "its piece layer does not match the signed root");

@@ -3,6 +3,7 @@
 //! One task per fetch, one per source. First the piece layer, from the first source that has it;
 //! then pieces from all. A crash loses at most the pieces of the last second.
 
+mod delta;
 mod events;
 mod layer;
 mod links;
@@ -10,6 +11,7 @@ mod links;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -28,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
 
+use self::delta::Delta;
 use self::links::{Feed, Retry};
 use super::Exchange;
 use super::link::{Event, Link, Origin};
@@ -70,6 +73,25 @@ pub enum FetchError {
 /// Who may have a blob now, best first.
 pub type Sources = Box<dyn Fn() -> Candidates + Send + Sync>;
 
+/// The same, shared with the fetch of the recipe.
+type SharedSources = Arc<dyn Fn() -> Candidates + Send + Sync>;
+
+/// How a blob is to be fetched.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// Whether to look what of it is here already.
+    pub delta: bool,
+    /// Files and disks that hold older versions of it, beside the blobs that are here.
+    pub delta_from: Vec<PathBuf>,
+}
+
+impl Default for Wish {
+    /// With what the blobs that are here have.
+    fn default() -> Self {
+        Self { delta: true, delta_from: Vec::new() }
+    }
+}
+
 /// What a fetch did.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Fetched {
@@ -79,18 +101,28 @@ pub struct Fetched {
     pub duplicate: u64,
     /// Sources that gave at least one piece.
     pub sources: usize,
+    /// Bytes that older versions gave that are here.
+    pub local: u64,
+    /// Bytes that need not come because they are zeros.
+    pub zero: u64,
 }
 
 /// Before the layer is here, sources only say what they have.
 pub(super) enum Stage {
-    Layer { pages: LayerPages, from: Option<(NodeId, Instant)> },
+    Layer {
+        pages: LayerPages,
+        from: Option<(NodeId, Instant)>,
+    },
+    /// The layer is here, and it is to be seen what older versions give.
+    Seeds,
     Pieces(Box<Fetch<NodeId>>),
 }
 
 pub(super) struct Running<'a> {
     pub(super) exchange: &'a Exchange,
     pub(super) blob: BlobRef,
-    sources: Sources,
+    sources: SharedSources,
+    delta: Delta,
     pub(super) stage: Stage,
     begun: Instant,
     looked: Instant,
@@ -140,6 +172,19 @@ impl Exchange {
     /// # Errors
     /// When the disk fails or is full, or nobody has what is missing.
     pub async fn fetch(&self, blob: BlobRef, sources: Sources) -> Result<Fetched, FetchError> {
+        self.fetch_as(blob, sources, Wish::default()).await
+    }
+
+    /// The same in a certain manner.
+    ///
+    /// # Errors
+    /// As [`Exchange::fetch`].
+    pub async fn fetch_as(
+        &self,
+        blob: BlobRef,
+        sources: Sources,
+        wish: Wish,
+    ) -> Result<Fetched, FetchError> {
         if self.blobs.status(&blob.root).is_some_and(|s| s.complete) {
             return Ok(Fetched::default());
         }
@@ -153,16 +198,17 @@ impl Exchange {
         let before = self.blobs.status(&blob.root).map_or(0, |s| super::progress::held(&s));
         self.meter.begin(blob, before);
         let _ended = EndProgress { exchange: self, root: blob.root };
+        // members find a recipe where they find its blob
+        let announced = wish.delta && blob.pieces() > 1;
         let (events, received) = mpsc::channel(EVENTS);
-        let mut running = Running::new(self, blob, sources, events)?;
+        let mut running = Running::new(self, blob, sources, wish, events)?;
         running.keep_limits();
         running.resume().await?;
         running.run(received).await?;
+        running.wait_for_recipe().await;
         running.done.sources = running.gave.len();
         // small ones are many, and the DHT has little room: the members of the group have them too
-        if blob.pieces() > 1
-            && let Err(error) = self.net.provide(blob.root).await
-        {
+        if announced && let Err(error) = self.net.provide(blob.root).await {
             debug!(%error, "cannot announce the blob");
         }
         Ok(running.done)
@@ -187,12 +233,14 @@ impl<'a> Running<'a> {
         exchange: &'a Exchange,
         blob: BlobRef,
         sources: Sources,
+        wish: Wish,
         events: mpsc::Sender<(Origin, Event)>,
     ) -> Result<Self, LayerError> {
         Ok(Self {
             exchange,
             blob,
-            sources,
+            sources: Arc::from(sources),
+            delta: Delta::new(&exchange.blobs, &blob, wish),
             stage: Stage::Layer { pages: LayerPages::new(blob)?, from: None },
             begun: Instant::now(),
             looked: Instant::now(),
@@ -246,6 +294,9 @@ impl<'a> Running<'a> {
                     synced = Instant::now();
                     false
                 }
+                Some(cooked) = self.delta.ended(), if self.delta.is_at_work() => {
+                    self.on_cooked(cooked)?
+                }
                 _ = tick.tick() => self.on_tick(complete)?,
             };
             let due = synced.elapsed() >= SYNC && matches!(self.stage, Stage::Pieces(_));
@@ -282,7 +333,7 @@ impl<'a> Running<'a> {
         if self.have.is_empty() && self.looked.elapsed() >= LOOK {
             self.look_further();
         }
-        Ok(self.step(Input::Tick))
+        Ok(self.consider() | self.step(Input::Tick))
     }
 }
 

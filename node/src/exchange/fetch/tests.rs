@@ -44,7 +44,7 @@ async fn what_a_dropped_link_says_ends_no_other_but_what_it_stored_counts() {
     let host = host().await;
     let exchange = Exchange::new(host.net.clone(), empty.clone());
     let (tx, _events) = mpsc::channel(EVENTS);
-    let mut running = Running::new(&exchange, blob, nobody(), tx).unwrap();
+    let mut running = Running::new(&exchange, blob, nobody(), Wish::default(), tx).unwrap();
     running.resume().await.unwrap();
     let old = open(&mut running);
     running.give_up(PEER, "a test");
@@ -52,7 +52,7 @@ async fn what_a_dropped_link_says_ends_no_other_but_what_it_stored_counts() {
     assert_ne!(old, new);
     let have = Bitmap::full(blob.pieces());
     for event in [
-        Event::Opened { blob, seeding: false, have: have.clone() },
+        Event::Opened { blob, seeding: false, have: have.clone(), recipe: None },
         Event::Have(vec![PieceIndex(9999)]),
         Event::NotFound,
         Event::Closed("late".to_owned()),
@@ -60,7 +60,10 @@ async fn what_a_dropped_link_says_ends_no_other_but_what_it_stored_counts() {
         assert!(!running.on_event(old, event).await.unwrap());
     }
     assert!(running.links.contains_key(&PEER) && running.have.is_empty());
-    running.on_event(new, Event::Opened { blob, seeding: false, have }).await.unwrap();
+    running
+        .on_event(new, Event::Opened { blob, seeding: false, have, recipe: None })
+        .await
+        .unwrap();
     for (piece, bytes, last) in [(3, &rest[0], false), (4, &rest[1], true)] {
         let piece = PieceIndex(piece);
         let put = empty.put_piece(&blob.root, piece, bytes).unwrap();
@@ -84,7 +87,8 @@ fn a_slow_disk_holds_up_nothing_but_the_end() {
         exchange.begin_progress(blob.root);
         let mut progress = exchange.progress(&blob.root).unwrap();
         let (tx, events) = mpsc::channel(EVENTS);
-        let mut running = Running::new(&exchange, blob, nobody(), tx.clone()).unwrap();
+        let mut running =
+            Running::new(&exchange, blob, nobody(), Wish::default(), tx.clone()).unwrap();
         running.resume().await.unwrap();
         let (release, released) = std::sync::mpsc::sync_channel::<()>(1);
         let busy = tokio::task::spawn_blocking(move || released.recv());
@@ -123,7 +127,7 @@ async fn a_source_that_lives_is_waited_for_but_not_for_ever() {
     let exchange = Exchange::new(host.net.clone(), empty);
     let (tx, _events) = mpsc::channel(EVENTS);
     tokio::time::pause();
-    let mut running = Running::new(&exchange, blob, nobody(), tx).unwrap();
+    let mut running = Running::new(&exchange, blob, nobody(), Wish::default(), tx).unwrap();
     running.resume().await.unwrap();
     let after = async |running: &mut Running<'_>, secs| {
         tokio::time::advance(Duration::from_secs(secs)).await;
@@ -134,7 +138,10 @@ async fn a_source_that_lives_is_waited_for_but_not_for_ever() {
     // one that owes what was asked of it
     let from = open(&mut running);
     let have = Bitmap::full(blob.pieces());
-    running.on_event(from, Event::Opened { blob, seeding: false, have }).await.unwrap();
+    running
+        .on_event(from, Event::Opened { blob, seeding: false, have, recipe: None })
+        .await
+        .unwrap();
     running.fed = Instant::now();
     assert!(running.links.get(&PEER).is_some_and(Link::owes));
     assert!(!after(&mut running, 100).await);

@@ -59,7 +59,7 @@ impl Pipe {
 
     async fn say_opened(&mut self) {
         let (blob, have) = (self.blob, Bitmap::full(self.blob.pieces()));
-        self.say(ToDownloader::Opened { blob, seeding: false, have }).await;
+        self.say(ToDownloader::Opened { blob, seeding: false, have, recipe: None }).await;
         assert!(matches!(self.event().await, Event::Opened { .. }));
     }
 

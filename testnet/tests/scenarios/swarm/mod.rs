@@ -121,10 +121,7 @@ impl<'a> Swarm<'a> {
 
 /// Bytes that have come in by the cable of a node, whether its daemon runs or not.
 fn received(node: &Node) -> Result<u64> {
-    let table = node.exec("cat").arg("/proc/net/dev").run()?.ok()?.stdout;
-    let line = table.lines().find_map(|l| l.trim().strip_prefix("eth0:")).context("no eth0")?;
-    let first = line.split_whitespace().next().context("no number")?;
-    first.parse().with_context(|| format!("`{first}` is no number"))
+    node.received()
 }
 
 /// Waits until somebody's log has a line with both words.

@@ -1,0 +1,303 @@
+//! What of a blob need not be fetched, because older versions of it are here, or because it is zeros.
+//!
+//! Sources name the blob's recipe when they open it (`p2pinst_chunks::recipe`). It is fetched like any blob, and
+//! compared with the recipes of the blobs that are here and with what people name; the pieces that come out of
+//! that, verified like all others, are here before the scheduler begins. Nobody waits for a recipe when
+//! nothing is here with which the blob could have anything in common; it is then fetched beside the blob, for the
+//! version after this one.
+//!
+//! A recipe is a hint: one that lies, does not come, or is no recipe leaves the fetch as it would be without.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use p2pinst_chunks::BlobStore;
+use p2pinst_chunks::recipe::{Assembled, Named, Plan, Recipe, WORTH, assemble, most_bytes, scan};
+use p2pinst_chunks::store::PutError;
+use p2pinst_types::{BlobRef, Hash};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::super::Exchange;
+use super::{FetchError, Running, SharedSources, Stage, Wish};
+
+/// Different recipes of one blob that are tried.
+const NAMED: usize = 3;
+/// Older blobs that are looked through, those used last first.
+const SEEDS: usize = 64;
+/// How long a recipe may take to come, and the bytes that it may take a second longer for.
+const PATIENCE: (Duration, u64) = (Duration::from_secs(8), 64 << 10);
+/// How long after the first source others may name a recipe that it does not have.
+const HEARING: Duration = Duration::from_millis(300);
+/// How long the end of a fetch waits for a recipe that comes beside it.
+const BESIDE: Duration = Duration::from_secs(2);
+
+/// What a task of this has done.
+pub(super) enum Cooked {
+    /// Pieces were built.
+    Built(Assembled),
+    /// No recipe was of use.
+    Nothing,
+    /// The disk says no.
+    Disk(PutError),
+}
+
+/// What is known of older versions.
+pub(super) struct Delta {
+    /// Whether the blob may have a recipe, and nobody has looked yet.
+    open: bool,
+    /// Files and disks that hold older versions.
+    from: Vec<PathBuf>,
+    /// Whether other blobs are here that have recipes.
+    seeds: bool,
+    named: Vec<Named>,
+    /// When the first source opened the blob.
+    first: Option<Instant>,
+    tasks: JoinSet<Cooked>,
+    /// Tells the blocking thread to stop.
+    stop: Arc<AtomicBool>,
+}
+
+impl Drop for Delta {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Delta {
+    pub(super) fn new(blobs: &BlobStore, blob: &BlobRef, wish: Wish) -> Self {
+        let open = wish.delta && blob.len() >= WORTH;
+        Self {
+            open,
+            from: wish.delta_from,
+            seeds: open && !blobs.seeds(1).is_empty(),
+            named: blobs.recipe(&blob.root).filter(|_| open).into_iter().collect(),
+            first: None,
+            tasks: JoinSet::new(),
+            stop: Arc::default(),
+        }
+    }
+
+    /// Whether the scheduler has to wait until it is known what is here.
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    pub(super) fn is_at_work(&self) -> bool {
+        !self.tasks.is_empty()
+    }
+
+    /// The next task that ends.
+    pub(super) async fn ended(&mut self) -> Option<Cooked> {
+        self.tasks.join_next().await.map(|done| done.unwrap_or(Cooked::Nothing))
+    }
+}
+
+/// Whether a blob of that root and length can be the recipe of another.
+fn is_plausible(blob: &BlobRef, named: &Named) -> bool {
+    let recipe = &named.blob;
+    let usual = BlobRef::new(recipe.root, recipe.len()).is_ok_and(|usual| usual == *recipe);
+    usual && recipe.root != blob.root && recipe.len() <= most_bytes(blob.len())
+}
+
+impl Running<'_> {
+    /// A source has opened the blob.
+    pub(super) fn hear_recipe(&mut self, recipe: Option<Named>) {
+        let blob = self.blob;
+        let delta = &mut self.delta;
+        delta.first.get_or_insert_with(Instant::now);
+        if let Some(named) = recipe.filter(|named| is_plausible(&blob, named))
+            && delta.named.len() < NAMED
+            && !delta.named.contains(&named)
+        {
+            delta.named.push(named);
+        }
+    }
+
+    /// Decides whether to begin with what is here, or with the sources. Says whether the blob is complete.
+    pub(super) fn consider(&mut self) -> bool {
+        let waiting = matches!(self.stage, Stage::Seeds);
+        if waiting && self.delta.is_at_work() {
+            self.fed = Instant::now(); // what takes long is the disk
+            return false;
+        }
+        if !self.delta.open {
+            return waiting && self.start();
+        }
+        let here = self.delta.seeds || !self.delta.from.is_empty();
+        let zeros = self.delta.named.iter().any(|n| n.zeros > 0);
+        let heard = self.delta.first.map(|at| at.elapsed());
+        if !self.delta.named.is_empty() {
+            self.delta.open = false;
+            let build = waiting && (here || zeros);
+            self.cook(build);
+            return waiting && !build && self.start();
+        }
+        // nobody says anything of a recipe yet
+        let hopeless = heard.is_some_and(|since| !here || since >= HEARING);
+        if waiting && hopeless && !self.delta.from.is_empty() {
+            let blob = self.blob.root.short();
+            warn!(%blob, "nobody has a recipe of the blob: older versions are of no use");
+        }
+        waiting && hopeless && self.start()
+    }
+
+    /// Fetches a recipe, and builds what can be built or only keeps it.
+    fn cook(&mut self, build: bool) {
+        let cook = Cook {
+            exchange: self.exchange.clone(),
+            blob: self.blob,
+            named: std::mem::take(&mut self.delta.named),
+            sources: Arc::clone(&self.sources),
+            from: std::mem::take(&mut self.delta.from),
+            stop: Arc::clone(&self.delta.stop),
+        };
+        self.delta.tasks.spawn(cook.run(build));
+    }
+
+    /// A task has ended. Says whether the blob is complete.
+    pub(super) fn on_cooked(&mut self, cooked: Cooked) -> Result<bool, FetchError> {
+        match cooked {
+            Cooked::Built(done) => {
+                info!(
+                    blob = %self.blob.root.short(), local = done.local, zero = done.zero,
+                    "what older versions and zeros give of a blob was put together here"
+                );
+                self.done.local += done.local;
+                self.done.zero += done.zero;
+            }
+            Cooked::Nothing => {}
+            Cooked::Disk(error) => return Err(error.into()),
+        }
+        Ok(matches!(self.stage, Stage::Seeds) && self.start())
+    }
+
+    /// The blob is complete: its recipe may take a moment longer.
+    pub(super) async fn wait_for_recipe(&mut self) {
+        drop(tokio::time::timeout(BESIDE, self.delta.ended()).await);
+    }
+}
+
+struct Cook {
+    exchange: Exchange,
+    blob: BlobRef,
+    named: Vec<Named>,
+    sources: SharedSources,
+    from: Vec<PathBuf>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Cook {
+    async fn run(self, build: bool) -> Cooked {
+        for named in &self.named {
+            let Some(recipe) = self.recipe(named).await else { continue };
+            if !build {
+                return Cooked::Nothing;
+            }
+            let (blobs, root) = (self.exchange.blobs.clone(), self.blob.root);
+            let (exchange, from) = (self.exchange.clone(), self.from.clone());
+            let (stop, blob) = (Arc::clone(&self.stop), self.blob);
+            let built = tokio::task::spawn_blocking(move || {
+                let mut go_on = |piece: Option<_>| {
+                    if piece.is_some() {
+                        exchange.more(&root);
+                    }
+                    !stop.load(Ordering::Relaxed)
+                };
+                put_together(&blobs, blob, recipe, &from, &mut go_on)
+            });
+            return match built.await {
+                Ok(Ok(done)) => Cooked::Built(done),
+                Ok(Err(error)) => Cooked::Disk(error),
+                Err(_) => Cooked::Nothing,
+            };
+        }
+        Cooked::Nothing
+    }
+
+    /// The recipe that is named, if it comes in time and is one.
+    async fn recipe(&self, named: &Named) -> Option<Recipe> {
+        let (blobs, root) = (self.exchange.blobs.clone(), named.blob.root);
+        let known = blobs.status(&root).is_some();
+        let longer = Duration::from_secs(named.blob.len() / PATIENCE.1);
+        let fetch = self.exchange.fetch_recipe(named.blob, Arc::clone(&self.sources));
+        let came = tokio::time::timeout(PATIENCE.0 + longer, fetch).await.unwrap_or(false);
+        let (blob, from) = (self.blob, named.blob);
+        let adopted = tokio::task::spawn_blocking(move || blobs.adopt_recipe(&blob, &from));
+        let adopted = adopted.await.ok()?;
+        if let Err(error) = &adopted {
+            debug!(%error, came, blob = %self.blob.root.short(), "a recipe is not to be had");
+            let (exchange, kept) = (self.exchange.clone(), known);
+            let clear = move || if kept { Ok(false) } else { exchange.remove(&root) };
+            drop(tokio::task::spawn_blocking(clear).await);
+        }
+        adopted.ok()
+    }
+}
+
+impl Exchange {
+    /// Fetches a recipe, which has none itself; whether it is here now. Boxed, since a fetch begins it.
+    fn fetch_recipe(&self, recipe: BlobRef, sources: SharedSources) -> BoxFuture<'static, bool> {
+        let exchange = self.clone();
+        let sources = Box::new(move || sources());
+        let plain = Wish { delta: false, delta_from: Vec::new() };
+        Box::pin(async move { exchange.fetch_as(recipe, sources, plain).await.is_ok() })
+    }
+}
+
+/// Plans and builds. Blocking.
+fn put_together(
+    blobs: &BlobStore,
+    blob: BlobRef,
+    recipe: Recipe,
+    from: &[PathBuf],
+    go_on: &mut dyn FnMut(Option<p2pinst_types::PieceIndex>) -> bool,
+) -> Result<Assembled, PutError> {
+    let unknown = || PutError::Unknown { root: blob.root };
+    let mut plan = Plan::new(blob, recipe).ok_or_else(unknown)?;
+    let mut seeds = Vec::new();
+    for seed in blobs.seeds(SEEDS) {
+        if !plan.is_lacking() {
+            break;
+        }
+        offer(blobs, &seed.root, &blob.root, &mut plan, &mut seeds);
+    }
+    for path in from {
+        match scan(path, seeds.len(), &mut plan, &mut || go_on(None)) {
+            Ok(seed) => seeds.push(seed),
+            Err(error) => warn!(%error, "an older version is not used"),
+        }
+    }
+    let done = assemble(blobs, &plan, &seeds, go_on)?;
+    if done.wrong > 0 {
+        warn!(blob = %blob.root.short(), pieces = done.wrong, "the recipe of a blob is wrong: it is dropped");
+        if let Err(error) = blobs.drop_recipe(&blob.root) {
+            debug!(%error, "a wrong recipe cannot be removed");
+        }
+    }
+    Ok(done)
+}
+
+/// Shows a blob of the store to the plan.
+fn offer(
+    blobs: &BlobStore,
+    seed: &Hash,
+    wanted: &Hash,
+    plan: &mut Plan,
+    seeds: &mut Vec<p2pinst_chunks::recipe::Seed>,
+) {
+    if seed == wanted {
+        return;
+    }
+    let (Ok(recipe), Some(file)) = (blobs.load_recipe(seed), blobs.open_seed(seed)) else { return };
+    let lacking = plan.lacking();
+    plan.offer(seeds.len(), 0, recipe.chunks());
+    if plan.lacking() < lacking {
+        blobs.touch(seed);
+        seeds.push(file);
+    }
+}

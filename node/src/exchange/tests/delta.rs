@@ -1,0 +1,202 @@
+//! Second versions, sparse files, and recipes that lie, over real connections.
+
+use std::os::unix::fs::MetadataExt;
+
+use p2pinst_chunks::recipe::{Chunk, Cutter, Kind, Named, Recipe};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tempfile::TempDir;
+
+use super::super::{Fetched, Wish};
+use super::*;
+
+const MIB: usize = 1 << 20;
+
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut out = vec![0; len];
+    StdRng::seed_from_u64(seed).fill_bytes(&mut out);
+    out
+}
+
+/// Two versions of 16 MiB: the second has a MiB of its own, in three places.
+fn versions() -> (Vec<u8>, Vec<u8>) {
+    let old = noise(16 * MIB, 1);
+    let mut new = old.clone();
+    for (at, len) in [(MIB + 5, 300_000), (7 * MIB, 600_000), (15 * MIB + 77, 100_000)] {
+        new[at..at + len].copy_from_slice(&noise(len, at as u64));
+    }
+    (old, new)
+}
+
+fn ingest(store: &BlobStore, mut bytes: &[u8]) -> BlobRef {
+    let len = bytes.len() as u64;
+    store.ingest(&mut bytes, len).unwrap()
+}
+
+/// Fetches a blob into a store from these hosts.
+async fn fetch(into: &BlobStore, blob: BlobRef, from: &[&Host], wish: Wish) -> Fetched {
+    let reader = host().await;
+    for other in from {
+        reader.net.dial(Some(other.id), std::slice::from_ref(&other.addr)).await.unwrap();
+    }
+    let exchange = Exchange::new(reader.net.clone(), into.clone());
+    let (own, nodes) = (reader.id, from.iter().map(|h| h.id).collect::<Vec<_>>());
+    let fetch = exchange.fetch_as(blob, Box::new(move || near(own, &nodes)), wish);
+    tokio::time::timeout(Duration::from_secs(60), fetch).await.unwrap().unwrap()
+}
+
+fn is_whole(store: &BlobStore, blob: &BlobRef, bytes: &[u8]) -> bool {
+    std::fs::read(store.path(&blob.root).unwrap()).unwrap() == bytes
+}
+
+/// A store that has the old version, as it was fetched, and one that has both.
+async fn with_old() -> (BlobRef, Vec<u8>, (TempDir, BlobStore), Host, (TempDir, BlobStore)) {
+    let (old, new) = versions();
+    let ((d1, full), (d2, here)) = (store(), store());
+    let first = ingest(&full, &old);
+    let second = ingest(&full, &new);
+    let source = honest(&full).await;
+    let fetched = fetch(&here, first, &[&source], Wish::default()).await;
+    assert_eq!((fetched.local, fetched.zero), (0, 0));
+    assert!(here.recipe(&first.root).is_some(), "it came beside the blob");
+    (second, new, (d1, full), source, (d2, here))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_second_version_comes_what_is_new() {
+    let (blob, new, _full, source, (_dir, here)) = with_old().await;
+    let fetched = fetch(&here, blob, &[&source], Wish::default()).await;
+    assert!(is_whole(&here, &blob, &new));
+    assert!(fetched.local > 12 * MIB as u64, "{fetched:?}");
+    assert!(fetched.received < 3 * MIB as u64, "{fetched:?}");
+    // it has the recipe now, and others get both from it
+    let next = honest(&here).await;
+    let (_dir, third) = store();
+    let fetched = fetch(&third, blob, &[&next], Wish::default()).await;
+    assert_eq!(fetched.received - fetched.duplicate, blob.len());
+    assert_eq!(third.recipe(&blob.root), here.recipe(&blob.root));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zeros_do_not_travel_and_take_no_room() {
+    let mut bytes = vec![0; 48 * MIB];
+    bytes[20 * MIB..21 * MIB].copy_from_slice(&noise(MIB, 3));
+    let ((_d1, full), (_d2, here)) = (store(), store());
+    let blob = ingest(&full, &bytes);
+    let source = honest(&full).await;
+    let fetched = fetch(&here, blob, &[&source], Wish::default()).await;
+    assert!(is_whole(&here, &blob, &bytes));
+    assert!(fetched.received < 2 * MIB as u64 && fetched.zero >= 46 * MIB as u64, "{fetched:?}");
+    let taken = std::fs::metadata(here.path(&blob.root).unwrap()).unwrap().blocks() * 512;
+    assert!(taken < 3 * MIB as u64, "{taken} bytes are taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_named_gives_what_it_has() {
+    let (old, new) = versions();
+    let ((_d1, full), (dir, here)) = (store(), store());
+    let blob = ingest(&full, &new);
+    let source = honest(&full).await;
+    let older = dir.path().join("older.img");
+    // inserted bytes move the rest
+    std::fs::write(&older, [&noise(12_345, 9), old.as_slice()].concat()).unwrap();
+    let wish = Wish { delta: true, delta_from: vec![dir.path().join("none"), older] };
+    let fetched = fetch(&here, blob, &[&source], wish).await;
+    assert!(is_whole(&here, &blob, &new));
+    assert!(fetched.local > 12 * MIB as u64 && fetched.received < 4 * MIB as u64, "{fetched:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recipe_that_lies_costs_nothing_but_work() {
+    let (blob, new, (_d, full), source, (_dir, here)) = with_old().await;
+    let (old, _) = versions();
+    // it says that the new version is the old one, and partly zeros, and hashes of nothing
+    let mut cutter = Cutter::default();
+    cutter.push(&old);
+    let mut chunks = cutter.finish();
+    chunks[2].kind = Kind::Zero;
+    chunks[5].kind = Kind::Data(Hash([9; 32]));
+    full.put_recipe(&Recipe::new(&blob, chunks).unwrap()).unwrap();
+    let fetched = fetch(&here, blob, &[&source], Wish::default()).await;
+    assert!(is_whole(&here, &blob, &new));
+    assert!(fetched.received < blob.len(), "what was true of it counts: {fetched:?}");
+    assert_eq!(here.recipe(&blob.root), None, "it is not given on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recipe_with_other_cuts_is_of_no_use_and_no_harm() {
+    let (blob, new, (_d, full), source, (_dir, here)) = with_old().await;
+    let len = u32::try_from(new.len() / 32).unwrap();
+    let chunk = |n: u8| Chunk { len, kind: Kind::Data(Hash([n; 32])) };
+    full.put_recipe(&Recipe::new(&blob, (0..32).map(chunk).collect()).unwrap()).unwrap();
+    let fetched = fetch(&here, blob, &[&source], Wish::default()).await;
+    assert!(is_whole(&here, &blob, &new));
+    assert_eq!((fetched.local, fetched.received - fetched.duplicate), (0, blob.len()));
+}
+
+/// A host that has nothing of the blob, and names a recipe of it.
+async fn naming(blob: BlobRef, named: Named) -> Host {
+    let mut host = host().await;
+    let (_gone, none) = mpsc::channel(1);
+    let mut events = std::mem::replace(&mut host.events, none);
+    host.tasks.spawn(async move {
+        let mut streams = JoinSet::new();
+        while let Some(event) = events.recv().await {
+            let NetEvent::Inbound { stream, .. } = event else { continue };
+            streams.spawn(async move {
+                let (mut reader, mut writer) = tokio::io::split(stream);
+                let (mut body, count) = (Vec::new(), AtomicU64::new(0));
+                while let Ok(Some(header)) =
+                    wire::read(&mut reader, Direction::ToSource, &mut body, &count, None).await
+                {
+                    let mut out = Vec::new();
+                    match ToSource::decode(header, wire::taken(header, &body)).unwrap() {
+                        ToSource::Direct => ToDownloader::Ticket(None).encode(&mut out),
+                        ToSource::Open { root } if root == blob.root => {
+                            let have = Bitmap::new(blob.pieces());
+                            let recipe = Some(named);
+                            ToDownloader::Opened { blob, seeding: false, have, recipe }
+                                .encode(&mut out);
+                        }
+                        ToSource::Open { root } => {
+                            ToDownloader::NotFound { root }.encode(&mut out);
+                        }
+                        _ => continue,
+                    }
+                    if wire::write(&mut writer, &[&out]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    host
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recipes_that_are_none_hold_nobody_up() {
+    let (blob, new, (_d, full), source, (_dir, here)) = with_old().await;
+    let other = ingest(&here, &noise(5000, 7));
+    let of_other = ingest(&full, &noise(9 * MIB, 8));
+    let other_recipe = full.recipe(&of_other.root).unwrap();
+    full.drop_recipe(&blob.root).unwrap();
+    let huge = BlobRef::new(Hash([5; 32]), 1 << 40).unwrap();
+    let nowhere = BlobRef::new(Hash([6; 32]), 600).unwrap();
+    let lies = [
+        Named { blob: other, zeros: 5 },
+        other_recipe,
+        Named { blob: huge, zeros: 5 },
+        Named { blob: nowhere, zeros: 5 },
+        Named { blob, zeros: 5 },
+    ];
+    for named in lies {
+        let liar = naming(blob, named).await;
+        let both = [&liar, &source];
+        let fetched = fetch(&here, blob, &both, Wish::default()).await;
+        assert!(is_whole(&here, &blob, &new));
+        assert_eq!((fetched.local, fetched.received - fetched.duplicate), (0, blob.len()));
+        assert_eq!(here.recipe(&blob.root), None);
+        assert!(here.status(&other.root).is_some_and(|s| s.complete), "what was here stays");
+        assert!(here.remove(&blob.root).unwrap());
+    }
+}

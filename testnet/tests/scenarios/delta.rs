@@ -1,0 +1,101 @@
+//! Second versions of images: only what has changed comes, however it has changed.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use p2pinst_testnet::{Lab, Node, image};
+use serde_json::Value;
+
+use crate::harness::{LATER, cluster};
+use crate::storage::blobs;
+
+const MIB: u64 = 1 << 20;
+/// The images here.
+const SIZE: u64 = 32 * MIB;
+/// One transfer on a busy machine.
+const LONG: Duration = Duration::from_secs(240);
+
+/// Seeds a file on the first node.
+fn seed(lab: &Lab, file: &Path) -> Result<String> {
+    let seeded = lab.node(1)?.cli(["seed"]).arg(file).limit(LONG).run()?.ok()?;
+    Ok(seeded.stdout.trim().to_owned())
+}
+
+/// Fetches it elsewhere, and looks whether it is the same: what the command says, and the bytes that came by
+/// the cable.
+fn fetch(lab: &Lab, node: &Node, file: &Path, args: &[&str]) -> Result<(Value, u64)> {
+    let root = seed(lab, file)?;
+    let copy = lab.dir().join("copy");
+    let before = node.received()?;
+    let fetch = node.cli(["fetch", &root, "--json", "-o"]).arg(&copy).args(args).limit(LONG);
+    let said: Value = fetch.run()?.ok()?.json()?;
+    let came = node.received()? - before;
+    ensure!(fs::read(file)? == fs::read(&copy)?, "{} is something else", file.display());
+    fs::remove_file(copy)?;
+    Ok((said, came))
+}
+
+fn number(said: &Value, name: &str) -> Result<u64> {
+    said[name].as_u64().with_context(|| format!("no {name} in {said}"))
+}
+
+#[test]
+fn eventually_a_second_version_costs_what_has_changed() {
+    cluster(3, |lab| {
+        let [old, new, more] = ["old", "new", "more"].map(|name| lab.dir().join(name));
+        let [n2, n3] = [lab.node(2)?, lab.node(3)?];
+        image::noise(&old, SIZE, 1)?;
+        let (said, came) = fetch(lab, n2, &old, &[])?;
+        ensure!(came > SIZE && number(&said, "local")? == 0, "{came} bytes came: {said}");
+        fs::copy(&old, &new)?;
+        image::change(&new, 5, 2)?;
+        let (said, came) = fetch(lab, n2, &new, &[])?;
+        ensure!(came <= SIZE * 10 / 100, "{came} of {SIZE} bytes came: {said}");
+        ensure!(number(&said, "local")? > SIZE * 80 / 100, "{said}");
+        // what is put in moves all that is behind it
+        image::insert(&new, &more, 10_000_000, 4321, 3)?;
+        let (said, came) = fetch(lab, n2, &more, &[])?;
+        ensure!(came <= SIZE * 5 / 100, "{came} of {SIZE} bytes came: {said}");
+        // n3 has nothing in its store, but the old file on its disk
+        let (said, came) = fetch(lab, n3, &new, &["--delta-from", &old.to_string_lossy()])?;
+        ensure!(came <= SIZE * 10 / 100, "{came} of {SIZE} bytes came: {said}");
+        // recipes are no files of their own, and go with theirs
+        let listed = blobs(n2)?.len();
+        ensure!(listed == 3, "{listed} blobs are listed");
+        let held =
+            |node: &Node| Ok::<_, anyhow::Error>(fs::read_dir(node.data().join("blobs"))?.count());
+        n2.stop()?;
+        n2.start()?;
+        ensure!(blobs(n2)?.len() == 3, "after a restart");
+        let files = held(n2)?;
+        p2pinst_testnet::eventually(LATER, "what nobody needs goes", || {
+            n2.ok(["store", "gc", "--all"])?;
+            ensure!(blobs(n2)?.is_empty());
+            Ok(())
+        })?;
+        ensure!(held(n2)? == 1, "of {files} files {} are left", held(n2)?);
+        Ok(())
+    });
+}
+
+#[test]
+fn eventually_a_sparse_file_is_sparse_everywhere_and_its_holes_do_not_travel() {
+    cluster(2, |lab| {
+        let file = lab.dir().join("sparse");
+        image::sparse(&file, 4 * SIZE, &[0, SIZE + 5000, 3 * SIZE], 4)?;
+        let n2 = lab.node(2)?;
+        let (said, came) = fetch(lab, n2, &file, &[])?;
+        ensure!(came < 6 * MIB, "{came} bytes came: {said}");
+        ensure!(number(&said, "zero")? > 4 * SIZE - 8 * MIB, "{said}");
+        let root = said["root"].as_str().context("no root")?;
+        for n in [1, 2] {
+            let blob = lab.node(n)?.data().join("blobs").join(format!("{root}.blob"));
+            let taken = fs::metadata(blob)?.blocks() * 512;
+            ensure!(taken < 6 * MIB, "{taken} bytes are taken at n{n}");
+        }
+        Ok(())
+    });
+}
