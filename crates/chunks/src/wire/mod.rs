@@ -12,6 +12,7 @@
 //! | 3 request | piece (4) |
 //! | 4 cancel | piece (4) |
 //! | 5 direct | – |
+//! | 6 request parts | piece (4), 1 to 32 ranges of its bytes: begin (4), end (4) |
 //!
 //! | to the downloader | body |
 //! |---|---|
@@ -24,18 +25,22 @@
 //! | 23 ticket | name (16) and secret (32) of a connection; or nothing |
 //! | 24 offer | 1 to 4096 pieces (4 each): of a seeded blob, those to ask for |
 //! | 25 free | –: it is seeded no more |
+//! | 26 parts | piece (4), number of ranges (1), the ranges (8 each), their bytes |
 
+mod parts;
 mod to_downloader;
 mod to_source;
 
 use p2pinst_types::{BlobRef, Hash, PieceIndex, PublicKey};
 use thiserror::Error;
 
+pub use self::parts::{PARTS_PREFIX, Parts, PartsError, parts_prefix};
 pub use self::to_downloader::{Refusal, ToDownloader};
 pub use self::to_source::ToSource;
 
 use crate::bitmap::{Bitmap, BitmapError};
 use crate::layer::{CV_LEN, MAX_PIECES, PAGE_PIECES};
+use crate::recipe::PARTS;
 
 /// The name of the protocol; its last part is the version of everything here.
 pub const PROTOCOL: &str = "/p2pinst/exchange/1";
@@ -84,6 +89,9 @@ pub enum WireError {
     /// Flags that mean nothing.
     #[error("no flags have the value {0}")]
     Flag(u8),
+    /// Ranges that are none of a piece.
+    #[error(transparent)]
+    Parts(#[from] PartsError),
     /// A refusal for an unknown reason.
     #[error("no refusal has the reason {0}")]
     Reason(u8),
@@ -130,6 +138,7 @@ mod tag {
     pub(super) const REQUEST: u8 = 3;
     pub(super) const CANCEL: u8 = 4;
     pub(super) const DIRECT: u8 = 5;
+    pub(super) const REQUEST_PARTS: u8 = 6;
     pub(super) const OPENED: u8 = 17;
     pub(super) const NOT_FOUND: u8 = 18;
     pub(super) const LAYER: u8 = 19;
@@ -139,6 +148,7 @@ mod tag {
     pub(super) const TICKET: u8 = 23;
     pub(super) const OFFER: u8 = 24;
     pub(super) const FREE: u8 = 25;
+    pub(super) const PARTS: u8 = 26;
 }
 
 /// The least and most bytes of a body.
@@ -157,12 +167,17 @@ fn bounds(tag: u8, direction: Direction) -> Option<(usize, usize)> {
         (ToDownloader, tag::REFUSED) => Some((5, 5 + OTHERS * PublicKey::LEN)),
         (ToSource, tag::DIRECT) | (ToDownloader, tag::FREE) => exactly(0),
         (ToDownloader, tag::TICKET) => Some((0, TICKET_LEN)),
+        (ToSource, tag::REQUEST_PARTS) => Some((4 + RANGE, 4 + PARTS * RANGE)),
+        (ToDownloader, tag::PARTS) => Some((5 + RANGE + 1, 5 + PARTS * RANGE + PIECE_MAX)),
         _ => None,
     }
 }
 
 /// Bytes of a ticket: the name and the secret of a connection.
 pub const TICKET_LEN: usize = 16 + 32;
+
+/// Bytes of a range.
+const RANGE: usize = 4 + 4;
 
 /// Root, length, piece size.
 const BLOB_LEN: usize = Hash::LEN + 8 + 1;

@@ -21,6 +21,11 @@ fn blob() -> BlobRef {
     BlobRef::new(Hash([0xab; 32]), 700_000).unwrap()
 }
 
+/// Two bytes and ten of a piece.
+fn parts() -> Parts {
+    Parts::new(vec![1..3, 256..266]).unwrap()
+}
+
 fn named() -> Named {
     Named { blob: BlobRef::new(Hash([0xcd; 32]), 300).unwrap(), zeros: 0x0001_0203 }
 }
@@ -35,6 +40,10 @@ fn golden_bytes_to_the_source() {
         (ToSource::Request { piece }, "030000000400000007".into()),
         (ToSource::Cancel { piece }, "040000000400000007".into()),
         (ToSource::Direct, "0500000000".into()),
+        (
+            ToSource::RequestParts { piece, parts: parts() },
+            "0600000014000000070000000100000003000001000000010a".into(),
+        ),
     ];
     for (message, golden) in all {
         let mut out = Vec::new();
@@ -90,6 +99,11 @@ fn golden_bytes_to_the_downloader() {
             "18000000080000000700000102".into(),
         ),
         (ToDownloader::Free, "1900000000".into()),
+        (
+            ToDownloader::Parts { piece, parts: parts(), bytes: b"xyhello you!" },
+            "1a00000021000000070200000001000000030000010000 00010a787968656c6c6f20796f7521"
+                .replace(' ', ""),
+        ),
     ];
     for (message, golden) in all {
         let mut out = Vec::new();
@@ -113,9 +127,11 @@ fn long_bodies_are_refused_by_their_header() {
     for tag in 0..=255 {
         for direction in [Direction::ToSource, Direction::ToDownloader] {
             assert!(parse(tag, u32::MAX, direction).is_err());
-            assert!(parse(tag, (4 << 20) + 5, direction).is_err());
+            assert!(tag == 26 || parse(tag, (4 << 20) + 5, direction).is_err());
+            assert!(parse(tag, (4 << 20) + 5 + 32 * 8 + 1, direction).is_err());
         }
-        assert!(parse(tag, 33, Direction::ToSource).is_err());
+        assert!(tag == 6 || parse(tag, 33, Direction::ToSource).is_err());
+        assert!(parse(tag, 4 + 32 * 8 + 1, Direction::ToSource).is_err());
     }
     assert!(parse(21, (4 << 20) + 4, Direction::ToDownloader).is_ok());
     assert!(parse(19, 65_540, Direction::ToDownloader).is_ok());
@@ -157,10 +173,35 @@ fn impossible_blobs_are_refused() {
     assert_eq!(ToDownloader::decode(header, body), Err(WireError::Geometry));
 }
 
+#[test]
+fn parts_are_in_order_and_apart() {
+    let one = |range: std::ops::Range<u32>| Parts::new(vec![range]);
+    assert!(one(0..1).is_ok() && one(0..4 << 20).is_ok());
+    assert!(one(0..0).is_err() && one(0..(4 << 20) + 1).is_err());
+    assert!(Parts::new(vec![]).is_err());
+    assert!(Parts::new(vec![0..5, 5..9]).is_ok());
+    assert!(Parts::new(vec![0..5, 4..9]).is_err());
+    assert!(Parts::new(vec![6..9, 0..5]).is_err());
+    let many = |n: u32| Parts::new((0..n).map(|i| 2 * i..2 * i + 1).collect());
+    assert!(many(32).is_ok() && many(33).is_err());
+    let piece: Vec<u8> = (0..=255).collect();
+    let parts = Parts::new(vec![1..3, 250..256]).unwrap();
+    let cut = parts.of(&piece).unwrap().concat();
+    assert_eq!(cut, [1, 2, 250, 251, 252, 253, 254, 255]);
+    assert_eq!(parts.placed(&cut).unwrap(), [(1, &cut[..2]), (250, &cut[2..])]);
+    assert_eq!(parts.placed(&cut[1..]), None);
+    assert_eq!(parts.of(&piece[..255]), None);
+    let mut out = parts_prefix(PieceIndex(7), &parts);
+    out.extend_from_slice(&cut[1..]);
+    out[4] -= 1;
+    let (header, body) = read(&out, Direction::ToDownloader).unwrap();
+    assert!(ToDownloader::decode(header, body).is_err(), "a byte is missing");
+}
+
 proptest! {
     #[test]
     fn any_bytes_decode_to_what_encodes_to_them(
-        tag in prop_oneof![1u8..5, 17u8..26, any::<u8>()],
+        tag in prop_oneof![1u8..7, 17u8..27, any::<u8>()],
         body in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..100),
             prop::collection::vec(0u8..4, 4..6),

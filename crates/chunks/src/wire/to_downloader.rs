@@ -2,7 +2,9 @@
 
 use p2pinst_types::{BlobRef, Hash, NodeId, PieceIndex, PublicKey};
 
-use super::{Body, HAVE_PIECES, Header, OTHERS, TICKET_LEN, WireError, frame, tag};
+use super::{
+    Body, HAVE_PIECES, Header, OTHERS, Parts, TICKET_LEN, WireError, frame, parts_prefix, tag,
+};
 use crate::bitmap::Bitmap;
 use crate::layer::CV_LEN;
 use crate::recipe::Named;
@@ -64,6 +66,15 @@ pub enum ToDownloader<'a> {
         /// Its bytes, at most [`super::PIECE_MAX`].
         bytes: &'a [u8],
     },
+    /// Parts of a piece that were requested, not verified yet.
+    Parts {
+        /// Of which piece.
+        piece: PieceIndex,
+        /// Which.
+        parts: Parts,
+        /// Their bytes, one after the other.
+        bytes: &'a [u8],
+    },
     /// A piece that was requested will not come.
     Refused {
         /// Which.
@@ -111,6 +122,10 @@ impl<'a> ToDownloader<'a> {
             Self::Offer { pieces } => list(out, tag::OFFER, pieces),
             Self::Free => frame(out, tag::FREE, |_| {}),
             Self::Piece { piece, bytes } => numbered(out, tag::PIECE, *piece, bytes),
+            Self::Parts { piece, parts, bytes } => {
+                out.extend_from_slice(&parts_prefix(*piece, parts));
+                out.extend_from_slice(bytes);
+            }
             Self::Refused { piece, reason, others } => {
                 let reason = match reason {
                     Refusal::Busy => 1,
@@ -165,6 +180,15 @@ impl<'a> ToDownloader<'a> {
             tag::FREE => {
                 body.end()?;
                 Self::Free
+            }
+            tag::PARTS => {
+                let piece = body.piece()?;
+                let [count] = body.take()?;
+                let parts = body.parts(count.into())?;
+                if body.rest.len() != parts.bytes() {
+                    return Err(body.length());
+                }
+                Self::Parts { piece, parts, bytes: body.rest }
             }
             tag::PIECE => Self::Piece { piece: body.piece()?, bytes: body.rest },
             tag::REFUSED => {

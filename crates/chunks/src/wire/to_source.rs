@@ -2,10 +2,10 @@
 
 use p2pinst_types::{Hash, PieceIndex};
 
-use super::{Body, Header, WireError, frame, tag};
+use super::{Body, Header, Parts, WireError, frame, tag};
 
 /// What a downloader says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToSource {
     /// Before all others, if at all: asks for a ticket, to go on over a connection of its own. This
     /// stream then stays open as long as that connection.
@@ -24,6 +24,13 @@ pub enum ToSource {
     Request {
         /// The piece.
         piece: PieceIndex,
+    },
+    /// Asks for parts of a piece. A [`ToSource::Request`] for it that comes before the answer takes its place.
+    RequestParts {
+        /// The piece.
+        piece: PieceIndex,
+        /// Which bytes of it.
+        parts: Parts,
     },
     /// Takes a request back. The piece may be under way already and then still comes.
     Cancel {
@@ -44,6 +51,10 @@ impl ToSource {
             Self::GetLayer { from } => number(out, tag::GET_LAYER, *from),
             Self::Request { piece } => number(out, tag::REQUEST, *piece),
             Self::Cancel { piece } => number(out, tag::CANCEL, *piece),
+            Self::RequestParts { piece, parts } => frame(out, tag::REQUEST_PARTS, |o| {
+                o.extend_from_slice(&piece.0.to_be_bytes());
+                parts.encode(o);
+            }),
         }
     }
 
@@ -59,6 +70,10 @@ impl ToSource {
             tag::GET_LAYER => Self::GetLayer { from: body.piece()? },
             tag::REQUEST => Self::Request { piece: body.piece()? },
             tag::CANCEL => Self::Cancel { piece: body.piece()? },
+            tag::REQUEST_PARTS => {
+                let piece = body.piece()?;
+                return Ok(Self::RequestParts { piece, parts: body.rest_parts()? });
+            }
             other => return Err(WireError::Tag(other)),
         };
         body.end().map(|()| message)
