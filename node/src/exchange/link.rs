@@ -5,9 +5,9 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use p2pinst_chunks::recipe::Named;
+use p2pinst_chunks::recipe::{Named, PARTS};
 use p2pinst_chunks::store::PutError;
-use p2pinst_chunks::wire::{Direction, PIECE_NUMBER, Refusal, ToDownloader, ToSource};
+use p2pinst_chunks::wire::{Direction, Header, PIECE_NUMBER, Refusal, ToDownloader, ToSource};
 use p2pinst_chunks::{Bitmap, BlobStore, Put};
 use p2pinst_types::{BlobRef, Hash, NodeId, PieceIndex};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
@@ -22,6 +22,8 @@ use super::{Exchange, lock, wire};
 
 /// Requests that may wait to be written.
 const QUEUE: usize = 512;
+/// Bytes of the ranges of parts in their frame, and of their number.
+const MAX_RANGES: u64 = PARTS as u64 * 8 + 1;
 
 /// What a source has said, or what became of what it sent.
 #[derive(Debug)]
@@ -40,6 +42,10 @@ pub(super) enum Event {
     Have(Vec<PieceIndex>),
     /// A piece was verified and stored.
     Stored { piece: PieceIndex, put: Put },
+    /// So many bytes of a piece came, which with what is here of it was verified and stored.
+    StoredParts { piece: PieceIndex, put: Put, bytes: u64 },
+    /// So many bytes of a piece came, which is wrong with what is here of it.
+    BadParts { piece: PieceIndex, bytes: u64 },
     /// A piece was not what it was said to be.
     Bad { piece: PieceIndex },
     /// A piece could not be stored.
@@ -77,11 +83,18 @@ pub(super) struct Link {
 impl Link {
     /// Sends a message; whether there was room.
     pub(super) fn send(&self, message: ToSource) -> bool {
+        let (asked, cancelled) = match &message {
+            ToSource::Request { piece } | ToSource::RequestParts { piece, .. } => {
+                (Some(*piece), None)
+            }
+            ToSource::Cancel { piece } => (None, Some(*piece)),
+            _ => (None, None),
+        };
         let sent = self.tx.try_send(message).is_ok();
-        match message {
-            ToSource::Request { piece } if sent => drop(lock(&self.asked).insert(piece)),
-            ToSource::Cancel { piece } => drop(lock(&self.asked).remove(&piece)),
-            _ => {}
+        let mut waiting = lock(&self.asked);
+        waiting.extend(asked.filter(|_| sent));
+        if let Some(piece) = cancelled {
+            waiting.remove(&piece);
         }
         sent
     }
@@ -223,6 +236,10 @@ impl Incoming {
                 self.read_piece(&mut reader, len, storing).await?;
                 continue;
             }
+            if header.parts_len().is_some() {
+                self.read_parts(&mut reader, header, storing).await?;
+                continue;
+            }
             body.clear();
             let counted = |n| {
                 self.bytes.fetch_add(n, Ordering::Relaxed);
@@ -254,7 +271,7 @@ impl Incoming {
                 lock(&self.asked).remove(&piece);
                 Event::Refused { piece, reason, others }
             }
-            ToDownloader::Ticket(_) | ToDownloader::Piece { .. } => {
+            ToDownloader::Ticket(_) | ToDownloader::Piece { .. } | ToDownloader::Parts { .. } => {
                 return Err(io::ErrorKind::InvalidData.into());
             }
         })
@@ -298,6 +315,56 @@ impl Incoming {
             drop(events.send((from, event)).await);
         });
         // one at a time: who sends faster than the disk takes has to wait
+        storing.join_next().await;
+        Ok(())
+    }
+
+    /// The same for parts of a piece, of which the others are here.
+    async fn read_parts<R: AsyncRead + Unpin>(
+        &mut self,
+        reader: &mut R,
+        header: Header,
+        storing: &mut JoinSet<()>,
+    ) -> io::Result<()> {
+        let most = self.blob.map_or(0, |b| b.piece_len()) + MAX_RANGES;
+        if header.parts_len().is_none_or(|len| len as u64 > most) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut number = [0; PIECE_NUMBER];
+        reader.read_exact(&mut number).await?;
+        let piece = PieceIndex(u32::from_be_bytes(number));
+        let counted = |n| {
+            self.bytes.fetch_add(n, Ordering::Relaxed);
+            if lock(&self.asked).contains(&piece) {
+                self.useful.fetch_add(n, Ordering::Relaxed);
+            }
+        };
+        let mut body = self.buffers.take();
+        body.extend_from_slice(&number);
+        let rest = header.body_len().saturating_sub(PIECE_NUMBER);
+        wire::read_more(reader, &mut body, rest, Some(&self.flow), counted).await?;
+        let said = ToDownloader::decode(header, &body).map_err(wire::invalid)?;
+        let ToDownloader::Parts { parts, .. } = said else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        lock(&self.asked).remove(&piece);
+        let (blobs, root) = (self.blobs.clone(), self.root);
+        let (from, events) = (self.from, self.events.clone());
+        storing.spawn(async move {
+            let bytes = parts.bytes() as u64;
+            let stored = tokio::task::spawn_blocking(move || {
+                let start = body.len().saturating_sub(parts.bytes());
+                let placed = parts.placed(body.get(start..).unwrap_or_default());
+                blobs.put_parts(&root, piece, &placed.unwrap_or_default())
+            });
+            let Ok(result) = stored.await else { return };
+            let event = match result {
+                Ok(put) => Event::StoredParts { piece, put, bytes },
+                Err(PutError::Bad(_)) => Event::BadParts { piece, bytes },
+                Err(error) => Event::Disk(error),
+            };
+            drop(events.send((from, event)).await);
+        });
         storing.join_next().await;
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! The source's side of one stream: answers what one downloader asks about one blob.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -8,7 +10,8 @@ use std::time::Duration;
 
 use p2pinst_chunks::serve::Offer;
 use p2pinst_chunks::wire::{
-    self as frames, Direction, HAVE_PIECES, OTHERS, PIECE_PREFIX, Refusal, ToDownloader, ToSource,
+    self as frames, Direction, HAVE_PIECES, OTHERS, PIECE_PREFIX, Parts, Refusal, ToDownloader,
+    ToSource,
 };
 use p2pinst_chunks::{Bitmap, BlobStatus};
 use p2pinst_types::{BlobRef, Hash, NodeId, PieceIndex};
@@ -107,7 +110,8 @@ impl Exchange {
         let (messages_tx, messages) = mpsc::channel(QUEUE);
         let flow = self.limits().flow(Way::Up, peer, root);
         let (blob, told) = (status.blob, status.have);
-        let session = Session { exchange: self, id, peer, root, blob, told, flow, writer };
+        let parts = BTreeMap::new();
+        let session = Session { exchange: self, id, peer, root, blob, told, parts, flow, writer };
         // an answer may take long where little may leave
         let owes = || lock(&self.shared.uploads).serve.owes(id);
         tokio::select! {
@@ -210,6 +214,8 @@ struct Session<'a, W> {
     flow: Flow,
     /// What the downloader knows that is here.
     told: Bitmap,
+    /// Of pieces that wait, those of which only parts are wanted.
+    parts: BTreeMap<PieceIndex, Parts>,
     writer: W,
 }
 
@@ -252,27 +258,42 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         match message {
             ToSource::Open { .. } | ToSource::Direct => Err(io::ErrorKind::InvalidData.into()),
             ToSource::GetLayer { from } => self.send_layer(from).await,
-            ToSource::Request { piece } => {
-                let status = self.exchange.blobs.status(&self.root);
-                let asked = if status.is_some_and(|s| s.have.get(piece)) {
-                    let mut uploads = lock(&self.exchange.shared.uploads);
-                    uploads.serve.request(self.id, self.root, piece)
-                } else {
-                    Err(Refusal::Missing)
-                };
-                match asked {
-                    Ok(()) => {
-                        self.exchange.dispatch();
-                        Ok(())
-                    }
-                    Err(reason) => self.refuse(piece, reason).await,
+            ToSource::RequestParts { piece, parts } => {
+                let len = self.blob.range(piece).map_or(0, |r| r.end - r.start);
+                if parts.ranges().last().is_none_or(|r| u64::from(r.end) > len) {
+                    return Err(io::ErrorKind::InvalidData.into());
                 }
+                self.on_request(piece, Some(parts)).await
             }
+            ToSource::Request { piece } => self.on_request(piece, None).await,
             ToSource::Cancel { piece } => {
+                self.parts.remove(&piece);
                 lock(&self.exchange.shared.uploads).serve.cancel(self.id, self.root, piece);
                 self.exchange.dispatch();
                 Ok(())
             }
+        }
+    }
+
+    /// A piece is asked for, or parts of it.
+    async fn on_request(&mut self, piece: PieceIndex, parts: Option<Parts>) -> io::Result<()> {
+        let status = self.exchange.blobs.status(&self.root);
+        let asked = if status.is_some_and(|s| s.have.get(piece)) {
+            lock(&self.exchange.shared.uploads).serve.request(self.id, self.root, piece)
+        } else {
+            Err(Refusal::Missing)
+        };
+        match (asked, parts) {
+            (Ok(()), parts) => {
+                // as many as requests may wait
+                match parts {
+                    Some(parts) => drop(self.parts.insert(piece, parts)),
+                    None => drop(self.parts.remove(&piece)),
+                }
+                self.exchange.dispatch();
+                Ok(())
+            }
+            (Err(reason), _) => self.refuse(piece, reason).await,
         }
     }
 
@@ -317,9 +338,17 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             Ok(()) => {
                 let (exchange, id) = (self.exchange, self.id);
                 exchange.limits().sent(bytes.len());
-                let written = exchange.unless_slow(id, self.write_piece(piece, bytes)).await;
+                let (sent, written) = match self.parts.remove(&piece) {
+                    Some(parts) => {
+                        drop(bytes); // it is good, and is read again in small steps
+                        let len = parts.bytes() as u64;
+                        let writing = self.write_parts(piece, &parts);
+                        (len, exchange.unless_slow(id, writing).await)
+                    }
+                    None => (len, exchange.unless_slow(id, self.write_piece(piece, bytes)).await),
+                };
                 if written.is_ok() {
-                    exchange.meter.sent(&self.root, self.peer, len);
+                    exchange.meter.sent(&self.root, self.peer, sent);
                 }
                 written
             }
@@ -349,6 +378,21 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             Ok(written) => return written,
             Err(_) => drop(bytes),
         }
+        self.write_again(piece, at..len).await
+    }
+
+    /// Writes parts of a piece that was read and is good.
+    async fn write_parts(&mut self, piece: PieceIndex, parts: &Parts) -> io::Result<()> {
+        wire::begin(&mut self.writer, &frames::parts_prefix(piece, parts)).await?;
+        for range in parts.ranges() {
+            self.write_again(piece, range.start as usize..range.end as usize).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes bytes of a piece that was read before, in small steps.
+    async fn write_again(&mut self, piece: PieceIndex, range: Range<usize>) -> io::Result<()> {
+        let (mut at, len) = (range.start, range.end);
         while at < len {
             let (blobs, root, end) = (self.exchange.blobs.clone(), self.root, len.min(at + PART));
             let part = tokio::task::spawn_blocking(move || {

@@ -130,6 +130,13 @@ impl Header {
     pub fn piece_len(&self) -> Option<usize> {
         (self.tag == tag::PIECE).then(|| self.len.saturating_sub(PIECE_NUMBER))
     }
+
+    /// The most bytes of parts of a piece that follow, after its number, their ranges among them; `None`: it is
+    /// another message.
+    #[must_use]
+    pub fn parts_len(&self) -> Option<usize> {
+        (self.tag == tag::PARTS).then(|| self.len.saturating_sub(PIECE_NUMBER))
+    }
 }
 
 mod tag {

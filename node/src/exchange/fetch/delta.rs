@@ -8,16 +8,19 @@
 //!
 //! A recipe is a hint: one that lies, does not come, or is no recipe leaves the fetch as it would be without.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use p2pinst_chunks::BlobStore;
+use p2pinst_chunks::fetch::Input;
 use p2pinst_chunks::recipe::{Assembled, Named, Plan, Recipe, WORTH, assemble, most_bytes, scan};
 use p2pinst_chunks::store::PutError;
-use p2pinst_types::{BlobRef, Hash};
+use p2pinst_chunks::wire::{Parts, ToSource};
+use p2pinst_chunks::{BlobStore, Put};
+use p2pinst_types::{BlobRef, Hash, NodeId, PieceIndex};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -58,6 +61,8 @@ pub(super) struct Delta {
     /// When the first source opened the blob.
     first: Option<Instant>,
     tasks: JoinSet<Cooked>,
+    /// What is missing of pieces of which the rest is in its place, unverified.
+    partial: BTreeMap<PieceIndex, Parts>,
     /// Tells the blocking thread to stop.
     stop: Arc<AtomicBool>,
 }
@@ -78,6 +83,7 @@ impl Delta {
             named: blobs.recipe(&blob.root).filter(|_| open).into_iter().collect(),
             first: None,
             tasks: JoinSet::new(),
+            partial: BTreeMap::new(),
             stop: Arc::default(),
         }
     }
@@ -89,6 +95,14 @@ impl Delta {
 
     pub(super) fn is_at_work(&self) -> bool {
         !self.tasks.is_empty()
+    }
+
+    /// How to ask for a piece: for what is missing of it.
+    pub(super) fn request(&self, piece: PieceIndex) -> ToSource {
+        match self.partial.get(&piece) {
+            Some(parts) => ToSource::RequestParts { piece, parts: parts.clone() },
+            None => ToSource::Request { piece },
+        }
     }
 
     /// The next task that ends.
@@ -169,11 +183,45 @@ impl Running<'_> {
                 );
                 self.done.local += done.local;
                 self.done.zero += done.zero;
+                // where the recipe lied once, parts are not worth the attempt
+                let partial = if done.wrong == 0 { done.partial } else { BTreeMap::new() };
+                let parts = |(piece, ranges)| Some((piece, Parts::new(ranges).ok()?));
+                self.delta.partial = partial.into_iter().filter_map(parts).collect();
             }
             Cooked::Nothing => {}
             Cooked::Disk(error) => return Err(error.into()),
         }
         Ok(matches!(self.stage, Stage::Seeds) && self.start())
+    }
+
+    /// Parts came, and the piece is here. Says whether the blob is complete.
+    pub(super) fn on_stored_parts(
+        &mut self,
+        peer: NodeId,
+        piece: PieceIndex,
+        put: Put,
+        bytes: u64,
+    ) -> bool {
+        self.delta.partial.remove(&piece);
+        if put != Put::Duplicate {
+            let whole = self.blob.range(piece).map_or(0, |r| r.end - r.start);
+            self.done.local += whole.saturating_sub(bytes);
+        }
+        self.on_bytes(peer, piece, put, bytes)
+    }
+
+    /// Parts came, and with what is here they are not the piece: either may be wrong. The same source gives the
+    /// whole piece, and is banned if that is wrong too.
+    pub(super) fn on_bad_parts(&mut self, peer: NodeId, piece: PieceIndex, bytes: u64) -> bool {
+        debug!(%peer, piece = piece.0, blob = %self.blob.root.short(), "parts of a piece do not fit: it is fetched whole");
+        self.delta.partial.remove(&piece);
+        self.done.received += bytes;
+        let asked = self.links.get(&peer).is_some_and(|l| l.send(ToSource::Request { piece }));
+        if asked {
+            return false;
+        }
+        self.give_up(peer, "it does not take requests");
+        self.step(Input::Left { peer })
     }
 
     /// The blob is complete: its recipe may take a moment longer.
@@ -255,7 +303,7 @@ fn put_together(
     blob: BlobRef,
     recipe: Recipe,
     from: &[PathBuf],
-    go_on: &mut dyn FnMut(Option<p2pinst_types::PieceIndex>) -> bool,
+    go_on: &mut dyn FnMut(Option<PieceIndex>) -> bool,
 ) -> Result<Assembled, PutError> {
     let unknown = || PutError::Unknown { root: blob.root };
     let mut plan = Plan::new(blob, recipe).ok_or_else(unknown)?;

@@ -79,6 +79,10 @@ impl Running<'_> {
                 return Ok(self.step(Input::Free { peer }));
             }
             Event::Stored { piece, put } => return Ok(self.on_stored(peer, piece, put)),
+            Event::StoredParts { piece, put, bytes } => {
+                return Ok(self.on_stored_parts(peer, piece, put, bytes));
+            }
+            Event::BadParts { piece, bytes } => return Ok(self.on_bad_parts(peer, piece, bytes)),
             Event::Bad { piece } => return Ok(self.on_bad(peer, piece)),
             Event::Refused { piece, reason, others } => {
                 self.on_busy(peer, reason, others);
@@ -112,6 +116,9 @@ impl Running<'_> {
                 }
                 self.on_stored(peer, piece, put)
             }
+            Event::StoredParts { piece, put, bytes } => {
+                self.on_stored_parts(peer, piece, put, bytes)
+            }
             Event::Bad { piece } => self.on_bad(peer, piece),
             _ => false,
         }
@@ -126,6 +133,11 @@ impl Running<'_> {
 
     fn on_stored(&mut self, peer: NodeId, piece: PieceIndex, put: Put) -> bool {
         let bytes = self.blob.range(piece).map_or(0, |r| r.end - r.start);
+        self.on_bytes(peer, piece, put, bytes)
+    }
+
+    /// So many bytes came, and the piece is here.
+    pub(super) fn on_bytes(&mut self, peer: NodeId, piece: PieceIndex, put: Put, bytes: u64) -> bool {
         self.done.received += bytes;
         let duplicate = put == Put::Duplicate;
         self.exchange.meter.stored(&self.blob.root, peer, bytes, !duplicate);
@@ -175,7 +187,7 @@ impl Running<'_> {
             for output in out {
                 match output {
                     Output::Request { peer, piece } => {
-                        let message = ToSource::Request { piece };
+                        let message = self.delta.request(piece);
                         if !self.links.get(&peer).is_some_and(|l| l.send(message)) {
                             self.give_up(peer, "it does not take requests");
                             inputs.push(Input::Left { peer });
