@@ -266,6 +266,13 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                 self.on_request(piece, Some(parts)).await
             }
             ToSource::Request { piece } => self.on_request(piece, None).await,
+            ToSource::Held { bits } => {
+                let held = Bitmap::decode(self.blob.pieces(), &bits);
+                let held = held.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+                lock(&self.exchange.shared.uploads).serve.holds(self.id, self.root, &held);
+                self.exchange.dispatch();
+                Ok(())
+            }
             ToSource::Cancel { piece } => {
                 self.parts.remove(&piece);
                 lock(&self.exchange.shared.uploads).serve.cancel(self.id, self.root, piece);

@@ -146,7 +146,7 @@ async fn lie(stream: NetStream, blob: BlobRef, layer: Vec<u8>, asked: Arc<Atomic
                 out.extend(std::iter::repeat_n(7u8, len));
             }
             ToSource::Direct => ToDownloader::Ticket(None).encode(&mut out),
-            ToSource::RequestParts { .. } | ToSource::Cancel { .. } => {}
+            ToSource::RequestParts { .. } | ToSource::Held { .. } | ToSource::Cancel { .. } => {}
         }
         if wire::write(&mut writer, &[&out]).await.is_err() {
             return;

@@ -25,6 +25,7 @@ use p2pinst_types::{Hash, PieceIndex};
 
 use self::member::{Members, Turn};
 use self::seed::Seed;
+use crate::bitmap::Bitmap;
 use crate::fetch::Place;
 use crate::wire::Refusal;
 
@@ -249,6 +250,13 @@ impl<P: Copy + Ord> Serve<P> {
         let sending = self.sending.get(&peer).is_some_and(|s| (s.root, s.piece) == (root, piece));
         if !sending && let Some(seed) = self.seeds.get_mut(&root) {
             seed.declined(peer, piece);
+        }
+    }
+
+    /// A downloader of a seeded blob has these pieces from elsewhere: they need not be offered to its site.
+    pub fn holds(&mut self, peer: P, root: Hash, pieces: &Bitmap) {
+        if let Some(seed) = self.seeds.get_mut(&root) {
+            pieces.iter().for_each(|piece| seed.holds(peer, piece));
         }
     }
 

@@ -148,6 +148,14 @@ impl<P: Copy + Ord> Seed<P> {
         }
     }
 
+    /// The peer has this piece from elsewhere, offered or not: then the swarm has it.
+    pub(super) fn holds(&mut self, peer: P, piece: PieceIndex) {
+        let Some(taker) = self.takers.get_mut(&peer) else { return };
+        taker.offered.remove(&piece);
+        let place = taker.place;
+        self.side(place).left.set(piece);
+    }
+
     pub(super) fn sending(&mut self, peer: P, piece: PieceIndex) {
         let Some(place) = self.takers.get(&peer).map(|t| t.place) else { return };
         self.side(place).left.set(piece);

@@ -117,6 +117,23 @@ fn those_that_take_nothing_at_all_stop_nobody() {
 }
 
 #[test]
+fn what_a_downloader_has_from_elsewhere_is_offered_to_nobody_at_its_site() {
+    let mut serve = Serve::new(limits());
+    serve.seed(ROOT, 6);
+    assert!(serve.open(1, ROOT, Place::Site) && serve.open(2, ROOT, Place::Site));
+    let mut held = Bitmap::new(6);
+    [0, 1, 2, 4].into_iter().for_each(|p| assert!(held.set(PieceIndex(p))));
+    serve.holds(9, ROOT, &held);
+    serve.holds(2, ROOT, &held);
+    let offered = offers(&mut serve, T0);
+    let mut pieces: Vec<u32> = offered.iter().flat_map(|(_, p)| p).copied().collect();
+    pieces.sort_unstable();
+    assert_eq!(pieces, [3, 5], "{offered:?}");
+    serve.holds(1, ROOT, &Bitmap::full(6));
+    assert_eq!(offers(&mut serve, T0), [(1, vec![u32::MAX]), (2, vec![u32::MAX])]);
+}
+
+#[test]
 fn a_seed_offers_each_piece_to_one_and_then_all_to_all() {
     let mut serve = Serve::new(limits());
     serve.seed(ROOT, 6);

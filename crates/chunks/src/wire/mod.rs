@@ -13,6 +13,7 @@
 //! | 4 cancel | piece (4) |
 //! | 5 direct | – |
 //! | 6 request parts | piece (4), 1 to 32 ranges of its bytes: begin (4), end (4) |
+//! | 7 held | bitmap of the pieces that the downloader of a seeded blob has from elsewhere |
 //!
 //! | to the downloader | body |
 //! |---|---|
@@ -48,6 +49,8 @@ pub const PROTOCOL: &str = "/p2pinst/exchange/1";
 pub const HEADER: usize = 5;
 /// Pieces in one [`ToDownloader::Have`]: 16 KiB.
 pub const HAVE_PIECES: usize = 4096;
+/// The most pieces of a blob of which a downloader says what it holds, so that a source needs little memory: 256 GiB.
+pub const HELD_PIECES: u32 = 1 << 16;
 /// Other sources that a busy one names in one [`ToDownloader::Refused`].
 pub const OTHERS: usize = 8;
 /// Bytes of the longest piece.
@@ -146,6 +149,7 @@ mod tag {
     pub(super) const CANCEL: u8 = 4;
     pub(super) const DIRECT: u8 = 5;
     pub(super) const REQUEST_PARTS: u8 = 6;
+    pub(super) const HELD: u8 = 7;
     pub(super) const OPENED: u8 = 17;
     pub(super) const NOT_FOUND: u8 = 18;
     pub(super) const LAYER: u8 = 19;
@@ -174,6 +178,7 @@ fn bounds(tag: u8, direction: Direction) -> Option<(usize, usize)> {
         (ToDownloader, tag::REFUSED) => Some((5, 5 + OTHERS * PublicKey::LEN)),
         (ToSource, tag::DIRECT) | (ToDownloader, tag::FREE) => exactly(0),
         (ToDownloader, tag::TICKET) => Some((0, TICKET_LEN)),
+        (ToSource, tag::HELD) => Some((1, Bitmap::encoded_len(HELD_PIECES))),
         (ToSource, tag::REQUEST_PARTS) => Some((4 + RANGE, 4 + PARTS * RANGE)),
         (ToDownloader, tag::PARTS) => Some((5 + RANGE + 1, 5 + PARTS * RANGE + PIECE_MAX)),
         _ => None,

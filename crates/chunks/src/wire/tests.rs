@@ -40,6 +40,7 @@ fn golden_bytes_to_the_source() {
         (ToSource::Request { piece }, "030000000400000007".into()),
         (ToSource::Cancel { piece }, "040000000400000007".into()),
         (ToSource::Direct, "0500000000".into()),
+        (ToSource::Held { bits: [1, 6].into() }, "07000000020106".into()),
         (
             ToSource::RequestParts { piece, parts: parts() },
             "0600000014000000070000000100000003000001000000010a".into(),
@@ -130,8 +131,9 @@ fn long_bodies_are_refused_by_their_header() {
             assert!(tag == 26 || parse(tag, (4 << 20) + 5, direction).is_err());
             assert!(parse(tag, (4 << 20) + 5 + 32 * 8 + 1, direction).is_err());
         }
-        assert!(tag == 6 || parse(tag, 33, Direction::ToSource).is_err());
-        assert!(parse(tag, 4 + 32 * 8 + 1, Direction::ToSource).is_err());
+        assert!([6, 7].contains(&tag) || parse(tag, 33, Direction::ToSource).is_err());
+        assert!(tag == 7 || parse(tag, 4 + 32 * 8 + 1, Direction::ToSource).is_err());
+        assert!(parse(tag, 8193, Direction::ToSource).is_err());
     }
     assert!(parse(21, (4 << 20) + 4, Direction::ToDownloader).is_ok());
     assert!(parse(19, 65_540, Direction::ToDownloader).is_ok());
@@ -201,7 +203,7 @@ fn parts_are_in_order_and_apart() {
 proptest! {
     #[test]
     fn any_bytes_decode_to_what_encodes_to_them(
-        tag in prop_oneof![1u8..7, 17u8..27, any::<u8>()],
+        tag in prop_oneof![1u8..8, 17u8..27, any::<u8>()],
         body in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..100),
             prop::collection::vec(0u8..4, 4..6),

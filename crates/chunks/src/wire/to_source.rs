@@ -32,6 +32,12 @@ pub enum ToSource {
         /// Which bytes of it.
         parts: Parts,
     },
+    /// Of a seeded blob, the pieces that are with the downloader from elsewhere: they are with the swarm, and need
+    /// not be offered. For blobs of at most [`super::HELD_PIECES`].
+    Held {
+        /// The pieces, as [`crate::Bitmap::encode`] writes them.
+        bits: Box<[u8]>,
+    },
     /// Takes a request back. The piece may be under way already and then still comes.
     Cancel {
         /// The piece.
@@ -51,6 +57,7 @@ impl ToSource {
             Self::GetLayer { from } => number(out, tag::GET_LAYER, *from),
             Self::Request { piece } => number(out, tag::REQUEST, *piece),
             Self::Cancel { piece } => number(out, tag::CANCEL, *piece),
+            Self::Held { bits } => frame(out, tag::HELD, |o| o.extend_from_slice(bits)),
             Self::RequestParts { piece, parts } => frame(out, tag::REQUEST_PARTS, |o| {
                 o.extend_from_slice(&piece.0.to_be_bytes());
                 parts.encode(o);
@@ -70,6 +77,7 @@ impl ToSource {
             tag::GET_LAYER => Self::GetLayer { from: body.piece()? },
             tag::REQUEST => Self::Request { piece: body.piece()? },
             tag::CANCEL => Self::Cancel { piece: body.piece()? },
+            tag::HELD => return Ok(Self::Held { bits: body.rest.into() }),
             tag::REQUEST_PARTS => {
                 let piece = body.piece()?;
                 return Ok(Self::RequestParts { piece, parts: body.rest_parts()? });

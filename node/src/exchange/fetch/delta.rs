@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use p2pinst_chunks::fetch::Input;
 use p2pinst_chunks::recipe::{Assembled, Named, Plan, Recipe, WORTH, assemble, most_bytes, scan};
 use p2pinst_chunks::store::PutError;
-use p2pinst_chunks::wire::{Parts, ToSource};
+use p2pinst_chunks::wire::{HELD_PIECES, Parts, ToSource};
 use p2pinst_chunks::{BlobStore, Put};
 use p2pinst_types::{BlobRef, Hash, NodeId, PieceIndex};
 use tokio::task::JoinSet;
@@ -192,6 +192,20 @@ impl Running<'_> {
             Cooked::Disk(error) => return Err(error.into()),
         }
         Ok(matches!(self.stage, Stage::Seeds) && self.start())
+    }
+
+    /// Tells a source that seeds the blob what need not be offered.
+    pub(super) fn tell_held(&self, peer: &NodeId) {
+        let Stage::Pieces(fetch) = &self.stage else { return };
+        let none = fetch.have().is_empty() || fetch.have().pieces() > HELD_PIECES;
+        if none || !self.offered.contains_key(peer) {
+            return;
+        }
+        let mut bits = Vec::new();
+        fetch.have().encode(&mut bits);
+        if let Some(link) = self.links.get(peer) {
+            let _best_effort = link.send(ToSource::Held { bits: bits.into() });
+        }
     }
 
     /// Parts came, and the piece is here. Says whether the blob is complete.

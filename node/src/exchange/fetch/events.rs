@@ -43,6 +43,7 @@ impl Running<'_> {
                 if matches!(self.stage, Stage::Seeds) {
                     return Ok(self.consider());
                 }
+                self.tell_held(&peer);
                 return Ok(self.step(self.joined(peer, have)));
             }
             Event::Opened { .. } => {

@@ -52,6 +52,7 @@ impl Running<'_> {
         let known: Vec<_> = self.have.iter().map(|(p, h)| (*p, h.clone())).collect();
         let mut complete = self.step(self.site());
         for (peer, have) in known {
+            self.tell_held(&peer);
             complete |= self.step(self.joined(peer, have));
             if let Some(offered) = self.offered.get(&peer) {
                 let pieces = offered.iter().collect();
