@@ -138,7 +138,13 @@ impl Running<'_> {
     }
 
     /// So many bytes came, and the piece is here.
-    pub(super) fn on_bytes(&mut self, peer: NodeId, piece: PieceIndex, put: Put, bytes: u64) -> bool {
+    pub(super) fn on_bytes(
+        &mut self,
+        peer: NodeId,
+        piece: PieceIndex,
+        put: Put,
+        bytes: u64,
+    ) -> bool {
         self.done.received += bytes;
         let duplicate = put == Put::Duplicate;
         self.exchange.meter.stored(&self.blob.root, peer, bytes, !duplicate);

@@ -70,7 +70,11 @@ async fn of_a_second_version_comes_what_is_new() {
     // each of the three changes is in up to two chunks more
     assert!(fetched.received < 5 * MIB as u64 / 2, "{fetched:?}");
     let all = fetched.local + fetched.received - fetched.duplicate;
-    assert_eq!((all, fetched.zero), (blob.len(), 0), "not a byte comes of what is here: {fetched:?}");
+    assert_eq!(
+        (all, fetched.zero),
+        (blob.len(), 0),
+        "not a byte comes of what is here: {fetched:?}"
+    );
     // it has the recipe now, and others get both from it
     let next = honest(&here).await;
     let (_dir, third) = store();
