@@ -5,6 +5,7 @@
 //! - [`store`]: a directory of blobs, complete and partial. Blocking; call it from threads that may
 //!   block. Only verified bytes go in, only verified bytes come out.
 //! - [`recipe`]: of what chunks blobs are made, and what of a new one is here already.
+//! - [`seekable`]: compressed images of which any part can be read.
 //! - [`quota`]: which blobs go when there is no room. Pure.
 //! - [`wire`], [`fetch`], [`serve`]: the exchange protocol and its two policies, sans-IO. Time and
 //!   randomness are parameters; nothing here opens a socket.
@@ -23,6 +24,7 @@ pub mod news;
 pub mod quota;
 pub mod rates;
 pub mod recipe;
+pub mod seekable;
 pub mod serve;
 pub mod store;
 pub mod throttle;

@@ -16,7 +16,7 @@ const BLOCK: usize = 4096;
 const BATCH: usize = 2 * CHUNK_MAX;
 
 /// Cuts content as it goes by. Holds a few MiB at most, and the chunks until they are taken.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Cutter {
     /// What has not been cut yet; does not end with a zero.
     waiting: Vec<u8>,
@@ -25,9 +25,25 @@ pub struct Cutter {
     chunks: Vec<Chunk>,
     /// How many chunks have been cut, taken ones too.
     cut: usize,
+    /// The longest run of zeros that is one chunk.
+    zeros_max: u64,
+}
+
+impl Default for Cutter {
+    /// With runs of zeros as long as a recipe may name.
+    fn default() -> Self {
+        Self::with_zeros(ZERO_MAX.into())
+    }
 }
 
 impl Cutter {
+    /// The same with runs of at most so many zeros, at least [`CHUNK_MIN`]: told as soon as they are that long.
+    #[must_use]
+    pub fn with_zeros(most: u64) -> Self {
+        let zeros_max = most.clamp(CHUNK_MIN as u64, ZERO_MAX.into());
+        Self { waiting: Vec::new(), zeros: 0, chunks: Vec::new(), cut: 0, zeros_max }
+    }
+
     /// Takes the next bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         for block in bytes.chunks(BLOCK) {
@@ -50,6 +66,14 @@ impl Cutter {
     /// Takes the next bytes, which are zeros: a hole in a file, that need not be read.
     pub fn push_zeros(&mut self, len: u64) {
         self.zeros = self.zeros.saturating_add(len);
+        if self.zeros >= self.zeros_max {
+            self.cut(true);
+        }
+        while self.zeros >= self.zeros_max {
+            self.zeros -= self.zeros_max;
+            let len = u32::try_from(self.zeros_max).unwrap_or(ZERO_MAX);
+            self.keep(Chunk { len, kind: Kind::Zero });
+        }
     }
 
     /// The chunks that have been cut since the last time.

@@ -13,31 +13,46 @@ use super::entry::{Entry, State, lock};
 use super::{BlobStore, IngestError, Inner, NoSpace, RecipeStoreError, sparse};
 use crate::layer::{LayerBuilder, LengthError, PieceLayer};
 use crate::recipe::{Chunk, Cutter, Recipe, WORTH, is_compressed};
+use crate::seekable;
 
 /// Read at a time: long enough for blake3's vector code, short enough for any machine.
 const BUFFER: usize = 256 << 10;
 
 /// What is compressed says so in its first bytes.
-const HEAD: usize = 8;
+const HEAD: usize = seekable::HEAD;
+/// First bytes of zstd, which may have a table of its frames.
+const ZSTD: [u8; 4] = *b"\x28\xb5\x2f\xfd";
 
 /// Makes a recipe of what goes by.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Cook {
     head: Vec<u8>,
-    cutter: Cutter,
+    /// `None`: its frames are its chunks, if it has any.
+    cutter: Option<Cutter>,
+}
+
+impl Default for Cook {
+    fn default() -> Self {
+        Self { head: Vec::new(), cutter: Some(Cutter::default()) }
+    }
 }
 
 impl Cook {
     /// Takes the next bytes; whether a recipe is (still) of use.
     fn push(&mut self, bytes: &[u8]) -> bool {
         self.head.extend(bytes.iter().take(HEAD.saturating_sub(self.head.len())));
-        self.cutter.push(bytes);
-        !is_compressed(&self.head) && !self.cutter.is_too_many()
+        if seekable::is_image(&self.head) || self.head.starts_with(&ZSTD) {
+            self.cutter = None;
+            return true;
+        }
+        let Some(cutter) = &mut self.cutter else { return true };
+        cutter.push(bytes);
+        !is_compressed(&self.head) && !cutter.is_too_many()
     }
 
-    fn finish(self) -> Option<Vec<Chunk>> {
-        let many = self.cutter.is_too_many();
-        let chunks = self.cutter.finish();
+    fn finish(self, frames: impl FnOnce() -> Option<Vec<Chunk>>) -> Option<Vec<Chunk>> {
+        let many = self.cutter.as_ref().is_some_and(Cutter::is_too_many);
+        let chunks = self.cutter.map_or_else(frames, |c| Some(c.finish()))?;
         (!many && chunks.len() <= limits::RECIPE_CHUNKS as usize).then_some(chunks)
     }
 }
@@ -53,8 +68,8 @@ impl BlobStore {
     pub fn ingest(&self, reader: &mut dyn Read, len: u64) -> Result<BlobRef, IngestError> {
         let mut cook = (len >= WORTH).then(Cook::default);
         let blob = self.take_in(reader, len, &mut cook)?;
-        if let Some(chunks) = cook.and_then(Cook::finish)
-            && self.recipe(&blob.root).is_none()
+        if self.recipe(&blob.root).is_none()
+            && let Some(chunks) = cook.and_then(|c| c.finish(|| self.frames(&blob)))
         {
             let made = Recipe::new(&blob, chunks).map_err(RecipeStoreError::from);
             if let Err(error) = made.and_then(|recipe| self.put_recipe(&recipe)) {
@@ -62,6 +77,12 @@ impl BlobStore {
             }
         }
         Ok(blob)
+    }
+
+    /// The frames of a compressed image that is here, if it is one.
+    fn frames(&self, blob: &BlobRef) -> Option<Vec<Chunk>> {
+        let file = File::open(self.path(&blob.root)?).ok()?;
+        seekable::Reader::open(file).and_then(|image| image.chunks()).ok()
     }
 
     /// The same without a recipe.

@@ -18,7 +18,7 @@ mod parts;
 mod pieces;
 mod recipes;
 mod recover;
-mod sparse;
+pub(crate) mod sparse;
 mod usage;
 
 use std::collections::BTreeMap;

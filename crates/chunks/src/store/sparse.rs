@@ -14,7 +14,7 @@ const RUN: usize = 64 << 10;
 
 /// Writes bytes at an offset of a file that has room for them. Where runs of [`RUN`] zeros would be, aligned to
 /// that in the file, holes are made instead.
-pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     let mut rest = bytes;
     let mut at = offset;
     while !rest.is_empty() {
