@@ -371,7 +371,7 @@ impl Reader {
         };
         let mut out = Vec::with_capacity(self.frames.len() + 1);
         let mut bytes = Vec::new();
-        for range in frames.chain([self.table..end]).flat_map(pieces) {
+        for range in frames.chain(std::iter::once(self.table..end)).flat_map(pieces) {
             bytes.resize(usize::try_from(range.end - range.start).unwrap_or(0), 0);
             self.file.read_exact_at(&mut bytes, range.start).map_err(SeekableError::Read)?;
             let len = u32::try_from(bytes.len()).unwrap_or(0);
@@ -480,9 +480,10 @@ mod tests {
                 let mut bad = good.clone();
                 bad[at] ^= bit;
                 let Ok(mut reader) = open(&bad) else { continue };
-                // only how the content is divided can be wrong then
+                // how the content is divided is wrong, or bits that mean nothing
                 let mut out = vec![0; reader.len() as usize];
-                assert!(reader.read_range(0, &mut out).is_err(), "byte {at}");
+                let read = reader.read_range(0, &mut out);
+                assert!(read.is_err() || out == content, "byte {at}");
             }
         }
         assert!(matches!(open(&good[..good.len() - 1]), Err(SeekableError::NoTable)));

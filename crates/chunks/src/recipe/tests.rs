@@ -334,6 +334,37 @@ fn zeros_come_from_nowhere_and_take_no_room() {
 }
 
 #[test]
+fn a_second_version_of_a_compressed_image_lacks_little_more_than_its_new_frames() {
+    let (_dir, store) = open();
+    let mut old = noise(12 * MIB, 1);
+    old.extend(b"0123456789".iter().copied().cycle().take(6 * MIB));
+    old.extend(noise(4 * MIB, 2));
+    let image = |content: &[u8]| {
+        let mut out = Vec::new();
+        crate::seekable::write(&mut &content[..], &mut out, 3).unwrap();
+        out
+    };
+    let (first, second) = (image(&old), image(&changed(&old, 5, 3)));
+    assert!(first.len() < 17 * MIB);
+    ingest(&store, &first);
+    let (_other, full) = open();
+    let blob = ingest(&full, &second);
+    let recipe = full.load_recipe(&blob.root).unwrap();
+    assert!(recipe.chunks().len() > 40, "a chunk for each frame");
+    store.begin(&full.layer(&blob.root).unwrap()).unwrap();
+    let (plan, seeds) = plan_from(&store, blob, recipe);
+    let missing = plan.chunks().filter(|(.., place)| *place == Place::Missing);
+    let missing: u64 = missing.map(|(range, ..)| range.end - range.start).sum();
+    assert!(missing < second.len() as u64 / 5, "{missing} of {}", second.len());
+    let done = run(&store, &plan, &seeds);
+    assert_eq!(done.wrong, 0);
+    complete(&store, &second, &done);
+    // what others compressed without a table has no recipe
+    let plain = zstd::bulk::compress(&old, 1).unwrap();
+    assert!(store.recipe(&ingest(&store, &plain).root).is_none());
+}
+
+#[test]
 fn a_file_that_holds_an_older_version_is_a_seed() {
     let (dir, store) = open();
     let mut old = noise(20 * MIB, 1);
