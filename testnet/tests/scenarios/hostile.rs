@@ -96,7 +96,11 @@ async fn answer(blobs: &BlobStore, manner: Manner, mut stream: NetStream) -> Res
                 let reason = Refusal::Busy;
                 ToDownloader::Refused { piece, reason, others: vec![] }.encode(&mut out);
             }
-            ToSource::GetLayer { .. } | ToSource::Request { .. } | ToSource::Cancel { .. } => {}
+            ToSource::GetLayer { .. }
+            | ToSource::Request { .. }
+            | ToSource::RequestParts { .. }
+            | ToSource::Held { .. }
+            | ToSource::Cancel { .. } => {}
         }
         stream.write_all(&out).await?;
         stream.flush().await?;
