@@ -86,6 +86,10 @@ pub(super) async fn run(context: &Context, args: FetchArgs) -> Result<(), CliErr
             format!("{} came from {}", format::size(n), format::count(fetched.sources, "node"))
         }
     };
+    if !args.delta_from.is_empty() && fetched.local == 0 && fetched.received > 0 {
+        context
+            .tell("Nothing could be taken from older versions: the log of the node may say why.");
+    }
     let saved = match (fetched.local, fetched.zero) {
         (0, 0) => String::new(),
         (local, 0) => format!(", {} were here in older versions", format::size(local)),

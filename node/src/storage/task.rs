@@ -1,5 +1,6 @@
 //! The task behind the storage: cleans after what came and each minute, fetches what people ask for,
-//! mends what the disk damaged, and announces the pinned blobs.
+//! mends what the disk damaged, makes the recipes of blobs that have come, and announces the pinned
+//! blobs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::fetches::Ask;
 use super::{Cleaning, Storage};
@@ -30,6 +31,8 @@ pub struct Task {
     storage: Storage,
     asks: mpsc::Receiver<Ask>,
     fetches: JoinSet<()>,
+    /// Makes recipes, one after the other.
+    cooking: JoinSet<()>,
 }
 
 /// Ends then; never without a time.
@@ -42,7 +45,7 @@ async fn until(time: Option<Instant>) {
 
 impl Task {
     pub(super) fn new(storage: Storage, asks: mpsc::Receiver<Ask>) -> Self {
-        Self { storage, asks, fetches: JoinSet::new() }
+        Self { storage, asks, fetches: JoinSet::new(), cooking: JoinSet::new() }
     }
 
     /// Runs until shutdown.
@@ -57,12 +60,14 @@ impl Task {
                 biased;
                 () = shutdown.cancelled() => break,
                 Some(_) = self.fetches.join_next(), if !self.fetches.is_empty() => {}
+                Some(_) = self.cooking.join_next(), if !self.cooking.is_empty() => {}
                 Some(ask) = self.asks.recv() => self.start(ask),
                 () = self.storage.inner.wake.notified() => {
                     due.get_or_insert_with(|| Instant::now() + PAUSE);
                 }
                 () = until(due) => {
                     self.clean().await;
+                    self.cook(&shutdown);
                     due = None;
                     cleaned = Instant::now();
                 }
@@ -73,6 +78,7 @@ impl Task {
                     }
                     if cleaned.elapsed() >= CLEAN {
                         self.clean().await;
+                        self.cook(&shutdown);
                         cleaned = Instant::now();
                     }
                     let again = announced.is_none_or(|at| at.elapsed() >= ANNOUNCE);
@@ -96,6 +102,22 @@ impl Task {
         if let Ok(Err(error)) = clean.await {
             warn!(%error, "cannot look whether the blobs take too much room");
         }
+    }
+
+    /// Begins to make the recipes that are missing, unless that is under way. It reads a few hundred MB a
+    /// second, mostly of what has just been written.
+    fn cook(&mut self, shutdown: &CancellationToken) {
+        if !self.cooking.is_empty() {
+            return;
+        }
+        let (storage, stop) = (self.storage.clone(), shutdown.clone());
+        self.cooking.spawn_blocking(move || {
+            for root in storage.blobs().without_recipe() {
+                if let Err(error) = storage.blobs().make_recipe(&root, &|| !stop.is_cancelled()) {
+                    debug!(blob = %root.short(), %error, "a blob has no recipe");
+                }
+            }
+        });
     }
 
     async fn announce(&self) {

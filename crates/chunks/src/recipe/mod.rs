@@ -23,8 +23,8 @@ use thiserror::Error;
 pub use self::assemble::{Assembled, PARTS, assemble};
 pub use self::cut::Cutter;
 pub(crate) use self::cut::leading_zeros;
-pub use self::plan::{Local, Place, Plan, Segment};
-pub use self::seed::{Seed, SeedError, scan};
+pub use self::plan::{Local, Place, Plan};
+pub use self::seed::{Seed, SeedError};
 
 /// Shortest chunk, in bytes, but for those before a run of zeros or the end; also the shortest run of
 /// zeros that is one of its own.
@@ -116,7 +116,7 @@ pub struct Recipe {
 #[must_use]
 pub fn most_bytes(len: u64) -> u64 {
     let most = codec::HEADER as u64 + u64::from(limits::RECIPE_CHUNKS) * codec::CHUNK as u64;
-    (len / 128 + (4 << 10)).min(most)
+    (len / 512 + (4 << 10)).min(most)
 }
 
 impl Recipe {

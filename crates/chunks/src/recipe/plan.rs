@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use p2pinst_types::{BlobRef, Hash, PieceIndex};
+use p2pinst_types::{BlobRef, Hash};
 
 use super::{Chunk, Kind, Recipe};
 
@@ -25,15 +25,6 @@ pub enum Place {
     Local(Local),
     /// It has to be fetched.
     Missing,
-}
-
-/// A part of a piece.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segment {
-    /// Bytes.
-    pub len: u32,
-    /// Where they come from; of [`Place::Local`] with the offset of this part.
-    pub place: Place,
 }
 
 /// A recipe, and what of it is here.
@@ -114,40 +105,5 @@ impl Plan {
                 _ => Place::Missing,
             },
         }
-    }
-
-    /// The pieces with what they are made of, in order.
-    pub fn pieces(&self) -> impl Iterator<Item = (PieceIndex, Vec<Segment>)> + '_ {
-        let mut chunks = self.chunks();
-        let mut current: Option<(Range<u64>, Place)> = None;
-        self.blob.indices().map(move |piece| {
-            let range = self.blob.range(piece).unwrap_or_default();
-            let mut segments: Vec<Segment> = Vec::new();
-            let mut at = range.start;
-            while at < range.end {
-                let next = current.take().filter(|(r, _)| r.end > at);
-                let Some((bytes, place)) = next.or_else(|| chunks.next().map(|(r, _, p)| (r, p)))
-                else {
-                    break;
-                };
-                let end = bytes.end.min(range.end);
-                let len = u32::try_from(end.saturating_sub(at)).unwrap_or(0);
-                let skip = at.saturating_sub(bytes.start);
-                let here = match place {
-                    Place::Local(l) => Place::Local(Local { offset: l.offset + skip, ..l }),
-                    other => other,
-                };
-                match segments.last_mut() {
-                    Some(last) if last.place == here && here != Place::Missing => last.len += len,
-                    Some(last) if last.place == Place::Missing && here == Place::Missing => {
-                        last.len += len;
-                    }
-                    _ => segments.push(Segment { len, place: here }),
-                }
-                at = end;
-                current = Some((bytes, place));
-            }
-            (piece, segments)
-        })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use p2pinst_types::Hash;
@@ -46,40 +46,53 @@ impl Seed {
     }
 }
 
-/// Looks through a file or a block device for what a plan lacks, and gives it to the plan as the seed of that
-/// number. Holes are not read. Blocking, at about the speed of the disk; `go_on` is asked each MiB.
-///
-/// # Errors
-/// When it cannot be read, or is no file and no block device.
-pub fn scan(
-    path: &Path,
-    number: usize,
-    plan: &mut Plan,
-    go_on: &mut dyn FnMut() -> bool,
-) -> Result<Seed, SeedError> {
-    let scanned = look_through(path, number, plan, go_on);
-    scanned.map(Seed).map_err(|source| SeedError { path: path.to_owned(), source })
+impl Seed {
+    /// Opens a file or a block device that may hold an older version.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is neither.
+    pub fn open(path: &Path) -> Result<Self, SeedError> {
+        let failed = |source| SeedError { path: path.to_owned(), source };
+        // without waiting: opening a pipe would wait for a writer, and reading one
+        let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+        let opened = File::options().read(true).custom_flags(flags).open(path);
+        let file = opened.map_err(failed)?;
+        let kind = file.metadata().map_err(failed)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(failed(io::Error::other("it is neither a file nor a disk")));
+        }
+        Ok(Self(file))
+    }
+
+    /// Looks through it for what a plan lacks, and gives that to the plan as of the seed of this number.
+    /// Holes are not read. Blocking, at about the speed of the disk; `go_on` is asked each MiB.
+    ///
+    /// # Errors
+    /// When it cannot be read; what was found before counts.
+    pub fn scan(
+        &mut self,
+        number: usize,
+        plan: &mut Plan,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> io::Result<()> {
+        look_through(&mut self.0, number, plan, go_on)
+    }
 }
 
 fn look_through(
-    path: &Path,
+    file: &mut File,
     number: usize,
     plan: &mut Plan,
     go_on: &mut dyn FnMut() -> bool,
-) -> io::Result<File> {
-    // looked at before it is opened: opening a pipe would wait for a writer
-    let kind = path.metadata()?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
-        return Err(io::Error::other("it is neither a file nor a disk"));
-    }
-    let mut file = File::open(path)?;
+) -> io::Result<()> {
+    let is_file = file.metadata()?.is_file();
     let mut cutter = Cutter::default();
     let (mut offset, mut at) = (0, 0);
     let mut data_until = 0;
     let mut buffer = vec![0; BUFFER];
     while plan.is_lacking() && go_on() {
-        if kind.is_file() && at >= data_until {
-            let data = match rustix::fs::seek(&file, Hole::Data(at)) {
+        if is_file && at >= data_until {
+            let data = match rustix::fs::seek(&*file, Hole::Data(at)) {
                 Ok(data) => data,
                 // no data from here to the end
                 Err(Errno::NXIO) => file.metadata()?.len(),
@@ -87,7 +100,7 @@ fn look_through(
             };
             cutter.push_zeros(data.saturating_sub(at));
             at = data.max(at);
-            data_until = rustix::fs::seek(&file, Hole::Hole(at)).unwrap_or(u64::MAX);
+            data_until = rustix::fs::seek(&*file, Hole::Hole(at)).unwrap_or(u64::MAX);
             file.seek(SeekFrom::Start(at))?;
         }
         let n = match file.read(&mut buffer) {
@@ -101,5 +114,5 @@ fn look_through(
         offset = plan.offer(number, offset, &cutter.take());
     }
     plan.offer(number, offset, &cutter.finish());
-    Ok(file)
+    Ok(())
 }

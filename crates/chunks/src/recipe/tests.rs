@@ -224,6 +224,9 @@ fn archives_have_no_recipe_and_small_files_neither() {
     bytes[..2].copy_from_slice(b"\x1f\x8b");
     assert!(store.recipe(&ingest(&store, &bytes).root).is_none());
     assert!(store.recipe(&ingest(&store, &noise(7 * MIB, 1)).root).is_none());
+    assert!(store.without_recipe().is_empty());
+    let archive = ingest(&store, &bytes);
+    assert_eq!(store.make_recipe(&archive.root, &|| true).unwrap(), None);
 }
 
 #[test]
@@ -244,12 +247,13 @@ fn a_recipe_comes_and_goes_with_its_blob() {
     assert!(store.remove(&blob.root).unwrap());
     assert!(store.list().is_empty());
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "only the lock is left");
-    // its file is damaged, or the recipe is
+    // it is lost, or its name is damaged: it is made again
     let blob = ingest(&store, &bytes);
-    store.drop_recipe(&blob.root).unwrap();
-    assert_eq!(store.recipe(&blob.root), None);
-    assert_eq!(store.list().len(), 1);
-    ingest(&store, &bytes);
+    store.remove(&named.blob.root).unwrap();
+    assert_eq!((store.recipe(&blob.root), store.list().len()), (None, 1));
+    assert_eq!(store.without_recipe(), [blob.root]);
+    assert_eq!(store.make_recipe(&blob.root, &|| true).unwrap(), Some(named));
+    assert_eq!((store.without_recipe(), store.list().len()), (Vec::new(), 2));
     let path = dir.path().join(format!("{}.recipe", blob.root));
     drop(store);
     fs::write(&path, "nonsense").unwrap();
@@ -257,6 +261,32 @@ fn a_recipe_comes_and_goes_with_its_blob() {
     assert_eq!(store.recipe(&blob.root), None);
     assert!(!path.exists());
     assert!(store.status(&blob.root).unwrap().complete);
+    assert_eq!(store.make_recipe(&blob.root, &|| true).unwrap(), Some(named));
+}
+
+#[test]
+fn what_peers_say_is_a_hint_until_the_blob_is_whole() {
+    let ((_d1, full), (dir, store)) = (open(), open());
+    let bytes = noise(9 * MIB, 1);
+    let blob = ingest(&full, &bytes);
+    let lie = Recipe::new(&blob, vec![Chunk { len: 9 << 20, kind: Kind::Zero }]).unwrap();
+    let named = ingest(&store, &lie.encode());
+    let layer = layer_of(&bytes);
+    store.begin(&layer).unwrap();
+    assert_eq!(store.adopt_recipe(&blob, &named).unwrap(), lie);
+    assert_eq!(store.recipe(&blob.root).unwrap().blob, named, "it is given on");
+    assert!(store.seeds(9).is_empty() && store.recipe_of(&named.root).is_none());
+    for (piece, part) in blob.indices().zip(bytes.chunks(65_536)) {
+        store.put_piece(&blob.root, piece, part).unwrap();
+    }
+    assert_eq!(store.without_recipe(), [blob.root]);
+    assert_eq!(store.make_recipe(&blob.root, &|| true).unwrap(), full.recipe(&blob.root));
+    assert_eq!(store.load_recipe(&blob.root).unwrap(), recipe_of(&bytes));
+    assert_eq!(store.seeds(9), [blob]);
+    // the lie is a blob like any other, and stays when the blob goes
+    store.remove(&blob.root).unwrap();
+    assert!(store.status(&named.root).unwrap().complete);
+    drop(dir);
 }
 
 #[test]
@@ -378,14 +408,14 @@ fn a_file_that_holds_an_older_version_is_a_seed() {
     let layer = layer_of(&new);
     store.begin(&layer).unwrap();
     let mut plan = Plan::new(*layer.blob(), recipe_of(&new)).unwrap();
-    let seed = scan(&path, 0, &mut plan, &mut || true).unwrap();
+    let mut seed = Seed::open(&path).unwrap();
+    seed.scan(0, &mut plan, &mut || true).unwrap();
     let done = run(&store, &plan, &[seed]);
     assert!(done.local > 11 * MIB as u64, "{done:?}");
     complete(&store, &new, &done);
     // it has nothing, or is nothing
-    let mut plan = Plan::new(*layer.blob(), recipe_of(&new)).unwrap();
-    assert!(scan(&dir.path().join("none"), 0, &mut plan, &mut || true).is_err());
-    let error = scan(dir.path(), 0, &mut plan, &mut || true).unwrap_err().to_string();
+    assert!(Seed::open(&dir.path().join("none")).is_err());
+    let error = Seed::open(dir.path()).unwrap_err().to_string();
     assert!(error.contains("neither a file nor a disk"), "{error}");
 }
 
@@ -539,29 +569,18 @@ proptest! {
     }
 
     #[test]
-    fn a_plan_covers_each_piece_exactly(chunks in any_chunks(), here in any_chunks(), log2 in 16u8..20) {
+    fn a_plan_covers_the_blob_exactly(chunks in any_chunks(), here in any_chunks(), log2 in 16u8..20) {
         let len: u64 = chunks.iter().map(|c| u64::from(c.len)).sum();
         let blob = BlobRef::with_piece_log2(Hash([9; 32]), len, log2).unwrap();
         let Ok(recipe) = Recipe::new(&blob, chunks.clone()) else { return Ok(()) };
         let mut plan = Plan::new(blob, recipe).unwrap();
         let end = plan.offer(3, 1000, &here);
         prop_assert_eq!(end, 1000 + here.iter().map(|c| u64::from(c.len)).sum::<u64>());
-        let mut places = Vec::new();
-        let mut pieces = 0;
-        for (piece, segments) in plan.pieces() {
-            prop_assert_eq!(piece, PieceIndex(pieces));
-            pieces += 1;
-            let range = blob.range(piece).unwrap();
-            prop_assert_eq!(segments.iter().map(|s| u64::from(s.len)).sum::<u64>(), range.end - range.start);
-            places.extend(segments);
-        }
-        prop_assert_eq!(pieces, blob.pieces());
-        // byte for byte the same as the chunks say
-        let missing = |m: u64, s: &Segment| m + if s.place == Place::Missing { u64::from(s.len) } else { 0 };
-        let by_pieces = places.iter().fold(0, missing);
-        let by_chunks: u64 = plan.chunks().filter(|(_, _, p)| *p == Place::Missing).map(|(r, _, _)| r.end - r.start).sum();
-        prop_assert_eq!(by_pieces, by_chunks);
-        for (_, chunk, place) in plan.chunks() {
+        let mut at = 0;
+        for ((range, chunk, place), expected) in plan.chunks().zip(&chunks) {
+            prop_assert_eq!((range.start, range.end), (at, at + u64::from(expected.len)));
+            at = range.end;
+            prop_assert_eq!(&chunk, expected);
             match place {
                 Place::Zero => prop_assert_eq!(chunk.kind, Kind::Zero),
                 Place::Missing => prop_assert!(!here.contains(&chunk)),
@@ -577,5 +596,6 @@ proptest! {
                 }
             }
         }
+        prop_assert_eq!(at, len);
     }
 }

@@ -68,15 +68,44 @@ impl BlobStore {
     pub fn ingest(&self, reader: &mut dyn Read, len: u64) -> Result<BlobRef, IngestError> {
         let mut cook = (len >= WORTH).then(Cook::default);
         let blob = self.take_in(reader, len, &mut cook)?;
-        if self.recipe(&blob.root).is_none()
-            && let Some(chunks) = cook.and_then(|c| c.finish(|| self.frames(&blob)))
-        {
-            let made = Recipe::new(&blob, chunks).map_err(RecipeStoreError::from);
-            if let Err(error) = made.and_then(|recipe| self.put_recipe(&recipe)) {
-                tracing::warn!(%error, blob = %blob.root.short(), "A blob has no recipe.");
+        if len >= WORTH && self.own_recipe(&blob.root).is_none() {
+            match cook.and_then(|c| c.finish(|| self.frames(&blob))) {
+                None => self.wants_no_recipe(&blob.root),
+                Some(chunks) => {
+                    let made = Recipe::new(&blob, chunks).map_err(RecipeStoreError::from);
+                    if let Err(error) = made.and_then(|recipe| self.put_recipe(&recipe)) {
+                        tracing::warn!(%error, blob = %blob.root.short(), "A blob has no recipe.");
+                    }
+                }
             }
         }
         Ok(blob)
+    }
+
+    /// The chunks of a blob that is here, of which this is the file; `None`: a recipe is of no use.
+    pub(super) fn cook(
+        &self,
+        blob: &BlobRef,
+        file: &mut File,
+        go_on: &dyn Fn() -> bool,
+    ) -> io::Result<Option<Vec<Chunk>>> {
+        let mut cook = Cook::default();
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            if !go_on() {
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "it was told to stop"));
+            }
+            let n = fill(file, &mut buffer)?;
+            if n == 0 {
+                return Ok(cook.finish(|| self.frames(blob)));
+            }
+            if !cook.push(buffer.get(..n).unwrap_or_default()) {
+                return Ok(None);
+            }
+            if cook.cutter.is_none() {
+                return Ok(self.frames(blob));
+            }
+        }
     }
 
     /// The frames of a compressed image that is here, if it is one.

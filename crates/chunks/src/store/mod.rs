@@ -132,12 +132,11 @@ impl BlobStore {
     pub fn remove(&self, root: &Hash) -> Result<bool, SyncError> {
         let inner = &*self.inner;
         let _shape = lock(&inner.shape);
-        let recipe = inner.forget_recipe(root)?;
-        let removed = inner.remove_one(root)?;
-        if let Some(recipe) = recipe {
+        // the recipe first: what names it stays until it is gone
+        if let Some(recipe) = inner.forget_recipe(root) {
             inner.remove_one(&recipe)?;
         }
-        Ok(removed)
+        Ok(inner.remove_one(root)?)
     }
 
     /// Bytes free on the filesystem of the store.

@@ -49,7 +49,8 @@ impl BlobStore {
         }
         for range in others(missing, bytes.len()) {
             let part = bytes.get(range.clone()).unwrap_or_default();
-            sparse::write_at(&file, part, start + range.start as u64).context("write", &path)?;
+            // no holes on the word of a recipe: the room stays reserved
+            file.write_all_at(part, start + range.start as u64).context("write", &path)?;
         }
         Ok(())
     }

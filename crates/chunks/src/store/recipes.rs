@@ -1,11 +1,13 @@
 //! The recipes of blobs: blobs of the store themselves, that come and go with those which they describe.
 //!
-//! Which recipe belongs to a blob stands in a small file beside it. It is written before the recipe is here,
-//! so that a crash in between leaves a name without a recipe, which says nothing; and only for a recipe
-//! that was made here or whose content was looked at, so that nobody can make another blob the recipe
-//! of one, to be hidden and removed with it.
+//! Which recipe belongs to a blob stands in a small file beside it, and only for a recipe that was made here,
+//! of the blob's own bytes: as the cuts depend on nothing else, all nodes make the same. A crash leaves a recipe
+//! without a name, which is a blob that nobody needs, or a name without a recipe, which says nothing.
+//!
+//! A recipe that came from a peer is a hint for as long as the blob is not whole: it is given on, and nothing
+//! else; the store does not hide it, and does not remove it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -16,7 +18,7 @@ use thiserror::Error;
 
 use super::disk::{self, Kind};
 use super::{BlobStore, IngestError, Inner, ReadError};
-use crate::recipe::{Named, Recipe, RecipeError, Seed, most_bytes};
+use crate::recipe::{Named, Recipe, RecipeError, Seed, WORTH, most_bytes};
 
 /// First bytes of a `.recipe` file; the last is the version of the format.
 const MAGIC: [u8; 8] = *b"p2pircs\x01";
@@ -51,11 +53,16 @@ pub enum RecipeStoreError {
 pub(super) struct Recipes {
     of: BTreeMap<Hash, Named>,
     owner: BTreeMap<Hash, Hash>,
+    /// What peers say of blobs that are not whole.
+    hints: BTreeMap<Hash, Named>,
+    /// Blobs that were looked at, and for which none is of use.
+    useless: BTreeSet<Hash>,
 }
 
 impl Recipes {
     fn set(&mut self, root: Hash, named: Named) {
         self.unset(&root);
+        self.hints.remove(&root);
         self.owner.insert(named.blob.root, root);
         self.of.insert(root, named);
     }
@@ -116,11 +123,11 @@ pub(super) fn recall(
         let path = Kind::Recipe.path(dir, root);
         let named = match fs::metadata(&path) {
             Ok(meta) if meta.len() == (LEN + Hash::LEN) as u64 => {
-                decode(root, &fs::read(&path).context("read", &path)?)
+                fs::read(&path).ok().and_then(|bytes| decode(root, &bytes))
             }
-            Ok(_) => None,
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(e).context("read", &path),
+            // what cannot be read is made anew
+            Ok(_) | Err(_) => None,
         };
         match named.filter(|_| has(root)) {
             Some(named) => recipes.set(*root, named),
@@ -131,9 +138,16 @@ pub(super) fn recall(
 }
 
 impl BlobStore {
-    /// The recipe of a blob, if it is here, whole.
+    /// The recipe of a blob, if it is here, whole; of a blob that is not, what peers say is its recipe.
     #[must_use]
     pub fn recipe(&self, root: &Hash) -> Option<Named> {
+        let hint = || self.inner.read_recipes(|r| r.hints.get(root).copied());
+        let named = self.own_recipe(root).or_else(hint)?;
+        self.inner.entry(&named.blob.root).filter(|e| e.is_complete()).map(|_| named)
+    }
+
+    /// The recipe that was made here.
+    pub(super) fn own_recipe(&self, root: &Hash) -> Option<Named> {
         let named = self.inner.read_recipes(|r| r.of.get(root).copied())?;
         self.inner.entry(&named.blob.root).filter(|e| e.is_complete()).map(|_| named)
     }
@@ -144,11 +158,10 @@ impl BlobStore {
         self.inner.read_recipes(|r| r.owner(recipe)).filter(|root| self.inner.entry(root).is_some())
     }
 
-    /// Takes in the recipe of a blob that is here, at least in part.
+    /// Takes in the recipe of a blob that is here, at least in part. It was made here: nobody checks it.
     ///
     /// # Errors
-    /// When the blob is not here, or the disk is full or fails; then the blob has the recipe that it
-    /// had.
+    /// When the blob is not here, or the disk is full or fails.
     pub fn put_recipe(&self, recipe: &Recipe) -> Result<Named, RecipeStoreError> {
         let bytes = recipe.encode();
         let len = bytes.len() as u64;
@@ -156,20 +169,75 @@ impl BlobStore {
         builder.update(&bytes);
         let layer = builder.finish().map_err(IngestError::from)?;
         let named = Named { blob: *layer.blob(), zeros: recipe.zeros() };
-        self.name_recipe(recipe.root(), named)?;
         self.ingest_plain(&mut bytes.as_slice(), len)?;
+        self.name_recipe(recipe.root(), named)?;
         Ok(named)
     }
 
-    /// Keeps a recipe that came from a peer, if that is what it is: reads it, and binds it to its blob.
+    /// Makes the recipe of a blob that is whole, unless it has one; `None`: none is of use. Reads all of it, as
+    /// long as `go_on` says so.
     ///
     /// # Errors
-    /// When it is not whole, not the recipe of that blob, or cannot be bound to it.
+    /// When the blob is not here or cannot be read, it was told to stop, or the recipe cannot be stored.
+    pub fn make_recipe(
+        &self,
+        root: &Hash,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Named>, RecipeStoreError> {
+        if let Some(named) = self.own_recipe(root) {
+            return Ok(Some(named));
+        }
+        let unknown = || RecipeStoreError::Unknown { root: *root };
+        let blob = self.inner.entry(root).ok_or_else(unknown)?.blob;
+        let path = self.path(root).ok_or_else(unknown)?;
+        let mut file = File::open(&path).context("open", &path)?;
+        let chunks = self.cook(&blob, &mut file, go_on).context("read", &path)?;
+        let Some(chunks) = chunks else {
+            self.wants_no_recipe(root);
+            return Ok(None);
+        };
+        let recipe = Recipe::new(&blob, chunks).inspect_err(|_| self.wants_no_recipe(root))?;
+        self.put_recipe(&recipe).map(Some)
+    }
+
+    /// A blob was looked at, and a recipe is of no use.
+    pub(super) fn wants_no_recipe(&self, root: &Hash) {
+        self.inner.write_recipes(|r| {
+            r.hints.remove(root);
+            r.useless.insert(*root);
+        });
+    }
+
+    /// Blobs that are whole and may want a recipe.
+    #[must_use]
+    pub fn without_recipe(&self) -> Vec<Hash> {
+        let all = self.inner.all();
+        let whole = all.iter().filter(|e| e.blob.len() >= WORTH && e.is_complete());
+        let roots = whole.map(|e| e.blob.root);
+        let known = |root: &Hash| {
+            self.own_recipe(root).is_some()
+                || self.inner.read_recipes(|r| r.useless.contains(root) || r.owner(root).is_some())
+        };
+        roots.filter(|root| !known(root)).collect()
+    }
+
+    /// Reads a recipe that came from a peer, if that is what it is, and gives it on as long as the blob has
+    /// none of its own.
+    ///
+    /// # Errors
+    /// When it is not whole, or not the recipe of that blob.
     pub fn adopt_recipe(&self, blob: &BlobRef, from: &BlobRef) -> Result<Recipe, RecipeStoreError> {
         let recipe = self.read_recipe(blob, from)?;
         let named = Named { blob: *from, zeros: recipe.zeros() };
-        self.name_recipe(&blob.root, named)?;
+        if self.inner.entry(&blob.root).is_some_and(|e| !e.is_complete()) {
+            self.inner.write_recipes(|r| r.hints.insert(blob.root, named));
+        }
         Ok(recipe)
+    }
+
+    /// What peers said is the recipe of a blob is not.
+    pub fn drop_hint(&self, root: &Hash) {
+        self.inner.write_recipes(|r| r.hints.remove(root));
     }
 
     /// The recipe of a blob with what is in it.
@@ -179,7 +247,7 @@ impl BlobStore {
     pub fn load_recipe(&self, root: &Hash) -> Result<Recipe, RecipeStoreError> {
         let unknown = || RecipeStoreError::Unknown { root: *root };
         let blob = self.inner.entry(root).ok_or_else(unknown)?.blob;
-        let named = self.recipe(root).ok_or_else(unknown)?;
+        let named = self.own_recipe(root).ok_or_else(unknown)?;
         self.read_recipe(&blob, &named.blob)
     }
 
@@ -207,29 +275,13 @@ impl BlobStore {
         Ok(())
     }
 
-    /// The recipe of a blob is wrong: it goes. The blob stays.
-    ///
-    /// # Errors
-    /// When a file cannot be removed.
-    pub fn drop_recipe(&self, root: &Hash) -> Result<(), super::SyncError> {
-        let inner = &*self.inner;
-        let named = {
-            let _shape = super::entry::lock(&inner.shape);
-            inner.write_recipes(|r| r.unset(root))
-        };
-        let Some(named) = named else { return Ok(()) };
-        disk::unlink(&inner.file(Kind::Recipe, root))?;
-        self.remove(&named.blob.root)?;
-        Ok(())
-    }
-
     /// Complete blobs with recipes, those used last first: what a new blob may have in common with.
     #[must_use]
     pub fn seeds(&self, most: usize) -> Vec<BlobRef> {
         let inner = &*self.inner;
         let roots: Vec<Hash> = inner.read_recipes(|r| r.of.keys().copied().collect());
         let here = |root: &Hash| inner.entry(root).filter(|e| e.is_complete());
-        let with_recipe = roots.iter().filter(|root| self.recipe(root).is_some());
+        let with_recipe = roots.iter().filter(|root| self.own_recipe(root).is_some());
         let mut seeds: Vec<_> = with_recipe.filter_map(here).collect();
         seeds.sort_by_key(|e| std::cmp::Reverse(e.usage.last()));
         seeds.iter().take(most).map(|e| e.blob).collect()
@@ -257,15 +309,14 @@ impl Inner {
         change(&mut self.recipes.write().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// The blob goes: the recipe that goes with it.
-    pub(super) fn forget_recipe(&self, root: &Hash) -> Result<Option<Hash>, FileError> {
-        match self.write_recipes(|r| r.unset(root)) {
-            Some(named) => {
-                disk::unlink(&self.file(Kind::Recipe, root))?;
-                Ok(Some(named.blob.root))
-            }
-            None => Ok(None),
-        }
+    /// The blob goes: the recipe that goes with it. The file that names it goes with the blob's own.
+    pub(super) fn forget_recipe(&self, root: &Hash) -> Option<Hash> {
+        self.write_recipes(|r| {
+            r.hints.remove(root);
+            r.useless.remove(root);
+            r.unset(root)
+        })
+        .map(|named| named.blob.root)
     }
 }
 

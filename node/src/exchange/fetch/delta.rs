@@ -1,12 +1,12 @@
 //! What of a blob need not be fetched, because older versions of it are here, or because it is zeros.
 //!
-//! Sources name the blob's recipe when they open it (`p2pinst_chunks::recipe`). It is fetched like any blob, and
-//! compared with the recipes of the blobs that are here and with what people name; the pieces that come out of
-//! that, verified like all others, are here before the scheduler begins. Nobody waits for a recipe when
-//! nothing is here with which the blob could have anything in common; it is then fetched beside the blob, for the
-//! version after this one.
+//! Sources name the blob's recipe when they open it (`p2pinst_chunks::recipe`). Where older blobs are here, or a good
+//! part of the blob is zeros, it is fetched like any blob, and compared with the recipes of the blobs that
+//! are here and with what people name; the pieces that come out of that, verified like all others, are here
+//! before the scheduler begins. Others do without: each node makes the recipe of a whole blob by itself
+//! (`storage`), for the version after this one.
 //!
-//! A recipe is a hint: one that lies, does not come, or is no recipe leaves the fetch as it would be without.
+//! A recipe is a hint: one that lies, does not come in time, or is no recipe leaves the fetch as it would be without.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use p2pinst_chunks::fetch::Input;
-use p2pinst_chunks::recipe::{Assembled, Named, Plan, Recipe, WORTH, assemble, most_bytes, scan};
+use p2pinst_chunks::recipe::{Assembled, Named, Plan, Recipe, Seed, WORTH, assemble, most_bytes};
 use p2pinst_chunks::store::PutError;
 use p2pinst_chunks::wire::{HELD_PIECES, Parts, ToSource};
 use p2pinst_chunks::{BlobStore, Put};
@@ -32,12 +32,19 @@ use super::{FetchError, Running, SharedSources, Stage, Wish};
 const NAMED: usize = 3;
 /// Older blobs that are looked through, those used last first.
 const SEEDS: usize = 64;
-/// How long a recipe may take to come, and the bytes that it may take a second longer for.
-const PATIENCE: (Duration, u64) = (Duration::from_secs(8), 64 << 10);
+/// How long recipes may take to come, all that are tried together; and for each MiB of the blob: a recipe has
+/// a seven-thousandth of it, and comes over the same line.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(4), Duration::from_millis(2));
+/// How long the whole may take, and for each MiB of the blob: what was put together until then counts.
+const LONGEST: (Duration, Duration) = (Duration::from_secs(30), Duration::from_millis(10));
+/// The same where people name disks to be looked through.
+const LONGEST_NAMED: Duration = Duration::from_secs(600);
 /// How long after the first source others may name a recipe that it does not have.
 const HEARING: Duration = Duration::from_millis(300);
-/// How long the end of a fetch waits for a recipe that comes beside it.
-const BESIDE: Duration = Duration::from_secs(2);
+/// Nobody waits for the recipe of a blob of which less than this part is zeros, because of those.
+const ZEROS_WORTH: u64 = 16;
+/// Pieces after which others are told that more of the blob is here.
+const NEWS: u32 = 16;
 
 /// What a task of this has done.
 pub(super) enum Cooked {
@@ -60,6 +67,8 @@ pub(super) struct Delta {
     named: Vec<Named>,
     /// When the first source opened the blob.
     first: Option<Instant>,
+    /// When the work began that is under way, and how long it may take.
+    begun: (Instant, Duration),
     tasks: JoinSet<Cooked>,
     /// What is missing of pieces of which the rest is in its place, unverified.
     partial: BTreeMap<PieceIndex, Parts>,
@@ -82,6 +91,7 @@ impl Delta {
             seeds: open && !blobs.seeds(1).is_empty(),
             named: blobs.recipe(&blob.root).filter(|_| open).into_iter().collect(),
             first: None,
+            begun: (Instant::now(), Duration::ZERO),
             tasks: JoinSet::new(),
             partial: BTreeMap::new(),
             stop: Arc::default(),
@@ -134,35 +144,56 @@ impl Running<'_> {
 
     /// Decides whether to begin with what is here, or with the sources. Says whether the blob is complete.
     pub(super) fn consider(&mut self) -> bool {
-        let waiting = matches!(self.stage, Stage::Seeds);
-        if waiting && self.delta.is_at_work() {
+        // before the layer is here nothing can be built
+        if !matches!(self.stage, Stage::Seeds) {
+            return false;
+        }
+        if self.delta.is_at_work() {
             self.fed = Instant::now(); // what takes long is the disk
+            let (begun, longest) = self.delta.begun;
+            if begun.elapsed() >= longest {
+                self.delta.stop.store(true, Ordering::Relaxed);
+            }
             return false;
         }
         if !self.delta.open {
-            return waiting && self.start();
+            return self.start();
         }
         let here = self.delta.seeds || !self.delta.from.is_empty();
-        let zeros = self.delta.named.iter().any(|n| n.zeros > 0);
-        let heard = self.delta.first.map(|at| at.elapsed());
+        let worth = self.blob.len() / ZEROS_WORTH;
+        let zeros = self.delta.named.iter().any(|n| n.zeros >= worth);
         if !self.delta.named.is_empty() {
             self.delta.open = false;
-            let build = waiting && (here || zeros);
-            self.cook(build);
-            return waiting && !build && self.start();
+            if here || zeros {
+                self.cook();
+                return false;
+            }
+            return self.start();
         }
         // nobody says anything of a recipe yet
+        let heard = self.delta.first.map(|at| at.elapsed());
         let hopeless = heard.is_some_and(|since| !here || since >= HEARING);
-        if waiting && hopeless && !self.delta.from.is_empty() {
+        if !hopeless {
+            return false;
+        }
+        if !self.delta.from.is_empty() {
             let blob = self.blob.root.short();
             warn!(%blob, "nobody has a recipe of the blob: older versions are of no use");
         }
-        waiting && hopeless && self.start()
+        self.delta.open = false;
+        self.start()
     }
 
-    /// Fetches a recipe, and builds what can be built or only keeps it.
-    fn cook(&mut self, build: bool) {
+    /// Fetches a recipe, and builds what can be built.
+    fn cook(&mut self) {
+        let mib = u32::try_from(self.blob.len() >> 20).unwrap_or(u32::MAX);
+        let longest = match self.delta.from.is_empty() {
+            true => LONGEST.0 + LONGEST.1 * mib,
+            false => LONGEST_NAMED,
+        };
+        self.delta.begun = (Instant::now(), longest);
         let cook = Cook {
+            until: Instant::now() + PATIENCE.0 + PATIENCE.1 * mib,
             exchange: self.exchange.clone(),
             blob: self.blob,
             named: std::mem::take(&mut self.delta.named),
@@ -170,7 +201,7 @@ impl Running<'_> {
             from: std::mem::take(&mut self.delta.from),
             stop: Arc::clone(&self.delta.stop),
         };
-        self.delta.tasks.spawn(cook.run(build));
+        self.delta.tasks.spawn(cook.run());
     }
 
     /// A task has ended. Says whether the blob is complete.
@@ -191,6 +222,7 @@ impl Running<'_> {
             Cooked::Nothing => {}
             Cooked::Disk(error) => return Err(error.into()),
         }
+        self.exchange.more(&self.blob.root);
         Ok(matches!(self.stage, Stage::Seeds) && self.start())
     }
 
@@ -237,14 +269,11 @@ impl Running<'_> {
         self.give_up(peer, "it does not take requests");
         self.step(Input::Left { peer })
     }
-
-    /// The blob is complete: its recipe may take a moment longer.
-    pub(super) async fn wait_for_recipe(&mut self) {
-        drop(tokio::time::timeout(BESIDE, self.delta.ended()).await);
-    }
 }
 
 struct Cook {
+    /// When recipes that have not come are done without.
+    until: Instant,
     exchange: Exchange,
     blob: BlobRef,
     named: Vec<Named>,
@@ -254,18 +283,17 @@ struct Cook {
 }
 
 impl Cook {
-    async fn run(self, build: bool) -> Cooked {
+    async fn run(self) -> Cooked {
         for named in &self.named {
             let Some(recipe) = self.recipe(named).await else { continue };
-            if !build {
-                return Cooked::Nothing;
-            }
             let (blobs, root) = (self.exchange.blobs.clone(), self.blob.root);
             let (exchange, from) = (self.exchange.clone(), self.from.clone());
             let (stop, blob) = (Arc::clone(&self.stop), self.blob);
             let built = tokio::task::spawn_blocking(move || {
+                let mut pieces = 0;
                 let mut go_on = |piece: Option<_>| {
-                    if piece.is_some() {
+                    pieces += u32::from(piece.is_some());
+                    if piece.is_some() && pieces % NEWS == 0 {
                         exchange.more(&root);
                     }
                     !stop.load(Ordering::Relaxed)
@@ -281,23 +309,20 @@ impl Cook {
         Cooked::Nothing
     }
 
-    /// The recipe that is named, if it comes in time and is one.
+    /// The recipe that is named, if it comes in time and is one. What came and is none stays, like any blob
+    /// that nobody needs: it may be another's.
     async fn recipe(&self, named: &Named) -> Option<Recipe> {
-        let (blobs, root) = (self.exchange.blobs.clone(), named.blob.root);
-        let known = blobs.status(&root).is_some();
-        let longer = Duration::from_secs(named.blob.len() / PATIENCE.1);
         let fetch = self.exchange.fetch_recipe(named.blob, Arc::clone(&self.sources));
-        let came = tokio::time::timeout(PATIENCE.0 + longer, fetch).await.unwrap_or(false);
-        let (blob, from) = (self.blob, named.blob);
+        let came = tokio::time::timeout_at(self.until, fetch).await.unwrap_or(false);
+        let (blobs, blob, from) = (self.exchange.blobs.clone(), self.blob, named.blob);
         let adopted = tokio::task::spawn_blocking(move || blobs.adopt_recipe(&blob, &from));
-        let adopted = adopted.await.ok()?;
-        if let Err(error) = &adopted {
-            debug!(%error, came, blob = %self.blob.root.short(), "a recipe is not to be had");
-            let (exchange, kept) = (self.exchange.clone(), known);
-            let clear = move || if kept { Ok(false) } else { exchange.remove(&root) };
-            drop(tokio::task::spawn_blocking(clear).await);
-        }
-        adopted.ok()
+        adopted
+            .await
+            .ok()?
+            .inspect_err(|error| {
+                debug!(%error, came, blob = %self.blob.root.short(), "a recipe is not to be had");
+            })
+            .ok()
     }
 }
 
@@ -329,29 +354,27 @@ fn put_together(
         offer(blobs, &seed.root, &blob.root, &mut plan, &mut seeds);
     }
     for path in from {
-        match scan(path, seeds.len(), &mut plan, &mut || go_on(None)) {
-            Ok(seed) => seeds.push(seed),
+        match Seed::open(path) {
+            Ok(mut seed) => {
+                let scanned = seed.scan(seeds.len(), &mut plan, &mut || go_on(None));
+                seeds.push(seed); // what was found counts
+                if let Err(error) = scanned {
+                    warn!(path = %path.display(), %error, "an older version cannot be read to its end");
+                }
+            }
             Err(error) => warn!(%error, "an older version is not used"),
         }
     }
     let done = assemble(blobs, &plan, &seeds, go_on)?;
     if done.wrong > 0 {
         warn!(blob = %blob.root.short(), pieces = done.wrong, "the recipe of a blob is wrong: it is dropped");
-        if let Err(error) = blobs.drop_recipe(&blob.root) {
-            debug!(%error, "a wrong recipe cannot be removed");
-        }
+        blobs.drop_hint(&blob.root);
     }
     Ok(done)
 }
 
 /// Shows a blob of the store to the plan.
-fn offer(
-    blobs: &BlobStore,
-    seed: &Hash,
-    wanted: &Hash,
-    plan: &mut Plan,
-    seeds: &mut Vec<p2pinst_chunks::recipe::Seed>,
-) {
+fn offer(blobs: &BlobStore, seed: &Hash, wanted: &Hash, plan: &mut Plan, seeds: &mut Vec<Seed>) {
     if seed == wanted {
         return;
     }

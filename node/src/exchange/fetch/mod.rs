@@ -190,14 +190,14 @@ impl Exchange {
         }
         // two orders, or an order and somebody, may want the same: the second finds it here
         let turn = self.turn_to_fetch(blob.root);
-        let _turn = turn.lock().await;
+        let held = turn.lock().await;
         if self.blobs.status(&blob.root).is_some_and(|s| s.complete) {
             return Ok(Fetched::default());
         }
         self.begin_progress(blob.root);
         let before = self.blobs.status(&blob.root).map_or(0, |s| super::progress::held(&s));
         self.meter.begin(blob, before);
-        let _ended = EndProgress { exchange: self, root: blob.root };
+        let ended = EndProgress { exchange: self, root: blob.root };
         // members find a recipe where they find its blob
         let announced = wish.delta && blob.pieces() > 1;
         let (events, received) = mpsc::channel(EVENTS);
@@ -205,7 +205,7 @@ impl Exchange {
         running.keep_limits();
         running.resume().await?;
         running.run(received).await?;
-        running.wait_for_recipe().await;
+        drop((ended, held));
         running.done.sources = running.gave.len();
         // small ones are many, and the DHT has little room: the members of the group have them too
         if announced && let Err(error) = self.net.provide(blob.root).await {
@@ -299,7 +299,7 @@ impl<'a> Running<'a> {
                 }
                 _ = tick.tick() => self.on_tick(complete)?,
             };
-            let due = synced.elapsed() >= SYNC && matches!(self.stage, Stage::Pieces(_));
+            let due = synced.elapsed() >= SYNC && !matches!(self.stage, Stage::Layer { .. });
             if (complete || due) && sync.is_empty() {
                 let bytes =
                     self.done.received - std::mem::replace(&mut self.synced, self.done.received);

@@ -1,5 +1,6 @@
 //! The loop of a fetch, told by hand what links say; and whole fetches on loopback.
 
+use p2pinst_chunks::recipe::Named;
 use p2pinst_chunks::wire::{Refusal, ToSource};
 use p2pinst_chunks::{BlobStore, Put};
 use p2pinst_types::{PieceIndex, PublicKey};
@@ -74,6 +75,25 @@ async fn what_a_dropped_link_says_ends_no_other_but_what_it_stored_counts() {
     // R10, also by a link that was dropped
     running.on_event(old, Event::Bad { piece: PieceIndex(0) }).await.unwrap();
     assert!(running.banned.contains(&PEER) && running.links.is_empty());
+}
+
+#[tokio::test]
+async fn a_recipe_that_is_named_before_the_layer_is_here_waits_for_it() {
+    let (_dir, empty) = store();
+    let host = host().await;
+    let exchange = Exchange::new(host.net.clone(), empty);
+    let blob = BlobRef::new(Hash([3; 32]), 9 << 20).unwrap();
+    let (tx, _events) = mpsc::channel(EVENTS);
+    let mut running = Running::new(&exchange, blob, nobody(), Wish::default(), tx).unwrap();
+    running.resume().await.unwrap();
+    open(&mut running);
+    let recipe = BlobRef::new(Hash([4; 32]), 5000).unwrap();
+    running.hear_recipe(Some(Named { blob: recipe, zeros: 9 << 20 }));
+    assert!(!running.consider() && matches!(running.stage, Stage::Layer { .. }));
+    assert!(running.delta.is_open() && !running.delta.is_at_work());
+    running.stage = Stage::Seeds;
+    assert!(!running.consider());
+    assert!(running.delta.is_at_work(), "it is fetched now");
 }
 
 #[test]

@@ -58,7 +58,8 @@ async fn with_old() -> (BlobRef, Vec<u8>, (TempDir, BlobStore), Host, (TempDir, 
     let source = honest(&full).await;
     let fetched = fetch(&here, first, &[&source], Wish::default()).await;
     assert_eq!((fetched.local, fetched.zero), (0, 0));
-    assert!(here.recipe(&first.root).is_some(), "it came beside the blob");
+    assert_eq!(here.recipe(&first.root), None, "nobody waits for what is of no use now");
+    assert_eq!(here.make_recipe(&first.root, &|| true).unwrap(), full.recipe(&first.root));
     (second, new, (d1, full), source, (d2, here))
 }
 
@@ -75,12 +76,16 @@ async fn of_a_second_version_comes_what_is_new() {
         (blob.len(), 0),
         "not a byte comes of what is here: {fetched:?}"
     );
-    // it has the recipe now, and others get both from it
+    // others get both from it
     let next = honest(&here).await;
-    let (_dir, third) = store();
+    let ((_dir, third), (old, _)) = (store(), versions());
+    ingest(&third, &old);
     let fetched = fetch(&third, blob, &[&next], Wish::default()).await;
-    assert_eq!(fetched.received - fetched.duplicate, blob.len());
-    assert_eq!(third.recipe(&blob.root), here.recipe(&blob.root));
+    assert!(is_whole(&third, &blob, &new) && fetched.local > 12 * MIB as u64, "{fetched:?}");
+    assert_eq!(
+        third.make_recipe(&blob.root, &|| true).unwrap(),
+        here.make_recipe(&blob.root, &|| true).unwrap()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,6 +143,11 @@ async fn a_recipe_with_other_cuts_is_of_no_use_and_no_harm() {
     let fetched = fetch(&here, blob, &[&source], Wish::default()).await;
     assert!(is_whole(&here, &blob, &new));
     assert_eq!((fetched.local, fetched.received - fetched.duplicate), (0, blob.len()));
+    // what it makes of the blob itself is true
+    here.make_recipe(&blob.root, &|| true).unwrap();
+    let mut cutter = Cutter::default();
+    cutter.push(&new);
+    assert_eq!(here.load_recipe(&blob.root).unwrap().chunks(), cutter.finish());
 }
 
 /// A host that has nothing of the blob, and names a recipe of it.
@@ -185,7 +195,8 @@ async fn recipes_that_are_none_hold_nobody_up() {
     let other = ingest(&here, &noise(5000, 7));
     let of_other = ingest(&full, &noise(9 * MIB, 8));
     let other_recipe = full.recipe(&of_other.root).unwrap();
-    full.drop_recipe(&blob.root).unwrap();
+    let own = full.recipe(&blob.root).unwrap();
+    assert!(full.remove(&own.blob.root).unwrap());
     let huge = BlobRef::new(Hash([5; 32]), 1 << 40).unwrap();
     let nowhere = BlobRef::new(Hash([6; 32]), 600).unwrap();
     let lies = [
