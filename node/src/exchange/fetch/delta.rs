@@ -62,7 +62,7 @@ pub(super) struct Delta {
     open: bool,
     /// Files and disks that hold older versions.
     from: Vec<PathBuf>,
-    /// Whether other blobs are here that have recipes.
+    /// Whether other blobs are here that have recipes, or may want one.
     seeds: bool,
     named: Vec<Named>,
     /// When the first source opened the blob.
@@ -88,7 +88,7 @@ impl Delta {
         Self {
             open,
             from: wish.delta_from,
-            seeds: open && !blobs.seeds(1).is_empty(),
+            seeds: open && !(blobs.seeds(1).is_empty() && blobs.without_recipe().is_empty()),
             named: blobs.recipe(&blob.root).filter(|_| open).into_iter().collect(),
             first: None,
             begun: (Instant::now(), Duration::ZERO),
@@ -298,6 +298,12 @@ impl Cook {
                     }
                     !stop.load(Ordering::Relaxed)
                 };
+                // what came a moment ago has none yet
+                for root in blobs.without_recipe().iter().take(SEEDS) {
+                    if let Err(error) = blobs.make_recipe(root, &|| !stop.load(Ordering::Relaxed)) {
+                        debug!(blob = %root.short(), %error, "a blob has no recipe");
+                    }
+                }
                 put_together(&blobs, blob, recipe, &from, &mut go_on)
             });
             return match built.await {
