@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use p2pinst_api::request::SeedBlob;
-use p2pinst_types::Hash;
+use p2pinst_files::Context as _;
+use p2pinst_types::{BlobRef, Hash};
 use serde::Serialize;
+use tempfile::TempDir;
+use tokio::task::JoinError;
 
 use crate::context::Context;
 use crate::error::{CliError, Kind};
@@ -19,14 +22,17 @@ use crate::mirror::{self, Downloaded, Gave, Sum};
 /// Prints the file's root (what b3sum prints): any member gets the file with `p2pinst fetch ROOT`. The
 /// file stays in the store until it is unpinned. Nothing is installed anywhere, so nothing is signed.
 ///
-/// The file may also be on the web: parts of it are downloaded from several mirrors at once, and those that
-/// fail or send something else are left out.
+/// The file may also be on the web: parts of it are downloaded from several mirrors at once, and mirrors that
+/// fail are left out. Mirrors that send something else are found and left out by the sums of the pieces,
+/// which a Metalink may have. With --sha256 alone the whole is checked; when it is wrong, the mirrors are asked for
+/// the whole, one after the other, until one sends the right one.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   p2pinst seed disk.img
   p2pinst seed https://example.org/disk.img
   p2pinst seed https://a.example/disk.img https://b.example/disk.img --sha256 9f86d081…
   p2pinst seed disk.img.meta4
+  p2pinst seed --as-is disk.img.meta4
   p2pinst store unpin 3f2a9c51")]
 pub(crate) struct SeedArgs {
     /// The file; or the URLs (http, https) of one file; or a Metalink (.meta4, .metalink), as file or URL
@@ -35,6 +41,9 @@ pub(crate) struct SeedArgs {
     /// What the file of the URLs must hash to
     #[arg(long, value_name = "HEX")]
     sha256: Option<Sum>,
+    /// Put a file named .meta4 or .metalink into the store itself, not what it describes
+    #[arg(long)]
+    as_is: bool,
     /// Where to put what is downloaded until the node has it [default: $TMPDIR or /var/tmp]
     #[arg(long, value_name = "DIR")]
     temp: Option<PathBuf>,
@@ -51,13 +60,42 @@ struct Document {
 /// What is to be handed over: a file, or what was downloaded.
 enum File {
     Here(PathBuf),
-    Downloaded(String, Downloaded),
+    Downloaded {
+        name: String,
+        file: Downloaded,
+        /// Where the file is; goes with all that is in it when this is dropped.
+        _room: TempDir,
+    },
+}
+
+/// Waits for a download; tells it to stop when a signal comes, and does not wait for it after a second one.
+async fn stoppable<T>(
+    download: impl Future<Output = Result<Result<T, CliError>, JoinError>>,
+    stop: &AtomicBool,
+    signal: impl AsyncFn() -> std::io::Result<()>,
+) -> Result<T, CliError> {
+    tokio::pin!(download);
+    let downloaded = tokio::select! {
+        downloaded = &mut download => downloaded,
+        _ = signal() => {
+            stop.store(true, Ordering::Relaxed);
+            tokio::select! {
+                downloaded = &mut download => downloaded,
+                _ = signal() => return Err(interrupted()),
+            }
+        }
+    };
+    downloaded.map_err(|e| CliError::new(Kind::Bug, e))?
+}
+
+fn interrupted() -> CliError {
+    CliError::failed("interrupted")
 }
 
 impl File {
     async fn of(context: &Context, args: SeedArgs) -> Result<Self, CliError> {
         if let [file] = args.files.as_slice()
-            && !mirror::is_wanted(file)
+            && !mirror::is_wanted(file, args.as_is)
         {
             if args.sha256.is_some() {
                 return Err(CliError::usage("--sha256 is for what is downloaded"));
@@ -66,32 +104,30 @@ impl File {
         }
         // before anything is downloaded: is there a node to give it to?
         drop(context.connect().await?);
+        let dir = args.temp.unwrap_or_else(mirror::temporary);
+        let room = tempfile::Builder::new()
+            .prefix(".p2pinst-")
+            .tempdir_in(&dir)
+            .context("create a directory in", &dir)?;
         let bar = handover::bytes_bar(context, 0, "downloading");
         let stop = Arc::new(AtomicBool::new(false));
         let (shown, stopped) = (bar.clone(), Arc::clone(&stop));
+        let to = room.path().to_owned();
         let download = tokio::task::spawn_blocking(move || {
-            let wanted = mirror::wanted(&args.files, args.sha256)?;
-            let dir = args.temp.unwrap_or_else(mirror::temporary);
-            let downloaded = mirror::download(&wanted, &dir, &shown, &stopped)?;
-            Ok(Self::Downloaded(wanted.name, downloaded))
+            let wanted = mirror::wanted(&args.files, args.sha256, args.as_is, &stopped)?;
+            let downloaded = mirror::download(&wanted, &to, &shown, &stopped)?;
+            Ok((wanted.name, downloaded))
         });
-        tokio::pin!(download);
-        let downloaded = tokio::select! {
-            downloaded = &mut download => downloaded,
-            // the threads notice at the latest when a mirror has been silent for a while
-            _ = tokio::signal::ctrl_c() => {
-                stop.store(true, Ordering::Relaxed);
-                download.await
-            }
-        };
+        let downloaded = stoppable(download, &stop, tokio::signal::ctrl_c).await;
         bar.finish_and_clear();
-        downloaded.map_err(|e| CliError::new(Kind::Bug, e))?
+        let (name, file) = downloaded?;
+        Ok(Self::Downloaded { name, file, _room: room })
     }
 
     fn path(&self) -> &Path {
         match self {
             Self::Here(path) => path,
-            Self::Downloaded(_, downloaded) => downloaded.path(),
+            Self::Downloaded { file, .. } => file.path(),
         }
     }
 
@@ -101,29 +137,38 @@ impl File {
             Self::Here(path) => {
                 (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), Vec::new())
             }
-            Self::Downloaded(name, downloaded) => {
-                let gave = downloaded.mirrors.iter().filter(|m| m.bytes > 0).count();
+            Self::Downloaded { name, file, .. } => {
+                let gave = file.mirrors.iter().filter(|m| m.bytes > 0).count();
                 context.tell(format_args!("{name} came from {}.", format::count(gave, "mirror")));
-                for mirror in &downloaded.mirrors {
+                for mirror in &file.mirrors {
                     if let Some(reason) = &mirror.failed {
                         context.tell(format_args!("{}: {reason}", mirror.url));
                     }
                 }
-                if !downloaded.vouched {
-                    context.tell("Nothing vouches for what it is: no SHA-256 was given.");
+                if !file.vouched {
+                    context.tell("Nothing vouches for what it is: no sum was given.");
                 }
-                (name.clone(), downloaded.mirrors.clone())
+                (name.clone(), file.mirrors.clone())
             }
         }
     }
 }
 
-pub(super) async fn run(context: &Context, args: SeedArgs) -> Result<(), CliError> {
-    let file = File::of(context, args).await?;
-    let source = Source::open(file.path())?;
+async fn hand_over(context: &Context, path: &Path) -> Result<BlobRef, CliError> {
+    let source = Source::open(path)?;
     let mut client = context.connect().await?;
     let blob = source.hand_over(context, &mut client).await?;
     client.call(SeedBlob { root: blob.root }).await?;
+    Ok(blob)
+}
+
+pub(super) async fn run(context: &Context, args: SeedArgs) -> Result<(), CliError> {
+    let file = File::of(context, args).await?;
+    // the runtime keeps the signal to itself once it was asked for
+    let blob = tokio::select! {
+        blob = hand_over(context, file.path()) => blob?,
+        _ = tokio::signal::ctrl_c() => return Err(interrupted()),
+    };
     let (root, size) = (blob.root, blob.len());
     let (name, mirrors) = file.told(context);
     if context.json {
@@ -137,4 +182,24 @@ pub(super) async fn run(context: &Context, args: SeedArgs) -> Result<(), CliErro
         context.command(&format!("fetch {root} -o FILE"))
     ));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_signal_stops_and_the_second_does_not_wait() {
+        let stop = AtomicBool::new(false);
+        let at_once = async || Ok(());
+        let never = std::future::pending::<Result<Result<(), CliError>, JoinError>>();
+        let error = stoppable(never, &stop, at_once).await.unwrap_err();
+        assert!(stop.load(Ordering::Relaxed));
+        assert_eq!(error.error, "interrupted");
+
+        let stops = async { Ok(Err::<(), _>(CliError::failed("it stopped by itself"))) };
+        let none = async || std::future::pending().await;
+        let error = stoppable(stops, &stop, none).await.unwrap_err();
+        assert_eq!(error.error, "it stopped by itself");
+    }
 }

@@ -15,7 +15,7 @@ pub(super) const MAX: u64 = 32 << 20;
 /// Elements, texts and attributes of one.
 const NODES: u32 = 2_000_000;
 /// Longer pieces would not fit into memory a few at a time: they are not looked at.
-const LONGEST_PIECE: u64 = 64 << 20;
+const LONGEST_PIECE: u64 = 16 << 20;
 
 /// Whether a file or URL is a Metalink by its name.
 pub(super) fn is_named(name: &str) -> bool {
@@ -55,7 +55,7 @@ pub(super) fn parse(text: &str, shown: &str) -> Result<Wanted, CliError> {
     let pieces = pieces.map_err(|()| bad("the hashes of its pieces cannot be read"))?;
     let pieces = pieces.filter(|p| p.length <= LONGEST_PIECE);
     if let (Some(size), Some(pieces)) = (size, &pieces)
-        && u64::div_ceil(size, pieces.length) != pieces.hashes.len() as u64
+        && !pieces.fit(size)
     {
         return Err(bad("it has not one hash for each piece"));
     }
@@ -191,11 +191,14 @@ mod tests {
             let error = parse(text, "x.meta4").unwrap_err().error;
             assert!(error.contains(why), "{text}: {error}");
         }
-        let long = format!(
-            "<pieces length=\"99999999999\" type=\"sha-256\"><hash>{}</hash></pieces>",
-            hex(1)
-        );
-        assert_eq!(parse(&version4(&long), "x").unwrap().pieces, None, "not looked at");
+        for (length, used) in [(LONGEST_PIECE, true), (LONGEST_PIECE + 1, false)] {
+            let hash = hex(1);
+            let long = format!(
+                "<pieces length=\"{length}\" type=\"sha-256\"><hash>{hash}</hash></pieces>"
+            );
+            let pieces = parse(&version4(&long), "x").unwrap().pieces;
+            assert_eq!(pieces.is_some(), used, "{length}");
+        }
     }
 
     #[test]

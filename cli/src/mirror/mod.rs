@@ -1,41 +1,34 @@
 //! Files that are taken in from the web: from one URL, from several mirrors at once, or by a Metalink.
 //!
-//! Done by the command line, so that the node needs no way out and speaks no HTTP. Each mirror sends parts on two connections;
-//! who fails, or sends what does not hash to what was said, is left out. Nothing of what the mirrors sent is
-//! kept unless the whole is what it should be.
+//! Done by the command line, so that the node needs no way out and speaks no HTTP. Each mirror sends parts on two connections.
+//! Who fails is left out. Who sends something else is found at once by the sums of the pieces; where there is
+//! only one for the whole, by asking each mirror alone. Nothing of what the mirrors sent is kept unless it
+//! is what it should be.
 
 mod http;
 mod metalink;
+mod parts;
 mod plan;
 mod sum;
+mod whole;
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use indicatif::ProgressBar;
 use p2pinst_files::Context as _;
 use p2pinst_types::limits;
 use tempfile::NamedTempFile;
 
-use self::http::{Http, Offer};
-use self::plan::{Next, Plan};
+use self::http::{Http, Least, Offer};
 pub(crate) use self::sum::Sum;
 use crate::error::CliError;
 use crate::format;
 
 /// Mirrors of one file that are looked at.
 const MIRRORS: usize = 16;
-/// Connections to each.
-const CONNECTIONS: usize = 2;
-/// Asked for at a time, where a Metalink does not say otherwise.
-const PART: u64 = 4 << 20;
-/// How long a mirror waits that has nothing to do now.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// A file of the web.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +51,13 @@ struct Pieces {
     hashes: Vec<Sum>,
 }
 
+impl Pieces {
+    /// Whether these are the pieces of a file of that length.
+    fn fit(&self, len: u64) -> bool {
+        self.length > 0 && len.div_ceil(self.length) == self.hashes.len() as u64
+    }
+}
+
 /// What a mirror did.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Gave {
@@ -76,7 +76,7 @@ pub(crate) struct Downloaded {
     file: NamedTempFile,
     /// What each mirror did, in the order in which they were named.
     pub(crate) mirrors: Vec<Gave>,
-    /// Whether there was a sum for it.
+    /// Whether there was a sum for it, or sums of all its pieces.
     pub(crate) vouched: bool,
 }
 
@@ -87,9 +87,9 @@ impl Downloaded {
     }
 }
 
-/// Whether that names a file of the web, or a Metalink.
-pub(crate) fn is_wanted(name: &str) -> bool {
-    is_url(name) || metalink::is_named(name)
+/// Whether that names a file of the web, or a Metalink that is not wanted itself (`as_is`).
+pub(crate) fn is_wanted(name: &str, as_is: bool) -> bool {
+    is_url(name) || (!as_is && metalink::is_named(name))
 }
 
 fn is_url(name: &str) -> bool {
@@ -97,12 +97,19 @@ fn is_url(name: &str) -> bool {
     lower.starts_with("http://") || lower.starts_with("https://")
 }
 
-/// Finds out what is wanted: reads the Metalink, if it is one.
-pub(crate) fn wanted(names: &[String], sha256: Option<Sum>) -> Result<Wanted, CliError> {
+/// Finds out what is wanted: reads the Metalink, if it is one and is not wanted itself (`as_is`). Ends early
+/// when `stop` is set.
+pub(crate) fn wanted(
+    names: &[String],
+    sha256: Option<Sum>,
+    as_is: bool,
+    stop: &AtomicBool,
+) -> Result<Wanted, CliError> {
+    let is_metalink = |name: &String| !as_is && metalink::is_named(name);
     let mut wanted = match names {
-        [name] if metalink::is_named(name) => read_metalink(name)?,
+        [name] if is_metalink(name) => read_metalink(name, stop)?,
         names => {
-            if let Some(odd) = names.iter().find(|n| !is_url(n) || metalink::is_named(n)) {
+            if let Some(odd) = names.iter().find(|n| !is_url(n) || is_metalink(n)) {
                 return Err(CliError::usage(format!("{odd} is not the URL of a mirror"))
                     .hint("name one file, one Metalink, or the URLs of one file"));
             }
@@ -124,12 +131,12 @@ pub(crate) fn wanted(names: &[String], sha256: Option<Sum>) -> Result<Wanted, Cl
         return Err(CliError::failed(format!("the Metalink is of another file: SHA-256 {said}")));
     }
     wanted.sha256 = wanted.sha256.or(sha256);
-    if names.len() > 1 && wanted.sha256.is_none() {
+    let all = wanted.urls.len();
+    wanted.urls.retain(|u| is_url(u));
+    if wanted.urls.len() > 1 && wanted.sha256.is_none() && wanted.pieces.is_none() {
         return Err(CliError::usage("several mirrors, and nothing says what the file is")
             .hint("give its sum: --sha256"));
     }
-    let all = wanted.urls.len();
-    wanted.urls.retain(|u| is_url(u));
     wanted.urls.truncate(MIRRORS);
     if wanted.urls.is_empty() {
         return Err(CliError::failed(format!("none of its {all} URLs is http or https")));
@@ -148,17 +155,22 @@ fn too_long(size: Option<u64>) -> CliError {
     ))
 }
 
-fn read_metalink(name: &str) -> Result<Wanted, CliError> {
+fn read_metalink(name: &str, stop: &AtomicBool) -> Result<Wanted, CliError> {
     let mut text = String::new();
     let failed = |why: String| CliError::failed(format!("cannot read the Metalink {name}: {why}"));
     let read = if is_url(name) {
-        let reader = Http::new().whole(name).map_err(failed)?;
-        reader.take(metalink::MAX + 1).read_to_string(&mut text)
+        http::with(Least::USUAL, stop, |http| {
+            let reader = http.whole(name)?;
+            reader.take(metalink::MAX + 1).read_to_string(&mut text).map_err(|e| e.to_string())
+        })
     } else {
         let file = File::open(name).context("read", Path::new(name))?;
-        file.take(metalink::MAX + 1).read_to_string(&mut text)
+        file.take(metalink::MAX + 1).read_to_string(&mut text).map_err(|e| e.to_string())
     };
-    read.map_err(|e| failed(e.to_string()))?;
+    if stop.load(Ordering::Relaxed) {
+        return Err(interrupted());
+    }
+    read.map_err(failed)?;
     if text.len() as u64 > metalink::MAX {
         return Err(failed(format!("it is longer than {}", format::size(metalink::MAX))));
     }
@@ -172,36 +184,150 @@ pub(crate) fn download(
     bar: &ProgressBar,
     stop: &AtomicBool,
 ) -> Result<Downloaded, CliError> {
-    let http = Http::new();
-    let offers = look_at(&http, &wanted.urls);
-    let len = wanted.size.or_else(|| agreed(&offers));
-    let ranged = offers.iter().any(|o| usable(o, len).is_ok_and(|o| o.ranges));
+    download_at(Least::USUAL, wanted, dir, bar, stop)
+}
+
+fn download_at(
+    least: Least,
+    wanted: &Wanted,
+    dir: &Path,
+    bar: &ProgressBar,
+    stop: &AtomicBool,
+) -> Result<Downloaded, CliError> {
+    let offers = http::with(least, stop, |http| look_at(http, &wanted.urls));
+    if stop.load(Ordering::Relaxed) {
+        return Err(interrupted());
+    }
+    let len = wanted.size.or_else(|| agreed(&offers, wanted.pieces.as_ref()));
+    if len.is_some_and(|len| len > limits::BLOB) {
+        return Err(too_long(len));
+    }
+    let pieces = wanted.pieces.as_ref().filter(|p| len.is_none_or(|len| p.fit(len)));
+    if pieces.is_none() && wanted.pieces.is_some() && wanted.sha256.is_none() {
+        let why = "the mirrors have files of other lengths than the Metalink has hashes for";
+        return Err(CliError::failed(format!("cannot download {}: {why}", wanted.name))
+            .hint("check the Metalink, or give the file's sum: --sha256"));
+    }
     let mut file = tempfile::Builder::new()
         .prefix(".p2pinst-")
         .tempfile_in(dir)
         .context("create a file in", dir)?;
-    let mirrors = match len {
-        Some(len) if len > limits::BLOB => return Err(too_long(Some(len))),
-        Some(len) if ranged => {
-            file.as_file().set_len(len).context("make room in", file.path())?;
-            bar.set_length(len);
-            let run = Run { http: &http, wanted, file: file.as_file(), len, bar, stop };
-            run.in_parts(&offers)?
+    let job = Job { wanted, pieces, offers, least, bar, stop };
+    let mirrors = job.run(len, file.as_file_mut())?;
+    Ok(Downloaded { file, mirrors, vouched: wanted.sha256.is_some() || pieces.is_some() })
+}
+
+/// A download, once it is known what the mirrors have.
+struct Job<'a> {
+    wanted: &'a Wanted,
+    /// The sums of pieces that are used.
+    pieces: Option<&'a Pieces>,
+    offers: Vec<Result<Offer, String>>,
+    least: Least,
+    bar: &'a ProgressBar,
+    stop: &'a AtomicBool,
+}
+
+impl Job<'_> {
+    fn run(&self, len: Option<u64>, file: &mut File) -> Result<Vec<Gave>, CliError> {
+        let urls = self.wanted.urls.iter();
+        let mut gave: Vec<Gave> =
+            urls.map(|url| Gave { url: url.clone(), bytes: 0, failed: None }).collect();
+        let mut order: Vec<usize> = (0..gave.len()).collect();
+        if let Some(len) = len
+            && self.offers.iter().any(|o| usable(o, Some(len)).is_ok_and(|o| o.ranges))
+        {
+            file.set_len(len).map_err(|e| self.unwritten(&e))?;
+            self.bar.set_length(len);
+            let parts = self.in_parts(len, file, &mut gave)?;
+            if parts.complete && self.wanted.sha256.is_none() {
+                return Ok(gave); // each piece was checked, if there are sums
+            }
+            if parts.complete {
+                let Some(why) = self.unlike(file)? else { return Ok(gave) };
+                let givers: Vec<usize> =
+                    (0..gave.len()).filter(|m| gave.get(*m).is_some_and(|g| g.bytes > 0)).collect();
+                let alone = if let [alone] = givers.as_slice() { Some(*alone) } else { None };
+                // sums of pieces that do not fit that of the whole: no mirror can help
+                if self.pieces.is_some() || gave.len() == 1 {
+                    return Err(self.other_file(&why, &gave));
+                }
+                if let Some(gave) = alone.and_then(|m| gave.get_mut(m)) {
+                    gave.failed = Some(format!("what it sends is another file: {why}"));
+                }
+                order.retain(|mirror| Some(*mirror) != alone);
+                return self.whole(&order, gave, file, Some(why));
+            }
+            order.retain(|mirror| !parts.damaged.contains(mirror));
+            // those that send parts were asked already, and failed
+            order.sort_by_key(|m| self.offers.get(*m).is_some_and(has_ranges));
         }
-        len => {
-            bar.set_length(len.unwrap_or_default());
-            whole(&http, wanted, &offers, len, file.as_file_mut(), bar, stop)?
+        self.bar.set_length(len.unwrap_or_default());
+        self.whole(&order, gave, file, None)
+    }
+
+    /// Why a file is not what is wanted, as far as there are sums to tell.
+    fn unlike(&self, file: &mut File) -> Result<Option<String>, CliError> {
+        self.bar.set_message("checking");
+        let why = self.unlike_sums(file).context("read", Path::new(&self.wanted.name))?;
+        self.bar.set_message("downloading");
+        Ok(why)
+    }
+
+    fn unlike_sums(&self, file: &mut File) -> std::io::Result<Option<String>> {
+        file.rewind()?;
+        if let Some(sum) = self.wanted.sha256 {
+            let found = Sum::of_all(file)?;
+            return Ok((found != sum).then(|| format!("SHA-256 {found} instead of {sum}")));
         }
-    };
-    if let Some(sum) = wanted.sha256 {
-        bar.set_message("checking");
-        file.seek(SeekFrom::Start(0)).context("read", file.path())?;
-        let found = Sum::of_all(file.as_file_mut()).context("read", file.path())?;
-        if found != sum {
-            return Err(unlike(wanted, &format!("SHA-256 {found} instead of {sum}"), &mirrors));
+        let Some(pieces) = self.pieces else { return Ok(None) };
+        if !pieces.fit(file.metadata()?.len()) {
+            return Ok(Some("it is not as long as its pieces".to_owned()));
+        }
+        for (at, sum) in pieces.hashes.iter().enumerate() {
+            if Sum::of_all(&mut (&mut *file).take(pieces.length))? != *sum {
+                return Ok(Some(format!("piece {at} has another sum")));
+            }
+        }
+        Ok(None)
+    }
+
+    fn failed(&self, why: &str, mirrors: &[Gave]) -> CliError {
+        let error = CliError::failed(format!("cannot download {}: {why}", self.wanted.name));
+        with_reasons(error, mirrors)
+    }
+
+    fn other_file(&self, why: &str, mirrors: &[Gave]) -> CliError {
+        let name = &self.wanted.name;
+        let error = CliError::failed(format!("what the mirrors sent is not {name}: {why}"));
+        with_reasons(error, mirrors).hint("check the sum, or name other mirrors")
+    }
+
+    fn unwritten(&self, error: &std::io::Error) -> CliError {
+        CliError::failed(format!("cannot write {}: {error}", self.wanted.name))
+            .hint("is there room? --temp names another directory")
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+fn has_ranges(offer: &Result<Offer, String>) -> bool {
+    offer.as_ref().is_ok_and(|o| o.ranges)
+}
+
+fn with_reasons(mut error: CliError, mirrors: &[Gave]) -> CliError {
+    for mirror in mirrors {
+        if let Some(reason) = &mirror.failed {
+            error = error.hint(format!("{}: {reason}", mirror.url));
         }
     }
-    Ok(Downloaded { file, mirrors, vouched: wanted.sha256.is_some() })
+    error
+}
+
+fn interrupted() -> CliError {
+    CliError::failed("interrupted")
 }
 
 /// What each mirror has; all are asked at once.
@@ -213,9 +339,15 @@ fn look_at(http: &Http, urls: &[String]) -> Vec<Result<Offer, String>> {
     })
 }
 
-/// The length that most mirrors say; of equals that of the one named first.
-fn agreed(offers: &[Result<Offer, String>]) -> Option<u64> {
-    let lens: Vec<u64> = offers.iter().flatten().filter_map(|o| o.len).collect();
+/// The length that most mirrors say; of equals that of the one named first. One for which there are hashes
+/// comes before any other.
+fn agreed(offers: &[Result<Offer, String>], pieces: Option<&Pieces>) -> Option<u64> {
+    let mut lens: Vec<u64> = offers.iter().flatten().filter_map(|o| o.len).collect();
+    if let Some(pieces) = pieces
+        && lens.iter().any(|len| pieces.fit(*len))
+    {
+        lens.retain(|len| pieces.fit(*len));
+    }
     let votes = |len: &u64| lens.iter().filter(|l| *l == len).count();
     lens.iter().copied().rev().max_by_key(votes)
 }
@@ -229,190 +361,6 @@ fn usable(offer: &Result<Offer, String>, len: Option<u64>) -> Result<Offer, Stri
         }
         _ => Ok(offer),
     }
-}
-
-fn failed(wanted: &Wanted, why: &str, mirrors: &[Gave]) -> CliError {
-    let mut error = CliError::failed(format!("cannot download {}: {why}", wanted.name));
-    for mirror in mirrors {
-        if let Some(reason) = &mirror.failed {
-            error = error.hint(format!("{}: {reason}", mirror.url));
-        }
-    }
-    error
-}
-
-fn unlike(wanted: &Wanted, why: &str, mirrors: &[Gave]) -> CliError {
-    let gave: Vec<&str> = mirrors.iter().filter(|m| m.bytes > 0).map(|m| m.url.as_str()).collect();
-    CliError::failed(format!("what the mirrors sent is not {}: {why}", wanted.name))
-        .hint(format!("it came from {}: leave one out, or check the sum", gave.join(", ")))
-}
-
-fn interrupted() -> CliError {
-    CliError::failed("interrupted")
-}
-
-/// A download in parts.
-struct Run<'a> {
-    http: &'a Http,
-    wanted: &'a Wanted,
-    file: &'a File,
-    len: u64,
-    bar: &'a ProgressBar,
-    stop: &'a AtomicBool,
-}
-
-impl Run<'_> {
-    fn in_parts(&self, offers: &[Result<Offer, String>]) -> Result<Vec<Gave>, CliError> {
-        let part = self.wanted.pieces.as_ref().map_or(PART, |p| p.length);
-        let mut plan = Plan::new(self.len, part, offers.len());
-        for (mirror, offer) in offers.iter().enumerate() {
-            match usable(offer, Some(self.len)) {
-                Ok(offer) if offer.ranges => {}
-                Ok(_) => plan.refuse(mirror, "it sends no parts".to_owned()),
-                Err(reason) => plan.refuse(mirror, reason),
-            }
-        }
-        let plan = Mutex::new(plan);
-        let disk: Mutex<Option<CliError>> = Mutex::default();
-        let (parts, full) = (&plan, &disk);
-        std::thread::scope(|scope| {
-            for (mirror, url) in self.wanted.urls.iter().enumerate() {
-                for _ in 0..CONNECTIONS {
-                    scope.spawn(move || {
-                        if let Err(error) = self.serve(mirror, url, parts) {
-                            lock(full).get_or_insert(error);
-                            self.stop.store(true, Ordering::Relaxed);
-                        }
-                    });
-                }
-            }
-        });
-        if let Some(error) = lock(&disk).take() {
-            return Err(error);
-        }
-        let plan = lock(&plan);
-        let outcome = self.wanted.urls.iter().zip(plan.outcome());
-        let gave = outcome.map(|(url, (bytes, failed))| Gave { url: url.clone(), bytes, failed });
-        let gave: Vec<Gave> = gave.collect();
-        if plan.is_complete() {
-            return Ok(gave);
-        }
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(interrupted());
-        }
-        Err(failed(self.wanted, "no mirror that is left has all of it", &gave))
-    }
-
-    /// One connection of a mirror.
-    fn serve(&self, mirror: usize, url: &str, plan: &Mutex<Plan>) -> Result<(), CliError> {
-        while !self.stop.load(Ordering::Relaxed) {
-            let next = lock(plan).next(mirror);
-            let part = match next {
-                Next::Part(part) => part,
-                Next::Wait => {
-                    std::thread::sleep(PAUSE);
-                    continue;
-                }
-                Next::Stop => break,
-            };
-            let range = lock(plan).range(part);
-            match self.fetch(url, part, range.clone()) {
-                Err(reason) => lock(plan).failed(mirror, part, reason),
-                Ok(bytes) => {
-                    if lock(plan).is_here(part) {
-                        continue; // the other was faster
-                    }
-                    self.file.write_all_at(&bytes, range.start).map_err(|e| {
-                        CliError::failed(format!("cannot write {}: {e}", self.wanted.name))
-                            .hint("is there room? --temp names another directory")
-                    })?;
-                    if lock(plan).done(mirror, part) {
-                        self.bar.inc(bytes.len() as u64);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn fetch(
-        &self,
-        url: &str,
-        part: usize,
-        range: std::ops::Range<u64>,
-    ) -> Result<Vec<u8>, String> {
-        let bytes = self.http.range(url, range, self.len)?;
-        let sum = self.wanted.pieces.as_ref().and_then(|p| p.hashes.get(part));
-        match sum {
-            Some(sum) if Sum::of(&bytes) != *sum => Err("what it sends is damaged".to_owned()),
-            _ => Ok(bytes),
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Downloads from one mirror after the other, where none sends parts.
-fn whole(
-    http: &Http,
-    wanted: &Wanted,
-    offers: &[Result<Offer, String>],
-    len: Option<u64>,
-    file: &mut File,
-    bar: &ProgressBar,
-    stop: &AtomicBool,
-) -> Result<Vec<Gave>, CliError> {
-    let mut gave: Vec<Gave> = Vec::new();
-    for (url, offer) in wanted.urls.iter().zip(offers) {
-        file.set_len(0).and_then(|()| file.rewind()).map_err(CliError::failed)?;
-        bar.set_position(0);
-        let copied = match usable(offer, len).and_then(|_| http.whole(url)) {
-            Ok(reader) => copy(reader, len, file, bar, stop)?,
-            Err(reason) => Err(reason),
-        };
-        let (bytes, failed) = match copied {
-            Ok(bytes) => (bytes, None),
-            Err(reason) => (0, Some(reason)),
-        };
-        let done = failed.is_none();
-        gave.push(Gave { url: url.clone(), bytes, failed });
-        if done {
-            return Ok(gave);
-        }
-    }
-    Err(failed(wanted, "no mirror has it", &gave))
-}
-
-fn copy(
-    mut reader: impl Read,
-    len: Option<u64>,
-    file: &mut File,
-    bar: &ProgressBar,
-    stop: &AtomicBool,
-) -> Result<Result<u64, String>, CliError> {
-    let (mut buffer, mut seen) = (vec![0; 256 << 10], 0);
-    loop {
-        if stop.load(Ordering::Relaxed) {
-            return Err(interrupted());
-        }
-        let bytes = match reader.read(&mut buffer) {
-            Ok(n) => buffer.get(..n).unwrap_or_default(),
-            Err(e) => return Ok(Err(e.to_string())),
-        };
-        seen += bytes.len() as u64;
-        if bytes.is_empty() || seen > len.unwrap_or(limits::BLOB) {
-            break;
-        }
-        file.write_all(bytes).map_err(CliError::failed)?;
-        bar.inc(bytes.len() as u64);
-    }
-    Ok(match len {
-        Some(len) if seen != len => Err(format!("it sends {seen} bytes of {len}")),
-        None if seen > limits::BLOB => Err("it does not stop".to_owned()),
-        _ => Ok(seen),
-    })
 }
 
 /// Where files are put for a while that are larger than memory.

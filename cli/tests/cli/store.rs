@@ -1,6 +1,9 @@
 //! The files that a machine keeps, and those that it asks others for.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 
 use p2pinst_api::ErrorKind;
 use p2pinst_api::request::{ApiError, CheckBlob, CleanStore, PinBlob};
@@ -13,7 +16,7 @@ use p2pinst_types::{BlobRef, Hash, Kind, Millis, NodeId, PublicKey};
 
 use crate::fake::{Fake, State, machine, name};
 use crate::online::{cluster, deb};
-use crate::run::{run, temp};
+use crate::run::{Ended, p2pinst, run, temp};
 
 const SIZE: u64 = 100_000;
 
@@ -169,6 +172,72 @@ fn a_file_is_seeded_without_any_signature() {
     assert_eq!(run(dir.path(), &["seed", "file", "--json"]).json()["size"], 5);
     assert!(fake.with(|s| s.cells.is_empty()), "nothing was signed");
     assert!(run(dir.path(), &["seed", "none"]).failed(1).contains("No such file"));
+}
+
+/// Reads what a client asks, to the end of the head.
+fn asked(stream: &mut TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if stream.read(&mut byte).unwrap() == 0 {
+            return;
+        }
+        head.push(byte[0]);
+    }
+}
+
+#[test]
+fn a_metalink_can_be_seeded_as_what_it_describes_or_as_itself() {
+    let dir = temp();
+    let _fake = cluster(dir.path());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/disk.img", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            asked(&mut stream);
+            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let text = format!("<metalink><file name=\"d\"><url>{url}</url></file></metalink>");
+    fs::write(dir.path().join("d.meta4"), &text).unwrap();
+    let temporary = dir.path().join("temporary");
+    fs::create_dir(&temporary).unwrap();
+    let described = run(dir.path(), &["seed", "--temp", "temporary", "d.meta4"]);
+    assert_eq!(described.ok(), format!("{}\n", Hash::of(b"hello")));
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "nothing is left");
+    let itself = run(dir.path(), &["seed", "--as-is", "d.meta4"]);
+    assert_eq!(itself.ok(), format!("{}\n", Hash::of(text.as_bytes())));
+}
+
+#[test]
+fn a_download_from_a_silent_mirror_can_be_interrupted() {
+    let dir = temp();
+    let _fake = cluster(dir.path());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/disk.img", listener.local_addr().unwrap());
+    let temporary = dir.path().join("temporary");
+    fs::create_dir(&temporary).unwrap();
+    let seed = p2pinst(dir.path())
+        .args(["seed", "--temp", "temporary", &url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // it is told what there is, and gets none of it
+    let (mut stream, _) = listener.accept().unwrap();
+    asked(&mut stream);
+    let head = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let (mut silent, _) = listener.accept().unwrap();
+    asked(&mut silent);
+    silent.write_all(head.as_bytes()).unwrap();
+    let pid = seed.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let ended = Ended::of(&seed.wait_with_output().unwrap());
+    assert!(ended.failed(1).contains("interrupted"));
+    assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "nothing is left");
 }
 
 #[test]

@@ -125,6 +125,13 @@ fn a_file_of_the_web_comes_from_several_mirrors_and_goes_on_by_the_swarm() {
         ensure!(refused.stderr.contains("is not disk.img"), "{refused}");
         let listed: Value = n2.json(["store", "ls"])?;
         ensure!(listed["count"] == 0, "{listed}");
+        // beside a good one it is found, though there is only one sum
+        let both = ["seed", "--json", &bad.url, &good.url, "--sha256", &sum];
+        let seeded: Value = n1.cli(both).limit(LATER).run()?.ok()?.json()?;
+        ensure!(seeded["root"] == root, "{seeded}");
+        let mirrors = seeded["mirrors"].as_array().context("mirrors")?;
+        ensure!(mirrors[0]["failed"].is_string() && mirrors[0]["bytes"] == 0, "{seeded}");
+        ensure!(mirrors[1]["bytes"] == seeded["size"], "{seeded}");
         // a file without a sum is taken in, and it says so
         let taken = n2.cli(["seed", &good.url]).limit(LATER).run()?.ok()?;
         ensure!(taken.stdout.trim() == root && taken.stderr.contains("Nothing vouches"), "{taken}");
