@@ -385,7 +385,9 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             Ok(written) => return written,
             Err(_) => drop(bytes),
         }
-        self.write_again(piece, at..len).await
+        self.write_again(piece, at..len).await?;
+        // the writer may have taken all, and not let go of it
+        wire::finish(&mut self.writer).await
     }
 
     /// Writes parts of a piece that was read and is good.
@@ -428,3 +430,6 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
