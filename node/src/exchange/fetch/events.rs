@@ -20,6 +20,13 @@ impl Running<'_> {
         }
     }
 
+    /// Tells what has waited long enough.
+    pub(super) fn tell_due(&mut self) {
+        if self.news.is_due(self.begun.elapsed()) {
+            self.exchange.more(&self.blob.root);
+        }
+    }
+
     /// Says whether the blob is complete.
     pub(super) async fn on_event(
         &mut self,

@@ -27,7 +27,7 @@ use rand::rngs::StdRng;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use self::delta::Delta;
@@ -281,6 +281,7 @@ impl<'a> Running<'a> {
         let mut sync: JoinSet<Synced> = JoinSet::new();
         let (mut synced, mut complete) = (Instant::now(), false);
         loop {
+            let news = self.news.due().map(|due| self.begun + due);
             complete |= tokio::select! {
                 Some((from, event)) = received.recv() => self.on_event(from, event).await?,
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => false,
@@ -296,6 +297,10 @@ impl<'a> Running<'a> {
                 }
                 Some(cooked) = self.delta.ended(), if self.delta.is_at_work() => {
                     self.on_cooked(cooked)?
+                }
+                () = sleep_until(news.unwrap_or(self.begun)), if news.is_some() => {
+                    self.tell_due();
+                    false
                 }
                 _ = tick.tick() => self.on_tick(complete)?,
             };
@@ -316,9 +321,6 @@ impl<'a> Running<'a> {
 
     /// Says whether the blob is complete.
     fn on_tick(&mut self, complete: bool) -> Result<bool, FetchError> {
-        if self.news.is_due(self.begun.elapsed()) {
-            self.exchange.more(&self.blob.root);
-        }
         if complete {
             return Ok(true);
         }
