@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -61,7 +60,7 @@ impl Exchange {
         if first != ToSource::Direct {
             return self.serve_line(who, Line::stream(reader, writer), first).await;
         }
-        let room = Arc::clone(&self.shared.bulks).try_acquire_owned().ok();
+        let room = self.shared.bulks.take(who.1);
         let ticket = room.and_then(|room| Some((room, self.net.bulk_ticket()?)));
         let Some((_room, (ticket, mut claim))) = ticket else {
             send(&mut writer, &ToDownloader::Ticket(None)).await?;

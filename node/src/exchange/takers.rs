@@ -15,8 +15,6 @@ use super::{StreamId, Turn};
 pub(super) const NEAR: usize = 192;
 /// And at other sites, each of which has 16 that ask outside.
 pub(super) const FAR: usize = 64;
-/// Bulk connections of all takers; beyond that, streams must do. Each is a file descriptor.
-pub(super) const BULKS: usize = 512;
 
 /// See the module.
 #[derive(Debug)]

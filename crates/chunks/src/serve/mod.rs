@@ -32,6 +32,11 @@ use crate::wire::Refusal;
 /// While something urgent is served, others may use this part of the slots.
 const YIELD: usize = 8;
 
+/// Most streams of one member to which something is owed,
+const MEMBER: usize = 16;
+/// and this part of those that may still come, so that nobody takes the places of all others.
+const SHARE: usize = 8;
+
 /// What serving may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServeLimits {
@@ -224,6 +229,9 @@ impl<P: Copy + Ord> Serve<P> {
         {
             return Err(Refusal::Busy);
         }
+        if !self.has_share(peer) {
+            return Err(Refusal::Busy);
+        }
         if let Some(patience) = self.patience.filter(|_| !self.is_urgent(&root)) {
             let others = self.queues.values().flatten().filter(|(r, _)| !self.is_urgent(r));
             if others.count() >= patience {
@@ -238,6 +246,18 @@ impl<P: Copy + Ord> Serve<P> {
         }
         self.queues.entry(peer).or_default().push((root, piece));
         Ok(())
+    }
+
+    /// Whether the member of whom this stream is may be owed something on it too: a member may have
+    /// many streams, for as many blobs.
+    fn has_share(&self, peer: P) -> bool {
+        if self.owes(peer) {
+            return true;
+        }
+        let taken = self.queues.len().max(self.sending.len());
+        let most = self.limits.peers.saturating_sub(taken) / SHARE;
+        let owed = self.members.alike(peer).filter(|s| self.owes(*s)).count();
+        owed < most.clamp(1, MEMBER)
     }
 
     /// A peer takes a request back, without effect when its answer has begun; or declines what was

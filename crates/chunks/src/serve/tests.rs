@@ -67,6 +67,41 @@ fn queues_are_bounded() {
 }
 
 #[test]
+fn members_with_many_streams_leave_places_to_others() {
+    let mut serve = Serve::new(limits());
+    let mut ask = |peer: u16, member| {
+        let root = Hash([peer.to_be_bytes()[1]; 32]);
+        serve.open(peer, root, Place::Site);
+        serve.belongs(peer, member);
+        serve.request(peer, root, PieceIndex(0)).is_ok()
+    };
+    let mut got = Vec::new();
+    for member in 0..8 {
+        let first = 32 * member as u16;
+        got.push((first..first + 32).filter(|s| ask(*s, member)).count());
+    }
+    assert_eq!(got.first(), Some(&MEMBER), "{got:?}");
+    // as many members again, each of which wants one
+    assert!((300..400).all(|s| ask(s, u64::from(s))), "{got:?}");
+    // what is being sent counts too, however slowly it goes
+    let root = Hash([1; 32]);
+    let mut serve = Serve::new(ServeLimits { slots: 99, ..limits() });
+    for peer in 0..MEMBER as u16 {
+        serve.open(peer, root, Place::Site);
+        serve.belongs(peer, 1);
+        serve.request(peer, root, PieceIndex(0)).unwrap();
+        let job = serve.next_job().unwrap();
+        serve.is_slow(job.peer);
+    }
+    serve.open(99, root, Place::Site);
+    serve.belongs(99, 1);
+    assert_eq!(serve.request(99, root, PieceIndex(0)), Err(Refusal::Busy));
+    assert_eq!(serve.request(5, root, PieceIndex(1)), Ok(()), "its streams go on");
+    serve.done(3);
+    assert_eq!(serve.request(99, root, PieceIndex(0)), Ok(()));
+}
+
+#[test]
 fn other_sites_come_first_and_have_slots_of_their_own() {
     let mut serve = Serve::new(ServeLimits { slots: 1, far: 1, ..limits() });
     for (peer, place) in [(1, Place::Rack), (2, Place::Site), (3, FAR), (4, FAR)] {
