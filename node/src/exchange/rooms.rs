@@ -70,7 +70,7 @@ mod tests {
             had
         };
         assert_eq!((0..100).filter(|_| take(0)).count(), EACH);
-        for greedy in 1..32 {
+        for greedy in 1..16 {
             (0..100).for_each(|_| drop(take(greedy)));
         }
         assert!((100..200).all(&mut take), "one each for all the others");
