@@ -60,9 +60,8 @@ impl Uploads {
         turns: mpsc::Sender<Turn>,
     ) -> Option<Admitted> {
         let of = self.of.get(&root);
-        if let Some(old) = of.and_then(|of| of.get(&peer)).copied() {
-            self.left(old);
-        } else {
+        let old = of.and_then(|of| of.get(&peer)).copied();
+        if old.is_none() {
             let near = place.is_near();
             let alike = |s: &&StreamId| self.streams.get(s).is_some_and(|t| t.near == near);
             let taken = of.map_or(0, |of| of.values().filter(alike).count());
@@ -70,11 +69,18 @@ impl Uploads {
                 return None;
             }
         }
+        let seeding = match old {
+            Some(old) => {
+                let seeding = self.serve.open_instead(old, id, root, place);
+                self.left(old);
+                seeding
+            }
+            None => self.serve.open(id, root, place),
+        };
         let replaced = CancellationToken::new();
         self.of.entry(root).or_default().insert(peer, id);
         let taker = Taker { peer, root, near: place.is_near(), turns, replaced: replaced.clone() };
         self.streams.insert(id, taker);
-        let seeding = self.serve.open(id, root, place);
         self.serve.belongs(id, member(&peer));
         Some(Admitted { seeding, replaced })
     }

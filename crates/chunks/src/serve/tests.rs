@@ -291,6 +291,65 @@ fn a_seed_that_is_over_is_forgotten_and_may_begin_again() {
     assert!(serve.seeds.is_empty());
 }
 
+/// Sends what is offered to somebody until it is offered no more.
+fn take_all(serve: &mut Serve<u8>, peer: u8, pieces: usize) {
+    for piece in (0..pieces).map(|p| p as u32) {
+        offers(serve, T0);
+        ask(serve, peer, piece).unwrap();
+        assert_eq!(job(serve), Some((peer, piece)));
+        serve.done(peer);
+    }
+}
+
+#[test]
+fn a_seed_waits_for_a_side_whose_takers_are_gone_for_a_while() {
+    let mut serve = Serve::new(limits());
+    serve.seed(ROOT, 4);
+    assert!(serve.open(1, ROOT, Place::Site) && serve.open(2, ROOT, FAR));
+    take_all(&mut serve, 1, 4);
+    serve.left(1);
+    serve.left(2);
+    assert_eq!(serve.seeds.len(), 1, "nothing has left to the other site");
+    assert!(serve.open(3, ROOT, FAR));
+    assert!(serve.open_instead(3, 4, ROOT, FAR), "it comes back");
+    take_all(&mut serve, 4, 4);
+    serve.left(4);
+    assert!(serve.seeds.is_empty());
+}
+
+#[test]
+fn a_blob_that_is_removed_and_published_again_is_seeded_again_also_to_old_takers() {
+    let mut serve = Serve::new(limits());
+    serve.seed(ROOT, 2);
+    assert!(serve.open(1, ROOT, Place::Site));
+    take_all(&mut serve, 1, 1);
+    serve.unseed(&ROOT);
+    // nobody was told that it is seeded no more
+    serve.seed(ROOT, 2);
+    assert_eq!(offers(&mut serve, T0), [(1, vec![0, 1])]);
+    assert!(serve.open(2, ROOT, Place::Site), "it is seeded");
+    // one that was told is served like others, and one that is there stays
+    serve.unseed(&ROOT);
+    assert_eq!(offers(&mut serve, T0).len(), 2);
+    serve.seed(ROOT, 2);
+    assert!(offers(&mut serve, T0).is_empty());
+    assert!(serve.open(3, ROOT, Place::Site));
+    assert_eq!(offers(&mut serve, T0), [(3, vec![0, 1])]);
+    assert_eq!(ask(&mut serve, 1, 1), Ok(()));
+}
+
+#[test]
+fn seeds_are_bounded_and_the_oldest_ends_first() {
+    let mut serve = Serve::new(limits());
+    let root = |n: usize| Hash([n as u8; 32]);
+    (0..SEEDS).for_each(|n| serve.seed(root(n), 4));
+    assert!(serve.open(1, root(0), Place::Site), "somebody takes the oldest");
+    serve.seed(root(SEEDS), 4);
+    assert_eq!(serve.seeds.len(), SEEDS);
+    assert!(!serve.open(2, root(1), Place::Site));
+    assert!(serve.open(3, root(0), Place::Site) && serve.open(4, root(SEEDS), Place::Site));
+}
+
 const LATER: Hash = Hash([2; 32]);
 
 #[test]
