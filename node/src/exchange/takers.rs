@@ -101,7 +101,7 @@ impl Uploads {
     /// A stream that does not take what it is to send is given up.
     pub(super) fn tell(&mut self, stream: StreamId, turn: Turn) {
         if self.streams.get(&stream).is_none_or(|s| s.turns.try_send(turn).is_err()) {
-            self.serve.left(stream);
+            self.left(stream);
         }
     }
 }
@@ -114,6 +114,7 @@ fn member(node: &NodeId) -> u64 {
 #[cfg(test)]
 mod tests {
     use p2pinst_chunks::fetch::SiteTag;
+    use p2pinst_chunks::serve::Offer;
     use p2pinst_types::{PieceIndex, PublicKey};
 
     use super::*;
@@ -154,6 +155,17 @@ mod tests {
         assert_eq!(uploads.of[&ROOT][&node(1)], 31);
         uploads.left(31);
         assert!(uploads.of.is_empty() && uploads.streams.is_empty());
+    }
+
+    #[test]
+    fn a_stream_that_does_not_take_what_it_is_to_send_ends() {
+        let mut uploads = Uploads::default();
+        let (_turns, admitted) = open(&mut uploads, 1, node(1), Place::Site, ROOT);
+        (0..9).for_each(|_| uploads.tell(1, Turn::Offer(Offer::All)));
+        let replaced = admitted.unwrap().replaced;
+        assert!(!replaced.is_cancelled());
+        uploads.tell(1, Turn::Piece(PieceIndex(0)));
+        assert!(replaced.is_cancelled() && uploads.streams.is_empty() && uploads.of.is_empty());
     }
 
     #[test]

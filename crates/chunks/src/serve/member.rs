@@ -19,8 +19,13 @@ struct Member<P> {
 }
 
 /// When a stream is to be given a piece.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Turn(bool, u64, u64);
+
+impl Turn {
+    /// Of whom nothing is known.
+    const LAST: Self = Self(true, u64::MAX, u64::MAX);
+}
 
 impl<P> Default for Members<P> {
     fn default() -> Self {
@@ -66,7 +71,7 @@ impl<P: Copy + Ord> Members<P> {
     /// The lowest comes first: to whose member nothing is being sent, then whose turn was longest ago,
     /// the member's and the stream's.
     pub(super) fn turn(&self, stream: P, mut sending: impl Iterator<Item = P>) -> Turn {
-        let Some((member, last)) = self.of.get(&stream) else { return Turn::default() };
+        let Some((member, last)) = self.of.get(&stream) else { return Turn::LAST };
         let busy = sending.any(|s| self.of.get(&s).is_some_and(|(m, _)| m == member));
         Turn(busy, self.all.get(member).map_or(0, |m| m.turn), *last)
     }

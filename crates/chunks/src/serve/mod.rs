@@ -349,7 +349,8 @@ impl<P: Copy + Ord> Serve<P> {
             if !(if later { others } else { urgent }) {
                 continue;
             }
-            let turn = self.members.turn(*peer, self.sending.keys().copied());
+            let busy = self.sending.iter().filter(|(_, s)| !s.slow).map(|(peer, _)| *peer);
+            let turn = self.members.turn(*peer, busy);
             let key = (later, class, turn, Some(*peer) <= self.last, *peer, at);
             if best.is_none_or(|b| key < b) {
                 best = Some(key);

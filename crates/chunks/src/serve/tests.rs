@@ -102,6 +102,28 @@ fn members_with_many_streams_leave_places_to_others() {
 }
 
 #[test]
+fn a_slow_piece_does_not_put_its_member_last_nor_is_who_is_unknown_first() {
+    let mut serve = Serve::new(limits());
+    for (peer, member) in [(1, 1), (2, 1), (3, 2)] {
+        serve.open(peer, ROOT, Place::Site);
+        serve.belongs(peer, member);
+    }
+    ask(&mut serve, 1, 0).unwrap();
+    assert_eq!(job(&mut serve), Some((1, 0)));
+    serve.is_slow(1);
+    // the other member's turn was last
+    ask(&mut serve, 3, 0).unwrap();
+    assert_eq!(job(&mut serve), Some((3, 0)));
+    serve.done(3);
+    for peer in [0, 2, 3] {
+        ask(&mut serve, peer, 1).unwrap();
+    }
+    assert_eq!(job(&mut serve), Some((2, 1)));
+    assert_eq!(job(&mut serve), Some((3, 1)));
+    assert_eq!(job(&mut serve), Some((0, 1)));
+}
+
+#[test]
 fn other_sites_come_first_and_have_slots_of_their_own() {
     let mut serve = Serve::new(ServeLimits { slots: 1, far: 1, ..limits() });
     for (peer, place) in [(1, Place::Rack), (2, Place::Site), (3, FAR), (4, FAR)] {
