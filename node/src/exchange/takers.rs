@@ -13,8 +13,10 @@ use super::{StreamId, Turn};
 
 /// Takers of one blob at this site: beyond that, those who have them give to the others.
 pub(super) const NEAR: usize = 192;
-/// And at other sites, each of which has 16 that ask outside.
-pub(super) const FAR: usize = 64;
+/// And at each other site, which has 16 that ask outside,
+pub(super) const FAR: usize = 16;
+/// and at all of them.
+const ALL_FAR: usize = 256;
 
 /// See the module.
 #[derive(Debug)]
@@ -28,7 +30,7 @@ pub(super) struct Uploads {
 struct Taker {
     peer: NodeId,
     root: Hash,
-    near: bool,
+    place: Place,
     turns: mpsc::Sender<Turn>,
     replaced: CancellationToken,
 }
@@ -62,10 +64,18 @@ impl Uploads {
         let of = self.of.get(&root);
         let old = of.and_then(|of| of.get(&peer)).copied();
         if old.is_none() {
-            let near = place.is_near();
-            let alike = |s: &&StreamId| self.streams.get(s).is_some_and(|t| t.near == near);
-            let taken = of.map_or(0, |of| of.values().filter(alike).count());
-            if taken >= if near { NEAR } else { FAR } {
+            let places = || {
+                let of = of.into_iter().flat_map(BTreeMap::values);
+                of.filter_map(|s| self.streams.get(s).map(|t| t.place))
+            };
+            let near = places().filter(|p| p.is_near()).count();
+            let is_full = if place.is_near() {
+                near >= NEAR
+            } else {
+                let there = places().filter(|p| *p == place).count();
+                there >= FAR || places().count() - near >= ALL_FAR
+            };
+            if is_full {
                 return None;
             }
         }
@@ -79,7 +89,7 @@ impl Uploads {
         };
         let replaced = CancellationToken::new();
         self.of.entry(root).or_default().insert(peer, id);
-        let taker = Taker { peer, root, near: place.is_near(), turns, replaced: replaced.clone() };
+        let taker = Taker { peer, root, place, turns, replaced: replaced.clone() };
         self.streams.insert(id, taker);
         self.serve.belongs(id, member(&peer));
         Some(Admitted { seeding, replaced })
@@ -184,6 +194,13 @@ mod tests {
         let near = (0..500).filter(|_| open(&mut uploads, Place::Site, ROOT)).count();
         assert_eq!(near, NEAR);
         assert_eq!((0..500).filter(|_| open(&mut uploads, far, ROOT)).count(), FAR);
+        // no site is shut out by others
+        let other = Place::Far(SiteTag(2));
+        assert_eq!((0..500).filter(|_| open(&mut uploads, other, ROOT)).count(), FAR);
+        let sites = (3..100).map(|site| Place::Far(SiteTag(site)));
+        let all = sites.flat_map(|site| [site; FAR + 1]);
+        let all = all.filter(|site| open(&mut uploads, *site, ROOT)).count();
+        assert_eq!(all + 2 * FAR, ALL_FAR);
         assert!(open(&mut uploads, Place::Site, Hash([2; 32])), "another blob");
         uploads.left(1);
         assert!(open(&mut uploads, Place::Rack, ROOT));
