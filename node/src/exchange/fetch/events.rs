@@ -58,6 +58,7 @@ impl Running<'_> {
                 return Ok(self.step(Input::Left { peer }));
             }
             Event::NotFound => {
+                self.lose(&peer);
                 self.give_up(peer, "it does not have the blob");
                 return Ok(self.step(Input::Left { peer }));
             }
@@ -133,7 +134,8 @@ impl Running<'_> {
     }
 
     fn find(&mut self, peer: NodeId) {
-        if self.found.len() < FOUND && !self.found.contains(&peer) {
+        let is_known = self.found.contains(&peer) || self.banned.contains(&peer);
+        if self.found.len() < FOUND && !is_known {
             self.found.push(peer);
             self.chosen.1 = true;
         }

@@ -229,6 +229,12 @@ impl Running<'_> {
         }
     }
 
+    /// One that was named has nothing: others have its place.
+    pub(super) fn lose(&mut self, peer: &NodeId) {
+        self.found.retain(|found| found != peer);
+        self.hearsay.remove(peer);
+    }
+
     fn forget(&mut self, peer: NodeId) {
         self.links.remove(&peer);
         self.have.remove(&peer);
@@ -240,6 +246,7 @@ impl Running<'_> {
         warn!(%peer, %reason, blob = %self.blob.root.short(), "a source is banned from this blob");
         self.exchange.meter.banned(&self.blob.root, peer);
         self.forget(peer);
+        self.lose(&peer);
         self.banned.insert(peer);
     }
 }

@@ -44,8 +44,10 @@ const TICK: Duration = Duration::from_millis(100);
 const SYNC: Duration = Duration::from_secs(1);
 /// How long nobody may have anything before the DHT is asked, and between two questions.
 const LOOK: Duration = Duration::from_secs(5);
-/// Sources that the DHT has named.
+/// Sources that the DHT has named, or others,
 pub(super) const FOUND: usize = 64;
+/// and of these, those that others have: they may name whom they like.
+pub(super) const HEARSAY: usize = FOUND / 2;
 
 /// Why a blob was not fetched.
 #[derive(Debug, Error)]
@@ -151,8 +153,10 @@ pub(super) struct Running<'a> {
     /// What those that seed the blob have offered.
     offered: BTreeMap<NodeId, Bitmap>,
     retries: BTreeMap<NodeId, Retry>,
-    banned: BTreeSet<NodeId>,
+    pub(super) banned: BTreeSet<NodeId>,
     pub(super) found: Vec<NodeId>,
+    /// Those of them that other sources have named.
+    pub(super) hearsay: BTreeSet<NodeId>,
     /// How many of those each busy source has named.
     pub(super) advised: BTreeMap<NodeId, usize>,
     gave: BTreeSet<NodeId>,
@@ -260,6 +264,7 @@ impl<'a> Running<'a> {
             retries: BTreeMap::new(),
             banned: BTreeSet::new(),
             found: Vec::new(),
+            hearsay: BTreeSet::new(),
             gave: BTreeSet::new(),
             tasks: JoinSet::new(),
             events,
