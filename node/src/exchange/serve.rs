@@ -93,6 +93,16 @@ impl Exchange {
         let Some(status) = self.status_soon(&root, progress.clone()).await else {
             return send(&mut writer, &ToDownloader::NotFound { root }).await;
         };
+        // what has come since then is told first
+        let progress = progress.or_else(|| {
+            self.progress(&root).map(|mut progress| {
+                progress.mark_changed();
+                progress
+            })
+        });
+        let Some(progress) = progress else {
+            return send(&mut writer, &ToDownloader::NotFound { root }).await;
+        };
         let (turns_tx, turns) = mpsc::channel(TURNS);
         let who = (peer, self.places.of(&peer));
         let admitted = lock(&self.shared.uploads).admit(id, who, root, turns_tx);
@@ -223,15 +233,9 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         mut self,
         mut messages: mpsc::Receiver<ToSource>,
         mut turns: mpsc::Receiver<Turn>,
-        mut progress: Option<watch::Receiver<u64>>,
+        mut progress: watch::Receiver<u64>,
     ) -> io::Result<()> {
         loop {
-            let more = async {
-                match &mut progress {
-                    Some(p) => p.changed().await.is_ok(),
-                    None => std::future::pending().await,
-                }
-            };
             // in no order: a flood of messages holds up no piece that has its turn
             tokio::select! {
                 message = messages.recv() => match message {
@@ -243,10 +247,9 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                     Some(Turn::Offer(offer)) => self.offer(offer).await?,
                     None => return Ok(()),
                 },
-                alive = more => {
-                    if !alive {
-                        progress = None;
-                    }
+                more = progress.changed() => {
+                    // removed; it may be here again, and others tell of that
+                    more.map_err(|_| io::ErrorKind::NotFound)?;
                     self.tell_news().await?;
                 }
             }

@@ -38,7 +38,8 @@ impl Running<'_> {
             return Ok(self.on_late(peer, event));
         }
         match event {
-            Event::Found => self.find(peer),
+            // no link says that
+            Event::Found => {}
             Event::Opened { blob, seeding, have, recipe } if blob == self.blob => {
                 self.retries.remove(&peer);
                 if seeding {
