@@ -156,6 +156,11 @@ impl Exchange {
         Arc::clone(fetching.entry(root).or_default())
     }
 
+    /// Whether somebody fetches a blob here.
+    fn is_fetching(&self, root: &Hash) -> bool {
+        lock(&self.shared.fetching).get(root).is_some_and(|turn| turn.try_lock().is_err())
+    }
+
     fn stream_id(&self) -> StreamId {
         self.shared.next_stream.fetch_add(1, Ordering::Relaxed)
     }
