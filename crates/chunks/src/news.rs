@@ -12,15 +12,15 @@ const BATCH: u32 = 8;
 const PART: u32 = 16;
 /// No piece waits longer than this to be told.
 const AFTER: Duration = Duration::from_millis(200);
-/// Nothing is told sooner than this after the last time.
+/// Nothing is told sooner than this after the last time, but that the blob is complete.
 const GAP: Duration = Duration::from_millis(20);
 
 /// The pieces of one blob that have come and were not told.
 #[derive(Debug, Default)]
 pub struct News {
-    /// How many, and since when the first.
+    /// How many, and until when at most.
     waiting: u32,
-    since: Duration,
+    due: Duration,
     told: Option<Duration>,
 }
 
@@ -28,31 +28,40 @@ impl News {
     /// A piece came: `held` of `pieces` are here now. Whether to tell.
     pub fn came(&mut self, now: Duration, held: u32, pieces: u32) -> bool {
         if self.waiting == 0 {
-            self.since = now;
+            self.due = now + AFTER;
         }
         self.waiting = self.waiting.saturating_add(1);
         let few = held.min(pieces.saturating_sub(held)) / PART;
-        self.waiting >= few.clamp(1, BATCH) && self.tell(now)
+        if self.waiting < few.clamp(1, BATCH) && held < pieces {
+            return false;
+        }
+        let soonest = self.told.map_or(now, |told| told + GAP);
+        if now < soonest && held < pieces {
+            self.due = self.due.min(soonest);
+            return false;
+        }
+        self.tell(now);
+        true
     }
 
     /// Time passed: whether to tell what waits.
     pub fn is_due(&mut self, now: Duration) -> bool {
-        self.waiting > 0 && now.saturating_sub(self.since) >= AFTER && self.tell(now)
+        let due = self.due().is_some_and(|due| now >= due);
+        if due {
+            self.tell(now);
+        }
+        due
     }
 
-    /// How long what waits may wait still; `None`: nothing does.
+    /// When what waits is to be told, unless more comes; `None`: nothing waits.
     #[must_use]
     pub fn due(&self) -> Option<Duration> {
-        (self.waiting > 0).then_some(self.since + AFTER)
+        (self.waiting > 0).then_some(self.due)
     }
 
-    fn tell(&mut self, now: Duration) -> bool {
-        if self.told.is_some_and(|t| now.saturating_sub(t) < GAP) {
-            return false;
-        }
+    fn tell(&mut self, now: Duration) {
         self.told = Some(now);
         self.waiting = 0;
-        true
     }
 }
 
@@ -90,6 +99,19 @@ mod tests {
         assert_eq!(news.due(), Some(AFTER));
         assert!(!news.is_due(ms(199)));
         assert!(news.is_due(ms(200)) && !news.is_due(ms(999)));
+    }
+
+    #[test]
+    fn what_comes_too_soon_waits_no_longer_than_it_must_and_the_last_piece_not_at_all() {
+        let mut news = News::default();
+        assert!(news.came(ms(100), 1, 10));
+        assert!(!news.came(ms(105), 2, 10));
+        assert_eq!(news.due(), Some(ms(120)));
+        assert!(!news.is_due(ms(119)) && news.is_due(ms(120)));
+        assert_eq!(news.due(), None);
+        assert!(!news.came(ms(121), 9, 10));
+        assert!(news.came(ms(122), 10, 10), "it is complete");
+        assert_eq!(news.due(), None);
     }
 
     #[test]

@@ -7,7 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::atomic::AtomicU64;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use p2pinst_chunks::store::{BeginError, PutError};
@@ -29,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const HEARING: Duration = Duration::from_millis(500);
 /// How long one source may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long one that proves what it claims may be silent before a piece, which may wait for its turn.
+const TURN: Duration = Duration::from_secs(15);
 /// How long one source may take to prove what it claims; the layer of the largest blob has 128 MiB.
 const PROOF: Duration = Duration::from_secs(60);
 /// Sources that prove what they claim at the same time.
@@ -61,8 +65,9 @@ pub enum LocateError {
 /// A blob whose length is proved, and what proves it.
 #[derive(Debug)]
 pub struct Located {
-    layer: PieceLayer,
-    last: Vec<u8>,
+    layer: Arc<PieceLayer>,
+    /// `None`: the blob has been begun here.
+    last: Option<Vec<u8>>,
 }
 
 impl Located {
@@ -78,7 +83,8 @@ fn last_piece(blob: &BlobRef) -> PieceIndex {
 }
 
 impl Exchange {
-    /// Finds out what a root stands for, from sources that are not trusted.
+    /// Finds out what a root stands for, from sources that are not trusted. While somebody fetches the
+    /// blob here, that is waited for: sources let a member have one stream for a blob.
     ///
     /// # Errors
     /// When nobody who can be reached has it.
@@ -92,8 +98,17 @@ impl Exchange {
         let mut tasks = JoinSet::new();
         let mut claims: BTreeMap<BlobRef, BTreeSet<NodeId>> = BTreeMap::new();
         let mut first: Option<Instant> = None;
+        let mut failed = BTreeSet::new();
         while begun.elapsed() < PATIENCE {
-            for peer in sources() {
+            if let Some(layer) = self.begun_here(root).await? {
+                return Ok(Located { layer, last: None });
+            }
+            if self.is_fetching(&root) {
+                tasks.abort_all();
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            for peer in sources().into_iter().filter(|peer| !failed.contains(peer)) {
                 // who did not have it may have it by now
                 let again = |at: &Instant| at.elapsed() > ANSWER;
                 if tasks.len() < AT_ONCE && asked.get(&peer).is_none_or(again) {
@@ -105,8 +120,10 @@ impl Exchange {
             tokio::select! {
                 Some(answer) = tasks.join_next(), if !tasks.is_empty() => {
                     if let Ok((peer, Some(blob))) = answer {
-                        claims.entry(blob).or_default().insert(peer);
-                        first.get_or_insert_with(Instant::now);
+                        if !failed.contains(&peer) {
+                            claims.entry(blob).or_default().insert(peer);
+                            first.get_or_insert_with(Instant::now);
+                        }
                     }
                 }
                 () = tokio::time::sleep(PAUSE) => {}
@@ -116,15 +133,31 @@ impl Exchange {
                 continue;
             }
             first = None;
-            if let Some(located) = self.first_proof(in_turn(std::mem::take(&mut claims))).await {
+            let claims = in_turn(std::mem::take(&mut claims));
+            if let Some(located) = self.first_proof(claims, &mut failed).await {
                 return Ok(located);
             }
         }
         Err(LocateError::Nobody { root })
     }
 
-    /// The first good proof of what sources claim. Who cannot prove it is not asked for it again.
-    async fn first_proof(&self, claims: Vec<(NodeId, BlobRef)>) -> Option<Located> {
+    /// The layer of a blob that has been begun here.
+    async fn begun_here(&self, root: Hash) -> Result<Option<Arc<PieceLayer>>, LocateError> {
+        if self.blobs.status(&root).is_none() {
+            return Ok(None);
+        }
+        let blobs = self.blobs.clone();
+        let layer = tokio::task::spawn_blocking(move || blobs.layer(&root)).await?;
+        // it was removed meanwhile, say
+        Ok(layer.inspect_err(|error| debug!(%error, "cannot read a layer")).ok())
+    }
+
+    /// The first good proof of what sources claim. Who fails is not asked again.
+    async fn first_proof(
+        &self,
+        claims: Vec<(NodeId, BlobRef)>,
+        failed: &mut BTreeSet<NodeId>,
+    ) -> Option<Located> {
         let mut claims = claims.into_iter();
         let mut proofs = JoinSet::new();
         loop {
@@ -137,7 +170,10 @@ impl Exchange {
             }
             match proofs.join_next().await? {
                 Ok((_, Ok(located))) => return Some(located),
-                Ok((peer, Err(error))) => debug!(%peer, %error, "it does not prove what it claims"),
+                Ok((peer, Err(error))) => {
+                    debug!(%peer, %error, "it does not prove what it claims");
+                    failed.insert(peer);
+                }
                 Err(error) => debug!(%error, "a proof was broken off"),
             }
         }
@@ -152,7 +188,9 @@ impl Exchange {
         let begun = tokio::task::spawn_blocking(move || {
             let blob = located.blob();
             blobs.begin(&located.layer)?;
-            blobs.put_piece(&blob.root, last_piece(&blob), &located.last)?;
+            if let Some(last) = &located.last {
+                blobs.put_piece(&blob.root, last_piece(&blob), last)?;
+            }
             Ok(())
         });
         begun.await?
@@ -192,7 +230,7 @@ impl Exchange {
                 continue;
             }
             say(&mut writer, &ToSource::GetLayer { from }).await?;
-            match hear(&mut reader, &mut body).await? {
+            match hear(&mut reader, &mut body, ANSWER).await? {
                 ToDownloader::Layer { from, bytes } => {
                     pages.push(from, bytes).map_err(io::Error::other)?;
                 }
@@ -204,10 +242,10 @@ impl Exchange {
         let piece = last_piece(&blob);
         say(&mut writer, &ToSource::Request { piece }).await?;
         loop {
-            match hear(&mut reader, &mut body).await? {
+            match hear(&mut reader, &mut body, TURN).await? {
                 ToDownloader::Piece { piece: which, bytes } if which == piece => {
                     layer.check_piece(piece, bytes).map_err(io::Error::other)?;
-                    return Ok(Located { last: bytes.to_vec(), layer });
+                    return Ok(Located { last: Some(bytes.to_vec()), layer: Arc::new(layer) });
                 }
                 ToDownloader::Have { .. } => {}
                 ToDownloader::Refused { reason: Refusal::Missing, .. } => {
@@ -220,6 +258,23 @@ impl Exchange {
                 }
                 _ => return Err(io::ErrorKind::InvalidData.into()),
             }
+        }
+    }
+}
+
+/// Reads, unless for so long nothing is heard.
+async fn unless_silent<T>(
+    read: impl Future<Output = io::Result<T>>,
+    heard: &AtomicU64,
+    silent: Duration,
+) -> io::Result<T> {
+    let mut read = pin!(read);
+    loop {
+        let before = heard.load(Ordering::Relaxed);
+        match tokio::time::timeout(silent, read.as_mut()).await {
+            Ok(read) => return read,
+            Err(_) if heard.load(Ordering::Relaxed) != before => {}
+            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
         }
     }
 }
@@ -240,7 +295,7 @@ fn in_turn(claims: BTreeMap<BlobRef, BTreeSet<NodeId>>) -> Vec<(NodeId, BlobRef)
 /// nobody does.
 async fn claimed<R: AsyncRead + Unpin>(reader: &mut R, root: Hash) -> io::Result<Option<BlobRef>> {
     let mut body = Vec::new();
-    let ToDownloader::Opened { blob, have, .. } = hear(reader, &mut body).await? else {
+    let ToDownloader::Opened { blob, have, .. } = hear(reader, &mut body, ANSWER).await? else {
         return Ok(None);
     };
     let usual = BlobRef::new(root, blob.len()).is_ok_and(|usual| usual == blob);
@@ -253,14 +308,17 @@ async fn say<W: AsyncWrite + Unpin>(writer: &mut W, message: &ToSource) -> io::R
     wire::write(writer, &[&bytes]).await
 }
 
-/// The next answer; what a source tells unasked, its news and its offers, does not matter here.
+/// The next answer; what a source tells unasked, its news and its offers, does not matter here. No byte
+/// of a message may take longer than `silent`.
 async fn hear<'a, R: AsyncRead + Unpin>(
     reader: &mut R,
     body: &'a mut Vec<u8>,
+    silent: Duration,
 ) -> io::Result<ToDownloader<'a>> {
-    let none = AtomicU64::new(0);
+    let heard = AtomicU64::new(0);
     let header = loop {
-        let header = wire::read(reader, Direction::ToDownloader, body, &none, None).await?;
+        let read = wire::read(reader, Direction::ToDownloader, body, &heard, None);
+        let header = unless_silent(read, &heard, silent).await?;
         let header = header.ok_or(io::ErrorKind::UnexpectedEof)?;
         let said = ToDownloader::decode(header, wire::taken(header, body));
         let unasked = matches!(

@@ -13,6 +13,7 @@ mod nic;
 mod places;
 mod progress;
 mod removal;
+mod rooms;
 mod serve;
 mod sources;
 mod takers;
@@ -28,7 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use p2pinst_chunks::BlobStore;
 use p2pinst_chunks::serve::Offer;
 use p2pinst_types::{Hash, NodeId, PieceIndex};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use fetch::{FetchError, Fetched, Sources, Wish};
@@ -69,7 +70,7 @@ struct Shared {
     progress: Mutex<BTreeMap<Hash, watch::Sender<u64>>>,
     uploads: Mutex<Uploads>,
     /// Bulk connections that takers may have.
-    bulks: Arc<Semaphore>,
+    bulks: rooms::Rooms,
     buffers: buffers::Buffers,
     begun: Instant,
     indirect: line::Indirect,
@@ -97,7 +98,7 @@ impl Exchange {
         let shared = Shared {
             progress: Mutex::default(),
             uploads: Mutex::default(),
-            bulks: Arc::new(Semaphore::new(takers::BULKS)),
+            bulks: rooms::Rooms::default(),
             buffers: buffers::Buffers::default(),
             begun: Instant::now(),
             indirect: line::Indirect::default(),
@@ -153,6 +154,11 @@ impl Exchange {
         let mut fetching = lock(&self.shared.fetching);
         fetching.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(fetching.entry(root).or_default())
+    }
+
+    /// Whether somebody fetches a blob here.
+    fn is_fetching(&self, root: &Hash) -> bool {
+        lock(&self.shared.fetching).get(root).is_some_and(|turn| turn.try_lock().is_err())
     }
 
     fn stream_id(&self) -> StreamId {

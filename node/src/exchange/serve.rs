@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -61,7 +60,7 @@ impl Exchange {
         if first != ToSource::Direct {
             return self.serve_line(who, Line::stream(reader, writer), first).await;
         }
-        let room = Arc::clone(&self.shared.bulks).try_acquire_owned().ok();
+        let room = self.shared.bulks.take(who.1);
         let ticket = room.and_then(|room| Some((room, self.net.bulk_ticket()?)));
         let Some((_room, (ticket, mut claim))) = ticket else {
             send(&mut writer, &ToDownloader::Ticket(None)).await?;
@@ -92,6 +91,16 @@ impl Exchange {
         };
         let progress = self.progress(&root);
         let Some(status) = self.status_soon(&root, progress.clone()).await else {
+            return send(&mut writer, &ToDownloader::NotFound { root }).await;
+        };
+        // what has come since then is told first
+        let progress = progress.or_else(|| {
+            self.progress(&root).map(|mut progress| {
+                progress.mark_changed();
+                progress
+            })
+        });
+        let Some(progress) = progress else {
             return send(&mut writer, &ToDownloader::NotFound { root }).await;
         };
         let (turns_tx, turns) = mpsc::channel(TURNS);
@@ -224,15 +233,9 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         mut self,
         mut messages: mpsc::Receiver<ToSource>,
         mut turns: mpsc::Receiver<Turn>,
-        mut progress: Option<watch::Receiver<u64>>,
+        mut progress: watch::Receiver<u64>,
     ) -> io::Result<()> {
         loop {
-            let more = async {
-                match &mut progress {
-                    Some(p) => p.changed().await.is_ok(),
-                    None => std::future::pending().await,
-                }
-            };
             // in no order: a flood of messages holds up no piece that has its turn
             tokio::select! {
                 message = messages.recv() => match message {
@@ -244,10 +247,9 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
                     Some(Turn::Offer(offer)) => self.offer(offer).await?,
                     None => return Ok(()),
                 },
-                alive = more => {
-                    if !alive {
-                        progress = None;
-                    }
+                more = progress.changed() => {
+                    // removed; it may be here again, and others tell of that
+                    more.map_err(|_| io::ErrorKind::NotFound)?;
                     self.tell_news().await?;
                 }
             }
@@ -385,7 +387,9 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
             Ok(written) => return written,
             Err(_) => drop(bytes),
         }
-        self.write_again(piece, at..len).await
+        self.write_again(piece, at..len).await?;
+        // the writer may have taken all, and not let go of it
+        wire::finish(&mut self.writer).await
     }
 
     /// Writes parts of a piece that was read and is good.
@@ -428,3 +432,6 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,10 +13,10 @@ use super::{StreamId, Turn};
 
 /// Takers of one blob at this site: beyond that, those who have them give to the others.
 pub(super) const NEAR: usize = 192;
-/// And at other sites, each of which has 16 that ask outside.
-pub(super) const FAR: usize = 64;
-/// Bulk connections of all takers; beyond that, streams must do. Each is a file descriptor.
-pub(super) const BULKS: usize = 512;
+/// And at each other site, which has 16 that ask outside,
+pub(super) const FAR: usize = 16;
+/// and at all of them.
+const ALL_FAR: usize = 256;
 
 /// See the module.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(super) struct Uploads {
 struct Taker {
     peer: NodeId,
     root: Hash,
-    near: bool,
+    place: Place,
     turns: mpsc::Sender<Turn>,
     replaced: CancellationToken,
 }
@@ -62,21 +62,35 @@ impl Uploads {
         turns: mpsc::Sender<Turn>,
     ) -> Option<Admitted> {
         let of = self.of.get(&root);
-        if let Some(old) = of.and_then(|of| of.get(&peer)).copied() {
-            self.left(old);
-        } else {
-            let near = place.is_near();
-            let alike = |s: &&StreamId| self.streams.get(s).is_some_and(|t| t.near == near);
-            let taken = of.map_or(0, |of| of.values().filter(alike).count());
-            if taken >= if near { NEAR } else { FAR } {
+        let old = of.and_then(|of| of.get(&peer)).copied();
+        if old.is_none() {
+            let places = || {
+                let of = of.into_iter().flat_map(BTreeMap::values);
+                of.filter_map(|s| self.streams.get(s).map(|t| t.place))
+            };
+            let near = places().filter(|p| p.is_near()).count();
+            let is_full = if place.is_near() {
+                near >= NEAR
+            } else {
+                let there = places().filter(|p| *p == place).count();
+                there >= FAR || places().count() - near >= ALL_FAR
+            };
+            if is_full {
                 return None;
             }
         }
+        let seeding = match old {
+            Some(old) => {
+                let seeding = self.serve.open_instead(old, id, root, place);
+                self.left(old);
+                seeding
+            }
+            None => self.serve.open(id, root, place),
+        };
         let replaced = CancellationToken::new();
         self.of.entry(root).or_default().insert(peer, id);
-        let taker = Taker { peer, root, near: place.is_near(), turns, replaced: replaced.clone() };
+        let taker = Taker { peer, root, place, turns, replaced: replaced.clone() };
         self.streams.insert(id, taker);
-        let seeding = self.serve.open(id, root, place);
         self.serve.belongs(id, member(&peer));
         Some(Admitted { seeding, replaced })
     }
@@ -97,7 +111,7 @@ impl Uploads {
     /// A stream that does not take what it is to send is given up.
     pub(super) fn tell(&mut self, stream: StreamId, turn: Turn) {
         if self.streams.get(&stream).is_none_or(|s| s.turns.try_send(turn).is_err()) {
-            self.serve.left(stream);
+            self.left(stream);
         }
     }
 }
@@ -110,6 +124,7 @@ fn member(node: &NodeId) -> u64 {
 #[cfg(test)]
 mod tests {
     use p2pinst_chunks::fetch::SiteTag;
+    use p2pinst_chunks::serve::Offer;
     use p2pinst_types::{PieceIndex, PublicKey};
 
     use super::*;
@@ -153,6 +168,17 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_that_does_not_take_what_it_is_to_send_ends() {
+        let mut uploads = Uploads::default();
+        let (_turns, admitted) = open(&mut uploads, 1, node(1), Place::Site, ROOT);
+        (0..9).for_each(|_| uploads.tell(1, Turn::Offer(Offer::All)));
+        let replaced = admitted.unwrap().replaced;
+        assert!(!replaced.is_cancelled());
+        uploads.tell(1, Turn::Piece(PieceIndex(0)));
+        assert!(replaced.is_cancelled() && uploads.streams.is_empty() && uploads.of.is_empty());
+    }
+
+    #[test]
     fn takers_of_a_blob_are_bounded_and_other_sites_have_places_of_their_own() {
         let mut uploads = Uploads::default();
         let far = Place::Far(SiteTag(1));
@@ -168,6 +194,13 @@ mod tests {
         let near = (0..500).filter(|_| open(&mut uploads, Place::Site, ROOT)).count();
         assert_eq!(near, NEAR);
         assert_eq!((0..500).filter(|_| open(&mut uploads, far, ROOT)).count(), FAR);
+        // no site is shut out by others
+        let other = Place::Far(SiteTag(2));
+        assert_eq!((0..500).filter(|_| open(&mut uploads, other, ROOT)).count(), FAR);
+        let sites = (3..100).map(|site| Place::Far(SiteTag(site)));
+        let all = sites.flat_map(|site| [site; FAR + 1]);
+        let all = all.filter(|site| open(&mut uploads, *site, ROOT)).count();
+        assert_eq!(all + 2 * FAR, ALL_FAR);
         assert!(open(&mut uploads, Place::Site, Hash([2; 32])), "another blob");
         uploads.left(1);
         assert!(open(&mut uploads, Place::Rack, ROOT));

@@ -360,6 +360,31 @@ async fn r10_the_length_of_a_bare_root_is_proved_and_not_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_root_stands_for_is_asked_of_nobody_while_the_blob_is_fetched() {
+    let (_d1, full, blob) = holding(&content(3_000_000));
+    let ((_d2, empty), (source, reader)) = (store(), (honest(&full).await, host().await));
+    reader.meet([&source]).await;
+    let exchange = Exchange::new(reader.net.clone(), empty.clone());
+    let turn = exchange.turn_to_fetch(blob.root);
+    let held = turn.lock().await;
+    let asked = AtomicU64::new(0);
+    let sources = || {
+        asked.fetch_add(1, Ordering::SeqCst);
+        vec![source.id]
+    };
+    let begin = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        empty.begin(&full.layer(&blob.root).unwrap()).unwrap();
+    };
+    let (located, ()) = tokio::join!(exchange.locate(blob.root, sources), begin);
+    let located = located.unwrap();
+    assert_eq!((located.blob(), asked.load(Ordering::SeqCst)), (blob, 0));
+    drop(held);
+    exchange.adopt(located).await.unwrap();
+    assert_eq!(empty.status(&blob.root).unwrap().have.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn liars_that_never_come_to_the_proof_hold_up_nobody() {
     let (_dir, full, blob) = holding(&content(3_000_000));
     let mut hosts = vec![honest(&full).await];
@@ -370,7 +395,7 @@ async fn liars_that_never_come_to_the_proof_hold_up_nobody() {
     }
     hosts.push(silent(BlobRef::new(blob.root, 20 << 20).ok()).await);
     let found = located(&hosts, blob.root);
-    // each of them would be given a minute
+    // a minute is for those that do something, and these are not asked twice
     let found = tokio::time::timeout(Duration::from_secs(50), found).await;
     assert_eq!(found, Ok(Some(blob)));
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::fetch::{FOUND, Running, Stage};
+use super::fetch::{FOUND, HEARSAY, Running, Stage};
 use super::limits::Ordered;
 use super::{Exchange, lock};
 
@@ -127,11 +127,13 @@ impl Running<'_> {
         let before = self.found.len();
         let named = self.advised.entry(from).or_default();
         for other in others {
-            let new = !self.found.contains(&other) && peers.is_up(&other);
-            if new && *named < OTHERS && self.found.len() < FOUND {
+            let new = !self.found.contains(&other) && !self.banned.contains(&other);
+            let room = self.found.len() < FOUND && self.hearsay.len() < HEARSAY;
+            if new && room && *named < OTHERS && peers.is_up(&other) {
                 *named += 1;
                 debug!(%from, %other, blob = %self.blob.root.short(), "a busy source names another");
                 self.found.push(other);
+                self.hearsay.insert(other);
             }
         }
         if self.found.len() > before {

@@ -93,6 +93,11 @@ pub(super) async fn write<W: AsyncWrite + Unpin>(
     for step in parts.iter().flat_map(|part| part.chunks(STEP)) {
         in_time(stream.write_all(step)).await?;
     }
+    finish(stream).await
+}
+
+/// Flushes what was written.
+pub(super) async fn finish<W: AsyncWrite + Unpin>(stream: &mut W) -> io::Result<()> {
     in_time(stream.flush()).await
 }
 
@@ -106,7 +111,7 @@ pub(super) async fn begin<W: AsyncWrite + Unpin>(stream: &mut W, prefix: &[u8]) 
 }
 
 /// Writes bytes of a piece from `at` on, no faster than the limits allow, and flushes. When it is dropped,
-/// `at` tells how far it came.
+/// `at` tells how far it came; the writer may hold some of it still.
 pub(super) async fn write_within<W: AsyncWrite + Unpin>(
     stream: &mut W,
     bytes: &[u8],
@@ -129,5 +134,5 @@ pub(super) async fn write_within<W: AsyncWrite + Unpin>(
         };
         in_time(step).await?;
     }
-    in_time(stream.flush()).await
+    finish(stream).await
 }

@@ -468,6 +468,7 @@ impl AsyncWrite for BulkWriter {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let record = buf.get(..buf.len().min(RECORD)).unwrap_or_default();
+        this.pace.begin();
         // a short one and a long one leave together
         if this.waiting.end + 2 + record.len() + TAG > WAITING {
             ready!(this.poll_send(cx))?;
@@ -478,6 +479,7 @@ impl AsyncWrite for BulkWriter {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        this.pace.end();
         ready!(this.poll_send(cx))?;
         this.pace.done(this.io.as_ref())?;
         // many lines, few of which have something to say

@@ -124,6 +124,8 @@ pub(super) struct Pace {
     /// When what is being written began, and how much of it was taken.
     begun: Option<Instant>,
     taken: usize,
+    /// Whether no more is to be written before that has been taken.
+    ending: bool,
     /// Bytes per second; 0: not known.
     rate: f64,
     not_sent: u32,
@@ -134,7 +136,7 @@ impl Pace {
     /// When the system refuses.
     pub(super) fn new(stream: &TcpStream, uplink: Arc<Uplink>) -> io::Result<Self> {
         SockRef::from(stream).set_tcp_notsent_lowat(NOT_SENT.0)?;
-        Ok(Self { uplink, begun: None, taken: 0, rate: 0.0, not_sent: NOT_SENT.0 })
+        Ok(Self { uplink, begun: None, taken: 0, ending: false, rate: 0.0, not_sent: NOT_SENT.0 })
     }
 
     /// Writes some bytes.
@@ -167,11 +169,25 @@ impl Pace {
         }
     }
 
+    /// There is more to write. What was to end before and did not, because nobody waited for it, tells
+    /// nothing of how fast the socket is.
+    pub(super) fn begin(&mut self) {
+        if std::mem::take(&mut self.ending) {
+            (self.begun, self.taken) = (None, 0);
+        }
+    }
+
+    /// Nothing more is to be written before what there is has been taken.
+    pub(super) fn end(&mut self) {
+        self.ending = true;
+    }
+
     /// All has been taken that was to be written.
     ///
     /// # Errors
     /// When the system refuses.
     pub(super) fn done(&mut self, stream: &TcpStream) -> io::Result<()> {
+        self.ending = false;
         let taken = std::mem::take(&mut self.taken);
         let Some(begun) = self.begun.take().filter(|_| taken >= LONG) else { return Ok(()) };
         let rate = taken as f64 / begun.elapsed().as_secs_f64().max(1e-4);
@@ -228,6 +244,25 @@ mod tests {
         pace.done(&out).unwrap();
         assert_eq!((pace.packet(), pace.not_sent), (Some(SEGMENTS * SEGMENT), NOT_SENT.0));
         assert_eq!(SockRef::from(&out).tcp_notsent_lowat().unwrap(), NOT_SENT.0);
+    }
+
+    #[tokio::test]
+    async fn an_end_that_nobody_waited_for_does_not_count() {
+        let (out, _inn) = pair().await;
+        let mut pace = Pace::new(&out, Arc::default()).unwrap();
+        let write = std::future::poll_fn(|cx| {
+            pace.begin();
+            pace.poll_write(&out, cx, &[7; 1000])
+        });
+        assert_eq!(write.await.unwrap(), 1000);
+        pace.begin();
+        assert!(pace.begun.is_some() && pace.taken == 1000, "it goes on");
+        pace.end();
+        pace.begin();
+        assert!(pace.begun.is_none() && pace.taken == 0);
+        pace.end();
+        pace.done(&out).unwrap();
+        assert!(!pace.ending);
     }
 
     #[test]

@@ -32,6 +32,14 @@ use crate::wire::Refusal;
 /// While something urgent is served, others may use this part of the slots.
 const YIELD: usize = 8;
 
+/// Most streams of one member to which something is owed,
+const MEMBER: usize = 16;
+/// and this part of those that may still come, so that nobody takes the places of all others.
+const SHARE: usize = 8;
+
+/// Blobs that are seeded at a time, of those that have not left altogether: the last ones.
+const SEEDS: usize = 64;
+
 /// What serving may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServeLimits {
@@ -115,6 +123,8 @@ pub struct Serve<P> {
     opened: BTreeMap<P, (Hash, Place)>,
     members: Members<P>,
     seeds: BTreeMap<Hash, Seed<P>>,
+    /// Seeds that there were so far.
+    seeded: u64,
     urgent: BTreeSet<Hash>,
     /// Requests for blobs that are not urgent that may wait, of all peers.
     patience: Option<usize>,
@@ -133,6 +143,7 @@ impl<P: Copy + Ord> Serve<P> {
             opened: BTreeMap::new(),
             members: Members::default(),
             seeds: BTreeMap::new(),
+            seeded: 0,
             urgent: BTreeSet::new(),
             patience: None,
         }
@@ -159,14 +170,23 @@ impl<P: Copy + Ord> Serve<P> {
     }
 
     /// Seeds a blob of so many pieces from now on, for those who open it from now on. Takes about 10
-    /// bytes per piece. One of a single piece is not seeded: all get it at once.
+    /// bytes per piece. One of a single piece is not seeded: all get it at once. One that has left
+    /// altogether, or was removed, begins anew; when too many are seeded, the oldest is no more.
     pub fn seed(&mut self, root: Hash, pieces: u32) {
         if pieces < 2 {
             return;
         }
-        let seed = self.seeds.entry(root).or_insert_with(|| Seed::new(pieces));
-        if seed.has_ended() {
-            *seed = Seed::new(pieces);
+        self.seeded += 1;
+        match self.seeds.get_mut(&root) {
+            Some(seed) if seed.has_ended() => seed.begin_anew(pieces, self.seeded),
+            Some(_) => {}
+            None => drop(self.seeds.insert(root, Seed::new(pieces, self.seeded))),
+        }
+        let going: Vec<_> = self.seeds.iter().filter(|(_, s)| !s.has_ended()).collect();
+        if going.len() > SEEDS {
+            let others = going.into_iter().filter(|(r, _)| **r != root);
+            let oldest = others.min_by_key(|(_, s)| (s.has_takers(), s.number)).map(|(r, _)| *r);
+            oldest.into_iter().for_each(|oldest| self.unseed(&oldest));
         }
     }
 
@@ -194,6 +214,15 @@ impl<P: Copy + Ord> Serve<P> {
         self.opened.insert(peer, (root, place));
         let peers = self.limits.peers;
         self.seeds.get_mut(&root).is_some_and(|s| s.open(peer, place, peers))
+    }
+
+    /// A downloader opens a blob again, instead of what it had opened: the same as [`Serve::left`] and
+    /// [`Serve::open`], but for that a seed does not end between them.
+    pub fn open_instead(&mut self, old: P, peer: P, root: Hash, place: Place) -> bool {
+        let left = self.leave(old);
+        let seeding = self.open(peer, root, place);
+        left.into_iter().for_each(|root| self.forget_seed(&root));
+        seeding
     }
 
     /// A downloader that has opened a blob is a stream of this member: members take turns, however many
@@ -224,6 +253,9 @@ impl<P: Copy + Ord> Serve<P> {
         {
             return Err(Refusal::Busy);
         }
+        if !self.has_share(peer) {
+            return Err(Refusal::Busy);
+        }
         if let Some(patience) = self.patience.filter(|_| !self.is_urgent(&root)) {
             let others = self.queues.values().flatten().filter(|(r, _)| !self.is_urgent(r));
             if others.count() >= patience {
@@ -238,6 +270,18 @@ impl<P: Copy + Ord> Serve<P> {
         }
         self.queues.entry(peer).or_default().push((root, piece));
         Ok(())
+    }
+
+    /// Whether the member of whom this stream is may be owed something on it too: a member may have
+    /// many streams, for as many blobs.
+    fn has_share(&self, peer: P) -> bool {
+        if self.owes(peer) {
+            return true;
+        }
+        let taken = self.queues.len().max(self.sending.len());
+        let most = self.limits.peers.saturating_sub(taken) / SHARE;
+        let owed = self.members.alike(peer).filter(|s| self.owes(*s)).count();
+        owed < most.clamp(1, MEMBER)
     }
 
     /// A peer takes a request back, without effect when its answer has begun; or declines what was
@@ -262,15 +306,21 @@ impl<P: Copy + Ord> Serve<P> {
 
     /// A peer is gone with all its requests. What was being sent to it counts as not sent.
     pub fn left(&mut self, peer: P) {
+        if let Some(root) = self.leave(peer) {
+            self.forget_seed(&root);
+        }
+    }
+
+    /// The same, but for that the seed stays; and what the peer had opened.
+    fn leave(&mut self, peer: P) -> Option<Hash> {
         self.queues.remove(&peer);
         self.sending.remove(&peer);
         self.members.left(peer);
-        if let Some((root, _)) = self.opened.remove(&peer)
-            && let Some(seed) = self.seeds.get_mut(&root)
-        {
+        let (root, _) = self.opened.remove(&peer)?;
+        if let Some(seed) = self.seeds.get_mut(&root) {
             seed.left(peer);
-            self.forget_seed(&root);
         }
+        Some(root)
     }
 
     fn tidy(&mut self, peer: P) {
@@ -299,7 +349,8 @@ impl<P: Copy + Ord> Serve<P> {
             if !(if later { others } else { urgent }) {
                 continue;
             }
-            let turn = self.members.turn(*peer, self.sending.keys().copied());
+            let busy = self.sending.iter().filter(|(_, s)| !s.slow).map(|(peer, _)| *peer);
+            let turn = self.members.turn(*peer, busy);
             let key = (later, class, turn, Some(*peer) <= self.last, *peer, at);
             if best.is_none_or(|b| key < b) {
                 best = Some(key);

@@ -42,11 +42,19 @@ struct Side {
     left: Bitmap,
     /// Pieces to be offered.
     queue: VecDeque<PieceIndex>,
+    /// Whether anybody there took any.
+    wanted: bool,
 }
 
 impl Side {
     fn new(pieces: u32) -> Self {
-        Self { left: Bitmap::new(pieces), queue: (0..pieces).map(PieceIndex).collect() }
+        let queue = (0..pieces).map(PieceIndex).collect();
+        Self { left: Bitmap::new(pieces), queue, wanted: false }
+    }
+
+    /// Whether all pieces have left to it, if anybody there took any.
+    fn is_done(&self) -> bool {
+        !self.wanted || self.left.is_full()
     }
 
     /// A piece that was offered is to be offered again.
@@ -66,16 +74,37 @@ pub(super) struct Seed<P> {
     /// Pieces offered to each other site.
     sites: BTreeMap<Place, u64>,
     looked: Duration,
+    /// Whether it is seeded no more.
+    ended: bool,
+    /// Which seed of this node it is.
+    pub(super) number: u64,
 }
 
 impl<P: Copy + Ord> Seed<P> {
-    pub(super) fn new(pieces: u32) -> Self {
+    pub(super) fn new(pieces: u32, number: u64) -> Self {
         Self {
             near: Side::new(pieces),
             far: Side::new(pieces),
             takers: BTreeMap::new(),
             sites: BTreeMap::new(),
             looked: Duration::ZERO,
+            ended: false,
+            number,
+        }
+    }
+
+    /// All pieces are to leave once more. Who was not told yet that it may ask for any is offered some
+    /// of them.
+    pub(super) fn begin_anew(&mut self, pieces: u32, number: u64) {
+        let takers = std::mem::take(&mut self.takers);
+        *self = Self::new(pieces, number);
+        for (peer, mut taker) in takers {
+            taker.offered.clear();
+            taker.asked.clear();
+            if !taker.free {
+                self.side(taker.place).wanted = true;
+            }
+            self.takers.insert(peer, taker);
         }
     }
 
@@ -85,21 +114,27 @@ impl<P: Copy + Ord> Seed<P> {
 
     /// All pieces count as gone.
     pub(super) fn end(&mut self) {
+        self.ended = true;
         for side in [&mut self.near, &mut self.far] {
             side.left = Bitmap::full(side.left.pieces());
             side.queue.clear();
         }
     }
 
-    /// Whether all pieces have left to some side, and nobody takes any: they are elsewhere too, or the
-    /// blob is seeded no more.
+    /// Whether it has ended, and nobody takes any.
     pub(super) fn is_over(&self) -> bool {
-        self.takers.is_empty() && (self.near.left.is_full() || self.far.left.is_full())
+        self.takers.is_empty() && self.has_ended()
     }
 
-    /// Whether all pieces have left to all sides, and all takers know.
+    /// Whether all pieces have left to each side that took any, or the blob is seeded no more. A side
+    /// whose takers are gone for a while is waited for.
     pub(super) fn has_ended(&self) -> bool {
-        self.near.left.is_full() && self.far.left.is_full() && self.takers.values().all(|t| t.free)
+        let wanted = self.near.wanted || self.far.wanted;
+        self.ended || wanted && self.near.is_done() && self.far.is_done()
+    }
+
+    pub(super) fn has_takers(&self) -> bool {
+        !self.takers.is_empty()
     }
 
     /// Whether the blob is seeded to this peer.
@@ -117,6 +152,7 @@ impl<P: Copy + Ord> Seed<P> {
             free: false,
         };
         self.takers.insert(peer, taker);
+        self.side(place).wanted = true;
         true
     }
 
@@ -128,7 +164,8 @@ impl<P: Copy + Ord> Seed<P> {
 
     /// Whether there are enough others to take what has not left yet.
     pub(super) fn is_closed_to(&self, peer: P) -> bool {
-        !self.takers.contains_key(&peer) && !self.near.left.is_full() && !self.takers.is_empty()
+        let others = self.takers.values().any(|t| !t.free);
+        !self.takers.contains_key(&peer) && !self.near.left.is_full() && others
     }
 
     pub(super) fn requested(&mut self, peer: P, piece: PieceIndex) {

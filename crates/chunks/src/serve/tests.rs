@@ -67,6 +67,63 @@ fn queues_are_bounded() {
 }
 
 #[test]
+fn members_with_many_streams_leave_places_to_others() {
+    let mut serve = Serve::new(limits());
+    let mut ask = |peer: u16, member| {
+        let root = Hash([peer.to_be_bytes()[1]; 32]);
+        serve.open(peer, root, Place::Site);
+        serve.belongs(peer, member);
+        serve.request(peer, root, PieceIndex(0)).is_ok()
+    };
+    let mut got = Vec::new();
+    for member in 0..8 {
+        let first = 32 * member as u16;
+        got.push((first..first + 32).filter(|s| ask(*s, member)).count());
+    }
+    assert_eq!(got.first(), Some(&MEMBER), "{got:?}");
+    // as many members again, each of which wants one
+    assert!((300..400).all(|s| ask(s, u64::from(s))), "{got:?}");
+    // what is being sent counts too, however slowly it goes
+    let root = Hash([1; 32]);
+    let mut serve = Serve::new(ServeLimits { slots: 99, ..limits() });
+    for peer in 0..MEMBER as u16 {
+        serve.open(peer, root, Place::Site);
+        serve.belongs(peer, 1);
+        serve.request(peer, root, PieceIndex(0)).unwrap();
+        let job = serve.next_job().unwrap();
+        serve.is_slow(job.peer);
+    }
+    serve.open(99, root, Place::Site);
+    serve.belongs(99, 1);
+    assert_eq!(serve.request(99, root, PieceIndex(0)), Err(Refusal::Busy));
+    assert_eq!(serve.request(5, root, PieceIndex(1)), Ok(()), "its streams go on");
+    serve.done(3);
+    assert_eq!(serve.request(99, root, PieceIndex(0)), Ok(()));
+}
+
+#[test]
+fn a_slow_piece_does_not_put_its_member_last_nor_is_who_is_unknown_first() {
+    let mut serve = Serve::new(limits());
+    for (peer, member) in [(1, 1), (2, 1), (3, 2)] {
+        serve.open(peer, ROOT, Place::Site);
+        serve.belongs(peer, member);
+    }
+    ask(&mut serve, 1, 0).unwrap();
+    assert_eq!(job(&mut serve), Some((1, 0)));
+    serve.is_slow(1);
+    // the other member's turn was last
+    ask(&mut serve, 3, 0).unwrap();
+    assert_eq!(job(&mut serve), Some((3, 0)));
+    serve.done(3);
+    for peer in [0, 2, 3] {
+        ask(&mut serve, peer, 1).unwrap();
+    }
+    assert_eq!(job(&mut serve), Some((2, 1)));
+    assert_eq!(job(&mut serve), Some((3, 1)));
+    assert_eq!(job(&mut serve), Some((0, 1)));
+}
+
+#[test]
 fn other_sites_come_first_and_have_slots_of_their_own() {
     let mut serve = Serve::new(ServeLimits { slots: 1, far: 1, ..limits() });
     for (peer, place) in [(1, Place::Rack), (2, Place::Site), (3, FAR), (4, FAR)] {
@@ -254,6 +311,65 @@ fn a_seed_that_is_over_is_forgotten_and_may_begin_again() {
     serve.left(4);
     serve.unseed(&ROOT);
     assert!(serve.seeds.is_empty());
+}
+
+/// Sends what is offered to somebody until it is offered no more.
+fn take_all(serve: &mut Serve<u8>, peer: u8, pieces: usize) {
+    for piece in (0..pieces).map(|p| p as u32) {
+        offers(serve, T0);
+        ask(serve, peer, piece).unwrap();
+        assert_eq!(job(serve), Some((peer, piece)));
+        serve.done(peer);
+    }
+}
+
+#[test]
+fn a_seed_waits_for_a_side_whose_takers_are_gone_for_a_while() {
+    let mut serve = Serve::new(limits());
+    serve.seed(ROOT, 4);
+    assert!(serve.open(1, ROOT, Place::Site) && serve.open(2, ROOT, FAR));
+    take_all(&mut serve, 1, 4);
+    serve.left(1);
+    serve.left(2);
+    assert_eq!(serve.seeds.len(), 1, "nothing has left to the other site");
+    assert!(serve.open(3, ROOT, FAR));
+    assert!(serve.open_instead(3, 4, ROOT, FAR), "it comes back");
+    take_all(&mut serve, 4, 4);
+    serve.left(4);
+    assert!(serve.seeds.is_empty());
+}
+
+#[test]
+fn a_blob_that_is_removed_and_published_again_is_seeded_again_also_to_old_takers() {
+    let mut serve = Serve::new(limits());
+    serve.seed(ROOT, 2);
+    assert!(serve.open(1, ROOT, Place::Site));
+    take_all(&mut serve, 1, 1);
+    serve.unseed(&ROOT);
+    // nobody was told that it is seeded no more
+    serve.seed(ROOT, 2);
+    assert_eq!(offers(&mut serve, T0), [(1, vec![0, 1])]);
+    assert!(serve.open(2, ROOT, Place::Site), "it is seeded");
+    // one that was told is served like others, and one that is there stays
+    serve.unseed(&ROOT);
+    assert_eq!(offers(&mut serve, T0).len(), 2);
+    serve.seed(ROOT, 2);
+    assert!(offers(&mut serve, T0).is_empty());
+    assert!(serve.open(3, ROOT, Place::Site));
+    assert_eq!(offers(&mut serve, T0), [(3, vec![0, 1])]);
+    assert_eq!(ask(&mut serve, 1, 1), Ok(()));
+}
+
+#[test]
+fn seeds_are_bounded_and_the_oldest_ends_first() {
+    let mut serve = Serve::new(limits());
+    let root = |n: usize| Hash([n as u8; 32]);
+    (0..SEEDS).for_each(|n| serve.seed(root(n), 4));
+    assert!(serve.open(1, root(0), Place::Site), "somebody takes the oldest");
+    serve.seed(root(SEEDS), 4);
+    assert_eq!(serve.seeds.len(), SEEDS);
+    assert!(!serve.open(2, root(1), Place::Site));
+    assert!(serve.open(3, root(0), Place::Site) && serve.open(4, root(SEEDS), Place::Site));
 }
 
 const LATER: Hash = Hash([2; 32]);

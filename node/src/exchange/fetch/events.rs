@@ -20,6 +20,13 @@ impl Running<'_> {
         }
     }
 
+    /// Tells what has waited long enough.
+    pub(super) fn tell_due(&mut self) {
+        if self.news.is_due(self.begun.elapsed()) {
+            self.exchange.more(&self.blob.root);
+        }
+    }
+
     /// Says whether the blob is complete.
     pub(super) async fn on_event(
         &mut self,
@@ -31,7 +38,8 @@ impl Running<'_> {
             return Ok(self.on_late(peer, event));
         }
         match event {
-            Event::Found => self.find(peer),
+            // no link says that
+            Event::Found => {}
             Event::Opened { blob, seeding, have, recipe } if blob == self.blob => {
                 self.retries.remove(&peer);
                 if seeding {
@@ -51,6 +59,7 @@ impl Running<'_> {
                 return Ok(self.step(Input::Left { peer }));
             }
             Event::NotFound => {
+                self.lose(&peer);
                 self.give_up(peer, "it does not have the blob");
                 return Ok(self.step(Input::Left { peer }));
             }
@@ -126,7 +135,8 @@ impl Running<'_> {
     }
 
     fn find(&mut self, peer: NodeId) {
-        if self.found.len() < FOUND && !self.found.contains(&peer) {
+        let is_known = self.found.contains(&peer) || self.banned.contains(&peer);
+        if self.found.len() < FOUND && !is_known {
             self.found.push(peer);
             self.chosen.1 = true;
         }

@@ -31,7 +31,7 @@ const SOURCES_OF_SMALL: usize = 2;
 /// A source of which nothing comes for so long makes room for others, if any wait.
 const SILENT: Duration = Duration::from_secs(5);
 /// A node that is not to ask other sites does so all the same when so long nobody at its own site has
-/// opened the blob.
+/// opened the blob, or had it and no room.
 const ALONE: Duration = Duration::from_secs(3);
 
 /// What has come from a source in use.
@@ -178,7 +178,7 @@ impl Running<'_> {
     /// nobody at the own site has the blob.
     fn may_ask_outside(&mut self, all: &Candidates) -> bool {
         if self.have.keys().any(|p| self.place(p).is_near()) {
-            self.near = Instant::now();
+            self.near = self.near.max(Instant::now());
         }
         all.is_gateway(&self.blob.root) || self.near.elapsed() >= ALONE
     }
@@ -222,7 +222,17 @@ impl Running<'_> {
         self.give_up(peer, "it has takers enough");
         if let Some(retry) = self.retries.get_mut(&peer) {
             retry.at = retry.at.max(Instant::now() + FULL);
+            // it has the blob: it is asked again before other sites are
+            if self.places.get(&peer).is_some_and(|p| p.is_near()) {
+                self.near = self.near.max(retry.at);
+            }
         }
+    }
+
+    /// One that was named has nothing: others have its place.
+    pub(super) fn lose(&mut self, peer: &NodeId) {
+        self.found.retain(|found| found != peer);
+        self.hearsay.remove(peer);
     }
 
     fn forget(&mut self, peer: NodeId) {
@@ -236,6 +246,7 @@ impl Running<'_> {
         warn!(%peer, %reason, blob = %self.blob.root.short(), "a source is banned from this blob");
         self.exchange.meter.banned(&self.blob.root, peer);
         self.forget(peer);
+        self.lose(&peer);
         self.banned.insert(peer);
     }
 }

@@ -27,7 +27,7 @@ use rand::rngs::StdRng;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use self::delta::Delta;
@@ -44,8 +44,10 @@ const TICK: Duration = Duration::from_millis(100);
 const SYNC: Duration = Duration::from_secs(1);
 /// How long nobody may have anything before the DHT is asked, and between two questions.
 const LOOK: Duration = Duration::from_secs(5);
-/// Sources that the DHT has named.
+/// Sources that the DHT has named, or others,
 pub(super) const FOUND: usize = 64;
+/// and of these, those that others have: they may name whom they like.
+pub(super) const HEARSAY: usize = FOUND / 2;
 
 /// Why a blob was not fetched.
 #[derive(Debug, Error)]
@@ -151,8 +153,10 @@ pub(super) struct Running<'a> {
     /// What those that seed the blob have offered.
     offered: BTreeMap<NodeId, Bitmap>,
     retries: BTreeMap<NodeId, Retry>,
-    banned: BTreeSet<NodeId>,
+    pub(super) banned: BTreeSet<NodeId>,
     pub(super) found: Vec<NodeId>,
+    /// Those of them that other sources have named.
+    pub(super) hearsay: BTreeSet<NodeId>,
     /// How many of those each busy source has named.
     pub(super) advised: BTreeMap<NodeId, usize>,
     gave: BTreeSet<NodeId>,
@@ -260,6 +264,7 @@ impl<'a> Running<'a> {
             retries: BTreeMap::new(),
             banned: BTreeSet::new(),
             found: Vec::new(),
+            hearsay: BTreeSet::new(),
             gave: BTreeSet::new(),
             tasks: JoinSet::new(),
             events,
@@ -281,6 +286,7 @@ impl<'a> Running<'a> {
         let mut sync: JoinSet<Synced> = JoinSet::new();
         let (mut synced, mut complete) = (Instant::now(), false);
         loop {
+            let news = self.news.due().map(|due| self.begun + due);
             complete |= tokio::select! {
                 Some((from, event)) = received.recv() => self.on_event(from, event).await?,
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => false,
@@ -296,6 +302,10 @@ impl<'a> Running<'a> {
                 }
                 Some(cooked) = self.delta.ended(), if self.delta.is_at_work() => {
                     self.on_cooked(cooked)?
+                }
+                () = sleep_until(news.unwrap_or(self.begun)), if news.is_some() => {
+                    self.tell_due();
+                    false
                 }
                 _ = tick.tick() => self.on_tick(complete)?,
             };
@@ -316,9 +326,6 @@ impl<'a> Running<'a> {
 
     /// Says whether the blob is complete.
     fn on_tick(&mut self, complete: bool) -> Result<bool, FetchError> {
-        if self.news.is_due(self.begun.elapsed()) {
-            self.exchange.more(&self.blob.root);
-        }
         if complete {
             return Ok(true);
         }

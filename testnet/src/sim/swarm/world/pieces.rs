@@ -102,9 +102,10 @@ impl World {
             let now = self.now();
             let node = &mut self.nodes[at as usize];
             let held = node.fetch.have().count() + 1;
+            let before = node.news.due();
             if node.news.came(now, held, self.plan.pieces) {
                 self.flush(at);
-            } else if node.fresh.len() == 1 {
+            } else if node.news.due() != before {
                 self.plan_news(at);
             }
         }
@@ -123,8 +124,6 @@ impl World {
         let now = self.now();
         if self.nodes[n as usize].news.is_due(now) {
             self.flush(n);
-        } else {
-            self.plan_news(n);
         }
     }
 
