@@ -119,11 +119,11 @@ impl Exchange {
             }
             tokio::select! {
                 Some(answer) = tasks.join_next(), if !tasks.is_empty() => {
-                    if let Ok((peer, Some(blob))) = answer {
-                        if !failed.contains(&peer) {
-                            claims.entry(blob).or_default().insert(peer);
-                            first.get_or_insert_with(Instant::now);
-                        }
+                    if let Ok((peer, Some(blob))) = answer
+                        && !failed.contains(&peer)
+                    {
+                        claims.entry(blob).or_default().insert(peer);
+                        first.get_or_insert_with(Instant::now);
                     }
                 }
                 () = tokio::time::sleep(PAUSE) => {}
