@@ -3,12 +3,12 @@
 //!
 //! A [`Recipe`] lists the chunks of one blob in order, each a run of zeros or data with its blake3 hash. The
 //! cuts follow the content (`cut`: FastCDC), so that equal stretches of two blobs have equal chunks
-//! wherever they lie. [`Plan`] compares a recipe with those of the blobs that are here, and [`assemble`]
+//! wherever they lie. [`Plan`] compares a recipe with those of the blobs that are here, and [`assemble()`]
 //! builds the pieces that need nothing from others.
 //!
 //! A recipe is an **unsigned hint**. Nothing that is built from one counts before it verifies against the
 //! blob's piece layer, like a piece that came from a peer; so a lie costs bounded local work (reading,
-//! hashing, at most [`most_bytes`] fetched) and nothing else. Pure, but for [`assemble`] and [`Seed`],
+//! hashing, at most [`most_bytes`] fetched) and nothing else. Pure, but for [`assemble()`] and [`Seed`],
 //! which block.
 
 mod assemble;
