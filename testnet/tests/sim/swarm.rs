@@ -84,16 +84,12 @@ fn anytime_the_holders_of_leases_die() {
 #[test]
 fn finally_a_site_that_was_cut_off_has_all() {
     let faults = vec![(3.0, Fault::Cut(2)), (9.0, Fault::Heal(2))];
-    let mut copies = Vec::new();
     for seed in 1..=6 {
         let report = run(&Plan { sites: 3, faults: faults.clone(), ..Plan::new(17, 256, seed) });
         assert!(report.time(1.0) <= 9.0 + 2.0 * report.bound, "seed {seed}: {:?}", report.done);
-        copies.push(report.most_wan());
+        // what was asked for before the cut comes after it, and has been asked of others meanwhile
+        assert!(report.most_wan() <= 1.1, "seed {seed}: {:?}", report.wan);
     }
-    // what was asked for before the cut comes after it, and has been asked of others meanwhile
-    let most = copies.iter().copied().fold(0.0, f64::max);
-    let mean = copies.iter().sum::<f64>() / copies.len() as f64;
-    assert!(most <= 1.6 && mean <= 1.45, "{copies:?}");
 }
 
 #[test]

@@ -2,7 +2,9 @@
 //!
 //! Each piece is leased to one of the site's gateways by rendezvous hash, so that one copy crosses
 //! the WAN without a word between them. A lease stands as long as pieces come through its holder;
-//! when none do although some could, its pieces pass to the next in their order for a while.
+//! when none do although some could, its pieces pass to the next in their order for a while. When nothing
+//! comes through this node either, it may be the WAN that is silent: then the lease stands again as soon
+//! as a piece comes, or all gateways would ask for everything when a site that was cut off is back.
 
 use std::time::Duration;
 
@@ -18,6 +20,17 @@ const LAPSE_TIMES: u32 = 2;
 /// A lease that has lapsed stands again after so many times the time in which it lapsed.
 const AGAIN_TIMES: u32 = 5;
 
+/// Whether a lease is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Stands,
+    /// It lapsed when nothing came through this node either.
+    Doubtful,
+    /// It was doubtful, pieces come again, and none has come through the holder yet.
+    Forgiven,
+    Lapsed,
+}
+
 #[derive(Debug, Clone)]
 struct Holder {
     tag: u64,
@@ -25,7 +38,13 @@ struct Holder {
     progress: Duration,
     /// Whether it owes something: a piece that it could ask for, and that is not here.
     owes: bool,
-    lapsed: bool,
+    standing: Standing,
+}
+
+impl Holder {
+    fn lapsed(&self) -> bool {
+        matches!(self.standing, Standing::Doubtful | Standing::Lapsed)
+    }
 }
 
 /// The leases of one blob at this site, as this node sees them.
@@ -58,7 +77,7 @@ impl Leases {
         tags.truncate(GATEWAYS);
         let holder = |tag| {
             let old = self.holders.iter().find(|h| h.tag == tag).cloned();
-            old.unwrap_or(Holder { tag, progress: now, owes: false, lapsed: false })
+            old.unwrap_or(Holder { tag, progress: now, owes: false, standing: Standing::Stands })
         };
         self.holders = tags.into_iter().map(holder).collect();
         self.own = own;
@@ -69,11 +88,11 @@ impl Leases {
     /// node that is no gateway asks for whatever it can get.
     fn divide(&mut self) {
         let pieces = self.mine.pieces();
-        let all = self.holders.iter().all(|h| h.lapsed);
+        let all = self.holders.iter().all(Holder::lapsed);
         self.of_piece.clear();
         self.mine = Bitmap::new(pieces);
         for piece in 0..pieces {
-            let stands = |h: &Holder| all || !h.lapsed;
+            let stands = |h: &Holder| all || !h.lapsed();
             let weights = self.holders.iter().enumerate().filter(|(_, h)| stands(h));
             let best = weights.map(|(at, h)| (mix(h.tag ^ mix(u64::from(piece))), at, h.tag)).max();
             let Some((_, at, tag)) = best else { continue };
@@ -94,8 +113,18 @@ impl Leases {
 
     /// A piece has come to the site.
     pub(super) fn came(&mut self, now: Duration, piece: PieceIndex) {
-        if let Some(holder) = self.holder(piece) {
-            holder.progress = now;
+        let Some(holder) = self.holder(piece) else { return };
+        holder.progress = now;
+        if holder.standing == Standing::Forgiven {
+            holder.standing = Standing::Stands;
+        }
+        let doubtful = |h: &Holder| h.standing == Standing::Doubtful;
+        if self.holders.iter().any(doubtful) {
+            for holder in self.holders.iter_mut().filter(|h| doubtful(h)) {
+                holder.standing = Standing::Forgiven;
+                holder.progress = now;
+            }
+            self.divide();
         }
     }
 
@@ -113,21 +142,24 @@ impl Leases {
             }
         }
         let after = (usual.unwrap_or_default() * LAPSE_TIMES).max(LAPSE_MIN);
+        let mut own = self.holders.iter().filter(|h| h.tag == self.own);
+        let blind = own.all(|h| h.owes && now.saturating_sub(h.progress) > after / 2);
         let mut changed = false;
         for (holder, owes) in self.holders.iter_mut().zip(owes) {
             if owes && !holder.owes {
                 holder.progress = holder.progress.max(now);
             }
             holder.owes = owes;
-            if holder.lapsed && now.saturating_sub(holder.progress) > after * AGAIN_TIMES {
-                holder.lapsed = false;
+            if holder.lapsed() && now.saturating_sub(holder.progress) > after * AGAIN_TIMES {
+                holder.standing = Standing::Stands;
                 holder.progress = now;
                 changed = true;
             }
             let late = owes && now.saturating_sub(holder.progress) > after;
             // this node knows of itself that it is alive
-            if late && !holder.lapsed && holder.tag != self.own {
-                holder.lapsed = true;
+            if late && !holder.lapsed() && holder.tag != self.own {
+                let in_doubt = blind && holder.standing == Standing::Stands;
+                holder.standing = if in_doubt { Standing::Doubtful } else { Standing::Lapsed };
                 changed = true;
             }
         }
@@ -221,6 +253,24 @@ mod tests {
         leases.look(secs(2), &all, None);
         assert!(leases.mine().is_empty());
         leases.look(secs(3), &all, None);
+        assert!(leases.mine().is_full());
+    }
+
+    #[test]
+    fn when_the_site_is_back_its_leases_stand_but_not_twice_for_nothing() {
+        let mut leases = site(&[1, 2, 3]).remove(0);
+        let (mine, all) = (leases.mine().clone(), Bitmap::full(PIECES));
+        leases.look(secs(0), &all, None);
+        leases.look(secs(3), &all, None);
+        assert!(leases.mine().is_full(), "nothing comes, and it may be the others' fault");
+        leases.came(secs(9), mine.iter().next().unwrap());
+        assert_eq!(leases.mine(), &mine, "it was the WAN's");
+        leases.look(secs(11), &all, None);
+        assert_eq!(leases.mine(), &mine);
+        // this node is blind again, and the others have shown nothing since: no more doubt
+        leases.look(secs(12), &all, None);
+        assert!(leases.mine().is_full());
+        leases.came(secs(13), mine.iter().next().unwrap());
         assert!(leases.mine().is_full());
     }
 
