@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use p2pinst_api::{Client, ClientError};
 use p2pinst_files::Context as _;
-use p2pinst_install::DebInfo;
+use p2pinst_types::record::PackageId;
 use p2pinst_types::{BlobRef, Hash};
 
 use crate::context::Context;
@@ -68,15 +68,33 @@ impl Source {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Reads what the package says of itself.
-    pub(crate) fn inspect(&self) -> Result<DebInfo, CliError> {
-        let inspected = p2pinst_install::inspect(&self.path);
+    /// Reads what the package says of itself; what follows is not looked at.
+    pub(crate) fn identify(&self) -> Result<PackageId, CliError> {
+        let found = p2pinst_install::identify(&self.path);
         // a file that is being written is no package yet: say that, not what is wrong with it
         self.check_unchanged()?;
-        inspected.map_err(CliError::failed)
+        Ok(found.map_err(CliError::failed)?.package)
     }
 
-    fn check_unchanged(&self) -> Result<(), CliError> {
+    /// Hands the package over to the node, and looks meanwhile whether all of it can be unpacked.
+    pub(crate) async fn hand_over_whole(
+        &self,
+        context: &Context,
+        client: &mut Client,
+    ) -> Result<BlobRef, CliError> {
+        let path = self.path.clone();
+        let inspect = tokio::task::spawn_blocking(move || p2pinst_install::inspect(&path));
+        let inspected = async {
+            let inspected = inspect.await.map_err(|e| CliError::new(Kind::Bug, e))?;
+            self.check_unchanged()?;
+            inspected.map_err(CliError::failed)
+        };
+        let (blob, _) = tokio::try_join!(self.hand_over(context, client), inspected)?;
+        Ok(blob)
+    }
+
+    /// Makes sure that it is still what it was when it was opened.
+    pub(crate) fn check_unchanged(&self) -> Result<(), CliError> {
         let open = self.file.metadata().map(Stamp::from);
         let named = fs::metadata(&self.path).map(Stamp::from);
         let same = |stamp: io::Result<Stamp>| stamp.is_ok_and(|s| s == self.stamp);

@@ -26,6 +26,7 @@ mod founding;
 mod handover;
 mod keystore;
 mod mirror;
+mod packed;
 mod progress;
 mod rootkeys;
 mod screen;

@@ -37,11 +37,13 @@ const EDGES: [(&str, &[&str]); 10] = [
         ],
     ),
     (
+        // It compresses images before it hands them over.
         "p2pinst-cli",
         &[
             "p2pinst-types",
             "p2pinst-files",
             "p2pinst-trust",
+            "p2pinst-chunks",
             "p2pinst-install",
             "p2pinst-api",
             "p2pinst-node",

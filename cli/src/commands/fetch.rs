@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::error::{CliError, Kind};
 use crate::format;
 use crate::handover;
+use crate::packed;
 
 /// How long one question waits for something new.
 const WAIT_MS: u64 = 500;
@@ -31,6 +32,7 @@ const COPY: usize = 256 * 1024;
   p2pinst fetch alice-42 -o hello.deb
   p2pinst fetch hello=1.0
   p2pinst fetch 3f2a9c51… -o /srv/disk.img
+  p2pinst fetch 3f2a9c51… --unpack -o /srv/disk.img
   p2pinst fetch 3f2a9c51… --delta-from /dev/vg0/root -o /srv/disk.img")]
 pub(crate) struct FetchArgs {
     /// The file: its root, a deployment (alice-42) or NAME=VERSION
@@ -38,6 +40,9 @@ pub(crate) struct FetchArgs {
     /// Also put it there (shares the blocks on the disk where the filesystem can); replaces a file
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Put there what it holds: for what `p2pinst seed --zstd` has compressed
+    #[arg(long, requires = "output", conflicts_with = "hard_link")]
+    unpack: bool,
     /// Make a hard link instead of a copy: whoever writes to it damages the store
     #[arg(long, requires = "output")]
     hard_link: bool,
@@ -58,6 +63,15 @@ struct Document {
     file: Option<PathBuf>,
 }
 
+/// How a file of the store is put where it is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum As {
+    Copy,
+    HardLink,
+    /// What it holds.
+    Content,
+}
+
 pub(super) async fn run(context: &Context, args: FetchArgs) -> Result<(), CliError> {
     let older = args.delta_from.iter().map(|path| older(path)).collect::<Result<Vec<_>, _>>()?;
     let mut client = context.connect().await?;
@@ -70,9 +84,19 @@ pub(super) async fn run(context: &Context, args: FetchArgs) -> Result<(), CliErr
     let (root, size) = (fetched.root, fetched.size.unwrap_or(fetched.have));
     if let Some(output) = &args.output {
         let from = context.dir.blobs().join(format!("{root}.blob"));
-        let (to, hard_link) = (output.clone(), args.hard_link);
-        let put = tokio::task::spawn_blocking(move || put(&from, &to, root, hard_link)).await;
-        put.map_err(|e| CliError::new(Kind::Bug, e))??;
+        let to = output.clone();
+        let how = match (args.unpack, args.hard_link) {
+            (true, _) => As::Content,
+            (false, true) => As::HardLink,
+            (false, false) => As::Copy,
+        };
+        let put = tokio::task::spawn_blocking(move || {
+            put(&from, &to, root, how).map(|()| packed::is_packed(&from).unwrap_or(false))
+        });
+        let packed = put.await.map_err(|e| CliError::new(Kind::Bug, e))??;
+        if packed && how != As::Content {
+            context.tell("It is compressed: with --unpack you get what it holds.");
+        }
     }
     if context.json {
         let FetchView { received, sources, local, zero, .. } = fetched;
@@ -146,7 +170,7 @@ async fn bring(
 
 /// Puts a blob of the store where it is wanted, whole or not at all, and makes sure that it is what it
 /// should be.
-fn put(from: &Path, to: &Path, root: Hash, hard_link: bool) -> Result<(), CliError> {
+fn put(from: &Path, to: &Path, root: Hash, how: As) -> Result<(), CliError> {
     let dir = match to.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
@@ -155,7 +179,7 @@ fn put(from: &Path, to: &Path, root: Hash, hard_link: bool) -> Result<(), CliErr
         .file_name()
         .ok_or_else(|| CliError::usage(format!("{} is no name of a file", to.display())))?;
     let temp = dir.join(format!(".{}.{}.new", name.to_string_lossy(), std::process::id()));
-    let made = make(from, &temp, root, hard_link)
+    let made = make(from, &temp, root, how)
         .and_then(|()| Ok(fs::rename(&temp, to).context("rename", &temp)?))
         .and_then(|()| Ok(p2pinst_files::sync_dir(dir)?));
     if made.is_err() {
@@ -164,13 +188,18 @@ fn put(from: &Path, to: &Path, root: Hash, hard_link: bool) -> Result<(), CliErr
     made
 }
 
-fn make(from: &Path, temp: &Path, root: Hash, hard_link: bool) -> Result<(), CliError> {
+fn make(from: &Path, temp: &Path, root: Hash, how: As) -> Result<(), CliError> {
     let mut source = File::open(from).context("read", from)?;
-    if hard_link {
+    if how == As::HardLink {
         fs::hard_link(from, temp).context("make a hard link", temp)?;
         return expect(hash(&mut source, &mut io::sink()).context("read", from)?, root);
     }
     let mut target = File::create_new(temp).context("create", temp)?;
+    if how == As::Content {
+        expect(hash(&mut source, &mut io::sink()).context("read", from)?, root)?;
+        packed::unpack(source, from, &target)?;
+        return Ok(target.sync_all().context("sync", temp)?);
+    }
     // shares the blocks, where both are on one filesystem that can
     let hash = if rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
         hash(&mut source, &mut io::sink()).context("read", from)?
@@ -216,13 +245,13 @@ mod tests {
         fs::write(&from, &bytes).unwrap();
         fs::write(&to, "old").unwrap();
         let root = Hash(*blake3::hash(&bytes).as_bytes());
-        let error = put(&from, &to, Hash([1; 32]), false).unwrap_err();
+        let error = put(&from, &to, Hash([1; 32]), As::Copy).unwrap_err();
         assert!(error.error.contains("damaged"), "{}", error.error);
         assert_eq!(fs::read(&to).unwrap(), b"old");
-        put(&from, &to, root, false).unwrap();
+        put(&from, &to, root, As::Copy).unwrap();
         assert_eq!(fs::read(&to).unwrap(), bytes);
-        put(&from, &to, root, true).unwrap();
+        put(&from, &to, root, As::HardLink).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing else is left");
-        assert!(put(&from, &dir.path().join("no/file"), root, false).is_err());
+        assert!(put(&from, &dir.path().join("no/file"), root, As::Copy).is_err());
     }
 }

@@ -8,7 +8,6 @@ use p2pinst_types::{Name, Rate};
 use super::publish::{self, PublishArgs, What};
 use crate::context::Context;
 use crate::error::CliError;
-use crate::handover::Source;
 
 /// Bring a package to every machine of a group, and install nothing
 ///
@@ -45,10 +44,10 @@ pub(crate) struct PreheatArgs {
 
 pub(super) async fn run(context: &Context, args: PreheatArgs) -> Result<(), CliError> {
     let file = PathBuf::from(&args.what);
-    let source = if file.exists() { Some(Source::open(&file)?) } else { None };
+    let what = if file.exists() { Some(What::file(&file)?) } else { None };
     let (mut client, info) = context.connect_info().await?;
-    let what = match source {
-        Some(source) => What::File(source),
+    let what = match what {
+        Some(what) => what,
         None => What::Release(Box::new(client.call(FindRelease { what: args.what }).await?)),
     };
     let publish = PublishArgs {

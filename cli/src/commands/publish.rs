@@ -1,6 +1,6 @@
 //! `p2pinst publish`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use p2pinst_api::Client;
@@ -67,17 +67,24 @@ pub(crate) struct PublishArgs {
 /// What is published.
 #[derive(Debug)]
 pub(super) enum What {
-    /// A file, which becomes a release.
-    File(Source),
+    /// A file, which becomes a release of that package.
+    File(Source, PackageId),
     /// A release that a publisher has signed before.
     Release(Box<ReleaseView>),
 }
 
 impl What {
+    /// What is no package is refused before anything else is looked at.
+    pub(super) fn file(path: &Path) -> Result<Self, CliError> {
+        let source = Source::open(path)?;
+        let package = source.identify()?;
+        Ok(Self::File(source, package))
+    }
+
     /// The power that it takes: a new release needs a publisher's word, too.
     fn roles(&self) -> &'static [Role] {
         match self {
-            Self::File(_) => &[Role::Operator, Role::Publisher],
+            Self::File(..) => &[Role::Operator, Role::Publisher],
             Self::Release(_) => &[Role::Operator],
         }
     }
@@ -135,10 +142,9 @@ struct Outcome {
 }
 
 pub(super) async fn run(context: &Context, args: PublishArgs) -> Result<(), CliError> {
-    let source = Source::open(&args.file)?;
-    source.inspect()?; // what is no package is refused before anything else is looked at
+    let what = What::file(&args.file)?;
     let (client, info) = context.connect_info().await?;
-    deliver(context, client, &info, &args, What::File(source)).await
+    deliver(context, client, &info, &args, what).await
 }
 
 /// Orders what is to be published, and follows it.
@@ -150,7 +156,7 @@ pub(super) async fn deliver(
     what: What,
 ) -> Result<(), CliError> {
     let package = match &what {
-        What::File(source) => source.inspect()?.package,
+        What::File(_, package) => package.clone(),
         What::Release(known) => known.release.package.clone(),
     };
     let roles = what.roles();
@@ -159,8 +165,8 @@ pub(super) async fn deliver(
     let plan = plan(&mut client, args, &package, author.key.public()).await?;
     check(context, args, &package, &plan, info, roles)?;
     let order = match what {
-        What::File(source) => {
-            let blob = source.hand_over(context, &mut client).await?;
+        What::File(source, _) => {
+            let blob = source.hand_over_whole(context, &mut client).await?;
             let release = Release { package, file: source.file_name(), blob };
             order(context, &mut client, args, info, author, release, None).await?
         }

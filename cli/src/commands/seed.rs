@@ -16,6 +16,7 @@ use crate::error::{CliError, Kind};
 use crate::format;
 use crate::handover::{self, Source};
 use crate::mirror::{self, Downloaded, Gave, Sum};
+use crate::packed::{self, Packed};
 
 /// Put a file into this machine's store, for others to fetch
 ///
@@ -26,9 +27,13 @@ use crate::mirror::{self, Downloaded, Gave, Sum};
 /// fail are left out. Mirrors that send something else are found and left out by the sums of the pieces,
 /// which a Metalink may have. With --sha256 alone the whole is checked; when it is wrong, the mirrors are asked for
 /// the whole, one after the other, until one sends the right one.
+///
+/// With --zstd the file is compressed first, in frames, so that a second version of an image costs little
+/// more than what has changed: `p2pinst fetch ROOT --unpack -o FILE` gives it back, and so does `zstd -d`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   p2pinst seed disk.img
+  p2pinst seed --zstd disk.img
   p2pinst seed https://example.org/disk.img
   p2pinst seed https://a.example/disk.img https://b.example/disk.img --sha256 9f86d081…
   p2pinst seed disk.img.meta4
@@ -44,7 +49,11 @@ pub(crate) struct SeedArgs {
     /// Put a file named .meta4 or .metalink into the store itself, not what it describes
     #[arg(long)]
     as_is: bool,
-    /// Where to put what is downloaded until the node has it [default: $TMPDIR or /var/tmp]
+    /// Compress it first, 1 (fast) to 19 (small)
+    #[arg(long, value_name = "LEVEL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "9", value_parser = clap::value_parser!(i32).range(1..=19))]
+    zstd: Option<i32>,
+    /// Where to put what is downloaded or compressed until the node has it [default: $TMPDIR or /var/tmp]
     #[arg(long, value_name = "DIR")]
     temp: Option<PathBuf>,
 }
@@ -53,6 +62,9 @@ pub(crate) struct SeedArgs {
 struct Document {
     root: Hash,
     size: u64,
+    /// Bytes of the file before it was compressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<u64>,
     #[serde(skip_serializing_if = "<[Gave]>::is_empty")]
     mirrors: Vec<Gave>,
 }
@@ -66,6 +78,13 @@ enum File {
         /// Where the file is; goes with all that is in it when this is dropped.
         _room: TempDir,
     },
+}
+
+/// A directory for what is made on the way; goes with all that is in it when it is dropped.
+fn room(temp: Option<&PathBuf>) -> Result<TempDir, CliError> {
+    let dir = temp.cloned().unwrap_or_else(mirror::temporary);
+    let made = tempfile::Builder::new().prefix(".p2pinst-").tempdir_in(&dir);
+    Ok(made.context("create a directory in", &dir)?)
 }
 
 /// Waits for a download; tells it to stop when a signal comes, and does not wait for it after a second one.
@@ -93,7 +112,7 @@ fn interrupted() -> CliError {
 }
 
 impl File {
-    async fn of(context: &Context, args: SeedArgs) -> Result<Self, CliError> {
+    async fn of(context: &Context, args: &SeedArgs) -> Result<Self, CliError> {
         if let [file] = args.files.as_slice()
             && !mirror::is_wanted(file, args.as_is)
         {
@@ -104,17 +123,14 @@ impl File {
         }
         // before anything is downloaded: is there a node to give it to?
         drop(context.connect().await?);
-        let dir = args.temp.unwrap_or_else(mirror::temporary);
-        let room = tempfile::Builder::new()
-            .prefix(".p2pinst-")
-            .tempdir_in(&dir)
-            .context("create a directory in", &dir)?;
+        let room = room(args.temp.as_ref())?;
         let bar = handover::bytes_bar(context, 0, "downloading");
         let stop = Arc::new(AtomicBool::new(false));
         let (shown, stopped) = (bar.clone(), Arc::clone(&stop));
         let to = room.path().to_owned();
+        let (files, sum, as_is) = (args.files.clone(), args.sha256, args.as_is);
         let download = tokio::task::spawn_blocking(move || {
-            let wanted = mirror::wanted(&args.files, args.sha256, args.as_is, &stopped)?;
+            let wanted = mirror::wanted(&files, sum, as_is, &stopped)?;
             let downloaded = mirror::download(&wanted, &to, &shown, &stopped)?;
             Ok((wanted.name, downloaded))
         });
@@ -154,6 +170,28 @@ impl File {
     }
 }
 
+/// Compresses a file that must not change meanwhile.
+async fn pack(
+    context: &Context,
+    path: &Path,
+    level: i32,
+    room: &TempDir,
+) -> Result<Packed, CliError> {
+    // before it takes its time: is there a node to give it to?
+    drop(context.connect().await?);
+    let source = Source::open(path)?;
+    let bar = handover::bytes_bar(context, source.len(), "compressing");
+    let stop = Arc::new(AtomicBool::new(false));
+    let (shown, stopped) = (bar.clone(), Arc::clone(&stop));
+    let (from, to) = (path.to_owned(), room.path().to_owned());
+    let pack =
+        tokio::task::spawn_blocking(move || packed::pack(&from, &to, level, &shown, &stopped));
+    let packed = stoppable(pack, &stop, tokio::signal::ctrl_c).await;
+    bar.finish_and_clear();
+    source.check_unchanged()?;
+    packed
+}
+
 async fn hand_over(context: &Context, path: &Path) -> Result<BlobRef, CliError> {
     let source = Source::open(path)?;
     let mut client = context.connect().await?;
@@ -163,23 +201,35 @@ async fn hand_over(context: &Context, path: &Path) -> Result<BlobRef, CliError> 
 }
 
 pub(super) async fn run(context: &Context, args: SeedArgs) -> Result<(), CliError> {
-    let file = File::of(context, args).await?;
+    let file = File::of(context, &args).await?;
+    let room = args.zstd.map(|_| room(args.temp.as_ref())).transpose()?;
+    let packed = match args.zstd.zip(room.as_ref()) {
+        Some((level, room)) => Some(pack(context, file.path(), level, room).await?),
+        None => None,
+    };
+    let path = packed.as_ref().map_or(file.path(), |packed| &packed.path);
     // the runtime keeps the signal to itself once it was asked for
     let blob = tokio::select! {
-        blob = hand_over(context, file.path()) => blob?,
+        blob = hand_over(context, path) => blob?,
         _ = tokio::signal::ctrl_c() => return Err(interrupted()),
     };
     let (root, size) = (blob.root, blob.len());
+    let content = packed.map(|packed| packed.content);
     let (name, mirrors) = file.told(context);
     if context.json {
-        return context.print_json(&Document { root, size, mirrors });
+        return context.print_json(&Document { root, size, content, mirrors });
     }
     context.print(format_args!("{root}\n"))?;
+    let (sizes, option) = match content {
+        None => (format::size(size), ""),
+        Some(content) => (
+            format!("{}, compressed to {}", format::size(content), format::size(size)),
+            "--unpack ",
+        ),
+    };
     context.tell(format_args!(
-        "{} ({}) is here for others; on another machine: {}",
-        name,
-        format::size(size),
-        context.command(&format!("fetch {root} -o FILE"))
+        "{name} ({sizes}) is here for others; on another machine: {}",
+        context.command(&format!("fetch {root} {option}-o FILE"))
     ));
     Ok(())
 }

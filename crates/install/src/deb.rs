@@ -136,8 +136,11 @@ pub fn inspect(path: &Path) -> Result<DebInfo, InspectError> {
     Ok(info)
 }
 
-/// Reads only what a .deb says of itself: for a file that was inspected before.
-pub(crate) fn identify(path: &Path) -> Result<DebInfo, InspectError> {
+/// Reads only what a .deb says of itself: for a file that is, or was, [inspected](inspect) besides.
+///
+/// # Errors
+/// When the file cannot be read, is no package, or says something unlawful.
+pub fn identify(path: &Path) -> Result<DebInfo, InspectError> {
     let path = &absolute(path)?;
     recognise(path)?;
     read_control(path)

@@ -21,7 +21,7 @@ pub mod sampler;
 pub mod status;
 
 pub use command::Exit;
-pub use deb::{DebInfo, InspectError, inspect};
+pub use deb::{DebInfo, InspectError, identify, inspect};
 pub use dpkg::{Dpkg, Patience, RepairError, RepairReport, RootError, RunError};
 pub use install::{Cleanup, Failure, InstallError, InstallOptions, InstallReport};
 pub use lock::{Holder, LockError};

@@ -19,18 +19,27 @@ const SIZE: u64 = 32 * MIB;
 const LONG: Duration = Duration::from_secs(240);
 
 /// Seeds a file on the first node.
-fn seed(lab: &Lab, file: &Path) -> Result<String> {
-    let seeded = lab.node(1)?.cli(["seed"]).arg(file).limit(LONG).run()?.ok()?;
+fn seed(lab: &Lab, file: &Path, args: &[&str]) -> Result<String> {
+    let seeded = lab.node(1)?.cli(["seed"]).arg(file).args(args).limit(LONG).run()?.ok()?;
     Ok(seeded.stdout.trim().to_owned())
 }
 
 /// Fetches it elsewhere, and looks whether it is the same: what the command says, and the bytes that came by
 /// the cable.
 fn fetch(lab: &Lab, node: &Node, file: &Path, args: &[&str]) -> Result<(Value, u64)> {
-    let root = seed(lab, file)?;
+    fetch_root(lab, node, file, &seed(lab, file, &[])?, args)
+}
+
+fn fetch_root(
+    lab: &Lab,
+    node: &Node,
+    file: &Path,
+    root: &str,
+    args: &[&str],
+) -> Result<(Value, u64)> {
     let copy = lab.dir().join("copy");
     let before = node.received()?;
-    let fetch = node.cli(["fetch", &root, "--json", "-o"]).arg(&copy).args(args).limit(LONG);
+    let fetch = node.cli(["fetch", root, "--json", "-o"]).arg(&copy).args(args).limit(LONG);
     let said: Value = fetch.run()?.ok()?.json()?;
     let came = node.received()? - before;
     ensure!(fs::read(file)? == fs::read(&copy)?, "{} is something else", file.display());
@@ -100,6 +109,36 @@ fn eventually_a_sparse_file_is_sparse_everywhere_and_its_holes_do_not_travel() {
             let taken = fs::metadata(blob)?.blocks() * 512;
             ensure!(taken < 6 * MIB, "{taken} bytes are taken at n{n}");
         }
+        Ok(())
+    });
+}
+
+#[test]
+fn eventually_compressed_versions_share_what_is_equal() {
+    cluster(2, |lab| {
+        let [noise, old, new] = ["noise", "old", "new"].map(|name| lab.dir().join(name));
+        let n2 = lab.node(2)?;
+        image::noise(&noise, SIZE / 2, 5)?;
+        // four bits in each byte
+        let half: Vec<u8> = fs::read(&noise)?.iter().flat_map(|b| [b >> 4, b & 15]).collect();
+        fs::write(&old, half)?;
+        fs::copy(&old, &new)?;
+        image::change(&new, 5, 6)?;
+        let fetch = |file: &Path| {
+            let root = seed(lab, file, &["--zstd"])?;
+            fetch_root(lab, n2, file, &root, &["--unpack"])
+        };
+        let (said, came) = fetch(&old)?;
+        ensure!((SIZE * 4 / 10..SIZE * 6 / 10).contains(&came), "{came} bytes came: {said}");
+        let (said, came) = fetch(&new)?;
+        ensure!(came <= SIZE / 2 * 20 / 100, "{came} of {SIZE} bytes came: {said}");
+        ensure!(number(&said, "local")? > SIZE / 2 * 75 / 100, "{said}");
+        // what is not compressed is not unpacked, and nothing is put anywhere
+        let root = seed(lab, &old, &[])?;
+        let copy = lab.dir().join("copy");
+        let fetch = n2.cli(["fetch", &root, "--unpack", "-o"]).arg(&copy).limit(LONG).run()?;
+        let said = fetch.fails_with(1)?.stderr;
+        ensure!(said.contains("no compressed image") && !copy.exists(), "it says: {said}");
         Ok(())
     });
 }
