@@ -42,7 +42,7 @@ pub struct LimitsConfig {
 }
 
 impl Default for LimitsConfig {
-    /// Nothing is limited; 3 uploads.
+    /// Nothing is limited; 4 uploads.
     fn default() -> Self {
         Self {
             up: None,
@@ -50,7 +50,7 @@ impl Default for LimitsConfig {
             wan_up: None,
             wan_down: None,
             busy_up: None,
-            upload_slots: 3,
+            upload_slots: 4,
             windows: Vec::new(),
         }
     }
@@ -371,7 +371,7 @@ mod tests {
         let busy_up = Some(Limit::At(Rate::MIN));
         assert_eq!(LimitsConfig { busy_up, ..config.clone() }.busy_rate(1 << 30), Some(Rate::MIN));
         let rate = |n| Rate::new(n).ok();
-        assert_eq!(config.slots(None), 3);
+        assert_eq!(config.slots(None), 4);
         let config = LimitsConfig { upload_slots: 16, ..config };
         assert_eq!(config.slots(None), 16);
         assert_eq!(config.slots(rate(1 << 20)), 4);

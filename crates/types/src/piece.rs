@@ -25,6 +25,8 @@ pub struct GeometryError {
 
 /// Smallest piece: 64 KiB.
 const MIN_LOG2: u8 = 16;
+/// Shorter pieces cost more of the processor; longer ones delay the last node.
+const COSTLY: u64 = 128 << 10;
 /// Largest piece: 4 MiB.
 const MAX_LOG2: u8 = 22;
 
@@ -60,7 +62,8 @@ impl From<BlobRef> for RawBlobRef {
 }
 
 impl BlobRef {
-    /// A blob cut as publishers cut: `clamp(next_pow2(len / 1024), 64 KiB, 4 MiB)`.
+    /// A blob cut as publishers cut, in pieces of
+    /// `clamp(next_pow2(max(min(len / 1024, 128 KiB), len / 4096)), 64 KiB, 4 MiB)`.
     ///
     /// # Errors
     /// When `len` is above [`limits::BLOB`].
@@ -82,7 +85,8 @@ impl BlobRef {
     /// The piece size, as a base-two logarithm, that a publisher chooses for a length.
     #[must_use]
     pub fn piece_log2_for(len: u64) -> u8 {
-        let ideal = (len / 1024).max(1).next_power_of_two().trailing_zeros();
+        let ideal =
+            (len / 1024).min(COSTLY).max(len / 4096).max(1).next_power_of_two().trailing_zeros();
         u8::try_from(ideal).unwrap_or(MAX_LOG2).clamp(MIN_LOG2, MAX_LOG2)
     }
 
@@ -142,6 +146,8 @@ mod tests {
         assert_eq!(blob(64 << 20).piece_len(), 64 << 10);
         assert_eq!(blob(64 << 20).pieces(), 1024);
         assert_eq!(blob((64 << 20) + 1024).pieces(), 513);
+        assert_eq!(blob(512 << 20).pieces(), 4096);
+        assert_eq!(blob(1000 << 20).piece_len(), 256 << 10);
         assert_eq!(blob(1 << 40).piece_len(), 4 << 20);
         let b = blob(100_000);
         assert_eq!(b.range(PieceIndex(1)), Some(65_536..100_000));

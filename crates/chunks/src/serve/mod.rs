@@ -47,18 +47,19 @@ pub struct ServeLimits {
     pub queue: usize,
     /// Peers that may have requests waiting.
     pub peers: usize,
-    /// Pieces being sent at a time to peers at this site, each to another peer. Few: what many are
-    /// sent at once arrives late at all of them, and TCP shares an up-link unevenly. As many of
-    /// urgent blobs beside them.
+    /// Pieces being sent at a time to peers at this site, each to another peer. Some, so that a
+    /// downloader's link seldom idles while all who owe it something send to others; not too many, for what
+    /// many are sent at once arrives late at all of them, and TCP shares an up-link unevenly. As many
+    /// of urgent blobs beside them.
     pub slots: usize,
     /// And to peers at other sites, whose links may hold up what is sent; as many urgent ones.
     pub far: usize,
 }
 
 impl Default for ServeLimits {
-    /// 64 requests each of 256 peers, 3 at a time, and 4 to other sites.
+    /// 64 requests each of 256 peers, 4 at a time, and 4 to other sites.
     fn default() -> Self {
-        Self { queue: 64, peers: 256, slots: 3, far: 4 }
+        Self { queue: 64, peers: 256, slots: 4, far: 4 }
     }
 }
 
