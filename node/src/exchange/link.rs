@@ -77,6 +77,8 @@ pub(super) struct Link {
     number: u64,
     tx: mpsc::Sender<ToSource>,
     asked: Asked,
+    /// Pages of the layer that it was asked for and has not sent.
+    pub(super) pages: u32,
     _end: DropGuard,
 }
 
@@ -122,7 +124,8 @@ pub(super) fn queue(number: u64) -> (Link, Requests) {
     let (tx, rx) = mpsc::channel(QUEUE);
     let (asked, end) = (Asked::default(), CancellationToken::new());
     let guard = end.clone().drop_guard();
-    (Link { number, tx, asked: Arc::clone(&asked), _end: guard }, Requests { rx, asked, end })
+    let link = Link { number, tx, asked: Arc::clone(&asked), pages: 0, _end: guard };
+    (link, Requests { rx, asked, end })
 }
 
 /// Everything that a link's task needs.

@@ -68,11 +68,18 @@ impl Running<'_> {
         first: p2pinst_types::PieceIndex,
         bytes: &[u8],
     ) -> Result<bool, FetchError> {
+        let more = self.links.get_mut(&peer).is_some_and(|link| {
+            link.pages = link.pages.saturating_sub(1);
+            link.pages > 0
+        });
         let Stage::Layer { pages, from } = &mut self.stage else { return Ok(false) };
         if from.is_none_or(|(source, _)| source != peer) {
             return Ok(false);
         }
         if pages.push(first, bytes).is_err() {
+            if more {
+                return Ok(false); // it was asked twice: this is what it was asked for before
+            }
             self.ban(peer, "it does not keep to the exchange protocol");
             return Ok(false);
         }
@@ -118,10 +125,12 @@ impl Running<'_> {
 
     fn ask_for_page(&mut self, peer: NodeId) {
         let Stage::Layer { pages, .. } = &self.stage else { return };
-        if let (Some(link), Some(from)) = (self.links.get(&peer), pages.next_page())
-            && !link.send(ToSource::GetLayer { from })
-        {
-            self.give_up(peer, "it does not take requests");
+        if let (Some(link), Some(from)) = (self.links.get_mut(&peer), pages.next_page()) {
+            if link.send(ToSource::GetLayer { from }) {
+                link.pages += 1;
+            } else {
+                self.give_up(peer, "it does not take requests");
+            }
         }
     }
 }

@@ -96,6 +96,34 @@ async fn a_recipe_that_is_named_before_the_layer_is_here_waits_for_it() {
     assert!(running.delta.is_at_work(), "it is fetched now");
 }
 
+#[tokio::test]
+async fn who_is_asked_twice_for_the_layer_may_answer_twice() {
+    let (_dir, empty) = store();
+    let host = host().await;
+    let exchange = Exchange::new(host.net.clone(), empty);
+    let blob = BlobRef::with_piece_log2(Hash([3; 32]), 5000 << 16, 16).unwrap();
+    let (tx, _events) = mpsc::channel(EVENTS);
+    let mut running = Running::new(&exchange, blob, nobody(), Wish::default(), tx).unwrap();
+    running.resume().await.unwrap();
+    let origin = open(&mut running);
+    let have = Bitmap::full(blob.pieces());
+    let opened = Event::Opened { blob, seeding: false, have, recipe: None };
+    running.on_event(origin, opened).await.unwrap();
+    // silent for long, and the only one
+    let Stage::Layer { from, .. } = &mut running.stage else { panic!("no layer is wanted") };
+    *from = None;
+    running.replace_layer_source();
+    assert_eq!(running.links[&PEER].pages, 2);
+    let page = |from| Event::Layer { from: PieceIndex(from), bytes: vec![7; 2048 * 32] };
+    for answer in [0, 0, 2048] {
+        running.on_event(origin, page(answer)).await.unwrap();
+        assert!(running.banned.is_empty(), "{answer}");
+    }
+    assert_eq!(running.links[&PEER].pages, 1, "for the third page");
+    running.on_event(origin, page(0)).await.unwrap();
+    assert!(running.banned.contains(&PEER), "nobody has asked for that");
+}
+
 #[test]
 fn a_slow_disk_holds_up_nothing_but_the_end() {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
