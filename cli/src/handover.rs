@@ -76,7 +76,8 @@ impl Source {
         Ok(found.map_err(CliError::failed)?.package)
     }
 
-    /// Hands the package over to the node, and looks meanwhile whether all of it can be unpacked.
+    /// Hands the package over to the node, and looks meanwhile whether all of it can be unpacked. What cannot
+    /// lies in the store for ten minutes, and is ordered nowhere.
     pub(crate) async fn hand_over_whole(
         &self,
         context: &Context,

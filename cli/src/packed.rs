@@ -60,7 +60,11 @@ pub(crate) fn pack(
     let mut reader = Watched { from: BufReader::with_capacity(BUFFER, source), bar, stop };
     let mut writer = BufWriter::with_capacity(BUFFER, target);
     let written = seekable::write(&mut reader, &mut writer, level);
-    let written = written.map_err(|e| cannot("compress", from, &e))?;
+    let written = written.map_err(|e| match e {
+        SeekableError::Output(e) => cannot("write what is made of", from, &e)
+            .hint("is there room? --temp names another directory"),
+        e => cannot("compress", from, &e),
+    })?;
     Ok(Packed { path, content: written.content })
 }
 
@@ -77,14 +81,18 @@ fn head(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Writes what a compressed file holds into an empty one, zeros as holes. Blocking.
-pub(crate) fn unpack(from: File, shown: &Path, to: &File) -> Result<(), CliError> {
-    let mut image = Reader::open(from).map_err(|e| {
-        cannot("unpack", shown, &e).hint("fetch it without --unpack: it is here as it is")
-    })?;
-    image.extract(to).map_err(|e| cannot("unpack", shown, &e))
+pub(crate) fn unpack(from: (&Path, File), to: (&Path, &File)) -> Result<(), CliError> {
+    let image = Reader::open(from.1);
+    image.and_then(|mut image| image.extract(to.1)).map_err(|e| match e {
+        SeekableError::NoTable => {
+            cannot("unpack", from.0, &e).hint("fetch it without --unpack: it is here as it is")
+        }
+        SeekableError::Output(e) => cannot("write", to.0, &e).hint("is there room?"),
+        e => cannot("unpack", from.0, &e).hint("was it made by p2pinst seed --zstd?"),
+    })
 }
 
-fn cannot(what: &str, path: &Path, error: &SeekableError) -> CliError {
+fn cannot(what: &str, path: &Path, error: &dyn std::error::Error) -> CliError {
     CliError::failed(format!("cannot {what} {}: {error}", path.display()))
 }
 
@@ -107,11 +115,11 @@ mod tests {
         assert!(fs::metadata(&packed.path).unwrap().len() < content.len() as u64 / 100);
         assert!(is_packed(&packed.path).unwrap() && !is_packed(&from).unwrap());
         let target = File::create_new(&to).unwrap();
-        unpack(File::open(&packed.path).unwrap(), &packed.path, &target).unwrap();
+        unpack((&packed.path, File::open(&packed.path).unwrap()), (&to, &target)).unwrap();
         assert!(fs::read(&to).unwrap() == content);
         let again = pack(&packed.path, dir.path(), 3, &bar, &stop).unwrap_err();
         assert!(again.error.contains("compressed already"), "{}", again.error);
-        let raw = unpack(File::open(&from).unwrap(), &from, &target).unwrap_err();
+        let raw = unpack((&from, File::open(&from).unwrap()), (&to, &target)).unwrap_err();
         assert!(raw.error.contains("no compressed image"), "{}", raw.error);
     }
 

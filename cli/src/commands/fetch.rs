@@ -90,10 +90,18 @@ pub(super) async fn run(context: &Context, args: FetchArgs) -> Result<(), CliErr
             (false, true) => As::HardLink,
             (false, false) => As::Copy,
         };
+        let temp = temporary(output)?;
+        let half = temp.clone();
         let put = tokio::task::spawn_blocking(move || {
-            put(&from, &to, root, how).map(|()| packed::is_packed(&from).unwrap_or(false))
+            put(&from, &temp, &to, (root, how)).map(|()| packed::is_packed(&from).unwrap_or(false))
         });
-        let packed = put.await.map_err(|e| CliError::new(Kind::Bug, e))??;
+        let packed = tokio::select! {
+            put = put => put.map_err(|e| CliError::new(Kind::Bug, e))??,
+            _ = tokio::signal::ctrl_c() => {
+                drop(fs::remove_file(half)); // without it nothing is put in the file's place
+                return Err(CliError::failed("interrupted").hint("the file is in the store"));
+            }
+        };
         if packed && how != As::Content {
             context.tell("It is compressed: with --unpack you get what it holds.");
         }
@@ -168,22 +176,33 @@ async fn bring(
     }
 }
 
+fn directory(to: &Path) -> &Path {
+    to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Beside the file that is to be made, or replaced.
+fn temporary(to: &Path) -> Result<PathBuf, CliError> {
+    let shown = to.display();
+    if fs::metadata(to).is_ok_and(|m| !m.is_file()) {
+        return Err(CliError::failed(format!(
+            "{shown} is there, and is no file: it stays as it is"
+        ))
+        .hint("name a file; what is in a file can be written to a disk with dd"));
+    }
+    let name = to.file_name();
+    let name = name.ok_or_else(|| CliError::usage(format!("{shown} is no name of a file")))?;
+    let name = format!(".{}.{}.new", name.to_string_lossy(), std::process::id());
+    Ok(directory(to).join(name))
+}
+
 /// Puts a blob of the store where it is wanted, whole or not at all, and makes sure that it is what it
 /// should be.
-fn put(from: &Path, to: &Path, root: Hash, how: As) -> Result<(), CliError> {
-    let dir = match to.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    let name = to
-        .file_name()
-        .ok_or_else(|| CliError::usage(format!("{} is no name of a file", to.display())))?;
-    let temp = dir.join(format!(".{}.{}.new", name.to_string_lossy(), std::process::id()));
-    let made = make(from, &temp, root, how)
-        .and_then(|()| Ok(fs::rename(&temp, to).context("rename", &temp)?))
-        .and_then(|()| Ok(p2pinst_files::sync_dir(dir)?));
+fn put(from: &Path, temp: &Path, to: &Path, (root, how): (Hash, As)) -> Result<(), CliError> {
+    let made = make(from, temp, root, how)
+        .and_then(|()| Ok(fs::rename(temp, to).context("rename", temp)?))
+        .and_then(|()| Ok(p2pinst_files::sync_dir(directory(to))?));
     if made.is_err() {
-        drop(fs::remove_file(&temp));
+        drop(fs::remove_file(temp));
     }
     made
 }
@@ -197,7 +216,7 @@ fn make(from: &Path, temp: &Path, root: Hash, how: As) -> Result<(), CliError> {
     let mut target = File::create_new(temp).context("create", temp)?;
     if how == As::Content {
         expect(hash(&mut source, &mut io::sink()).context("read", from)?, root)?;
-        packed::unpack(source, from, &target)?;
+        packed::unpack((from, source), (temp, &target))?;
         return Ok(target.sync_all().context("sync", temp)?);
     }
     // shares the blocks, where both are on one filesystem that can
@@ -245,13 +264,19 @@ mod tests {
         fs::write(&from, &bytes).unwrap();
         fs::write(&to, "old").unwrap();
         let root = Hash(*blake3::hash(&bytes).as_bytes());
-        let error = put(&from, &to, Hash([1; 32]), As::Copy).unwrap_err();
+        let put = |to: &Path, root, how| put(&from, &temporary(to)?, to, (root, how));
+        let error = put(&to, Hash([1; 32]), As::Copy).unwrap_err();
         assert!(error.error.contains("damaged"), "{}", error.error);
         assert_eq!(fs::read(&to).unwrap(), b"old");
-        put(&from, &to, root, As::Copy).unwrap();
+        let error = put(&to, root, As::Content).unwrap_err();
+        assert!(error.error.contains("no compressed image"), "{}", error.error);
+        assert_eq!(fs::read(&to).unwrap(), b"old");
+        put(&to, root, As::Copy).unwrap();
         assert_eq!(fs::read(&to).unwrap(), bytes);
-        put(&from, &to, root, As::HardLink).unwrap();
+        put(&to, root, As::HardLink).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing else is left");
-        assert!(put(&from, &dir.path().join("no/file"), root, As::Copy).is_err());
+        assert!(put(&dir.path().join("no/file"), root, As::Copy).is_err());
+        let error = put(Path::new("/dev/null"), root, As::Copy).unwrap_err();
+        assert!(error.error.contains("is no file"), "{}", error.error);
     }
 }

@@ -29,7 +29,8 @@ use crate::packed::{self, Packed};
 /// the whole, one after the other, until one sends the right one.
 ///
 /// With --zstd the file is compressed first, in frames, so that a second version of an image costs little
-/// more than what has changed: `p2pinst fetch ROOT --unpack -o FILE` gives it back, and so does `zstd -d`.
+/// more than what has changed, if both were compressed at the same level: `p2pinst fetch ROOT --unpack -o FILE`
+/// gives it back, and so does `zstd -d`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   p2pinst seed disk.img
@@ -49,7 +50,7 @@ pub(crate) struct SeedArgs {
     /// Put a file named .meta4 or .metalink into the store itself, not what it describes
     #[arg(long)]
     as_is: bool,
-    /// Compress it first, 1 (fast) to 19 (small)
+    /// Compress it first, 1 (fast) to 19 (small), 9 if no level is given
     #[arg(long, value_name = "LEVEL", num_args = 0..=1, require_equals = true,
         default_missing_value = "9", value_parser = clap::value_parser!(i32).range(1..=19))]
     zstd: Option<i32>,
@@ -177,8 +178,6 @@ async fn pack(
     level: i32,
     room: &TempDir,
 ) -> Result<Packed, CliError> {
-    // before it takes its time: is there a node to give it to?
-    drop(context.connect().await?);
     let source = Source::open(path)?;
     let bar = handover::bytes_bar(context, source.len(), "compressing");
     let stop = Arc::new(AtomicBool::new(false));
@@ -188,8 +187,12 @@ async fn pack(
         tokio::task::spawn_blocking(move || packed::pack(&from, &to, level, &shown, &stopped));
     let packed = stoppable(pack, &stop, tokio::signal::ctrl_c).await;
     bar.finish_and_clear();
+    if stop.load(Ordering::Relaxed) {
+        return Err(interrupted());
+    }
+    let packed = packed?;
     source.check_unchanged()?;
-    packed
+    Ok(packed)
 }
 
 async fn hand_over(context: &Context, path: &Path) -> Result<BlobRef, CliError> {
@@ -202,10 +205,15 @@ async fn hand_over(context: &Context, path: &Path) -> Result<BlobRef, CliError> 
 
 pub(super) async fn run(context: &Context, args: SeedArgs) -> Result<(), CliError> {
     let file = File::of(context, &args).await?;
-    let room = args.zstd.map(|_| room(args.temp.as_ref())).transpose()?;
-    let packed = match args.zstd.zip(room.as_ref()) {
-        Some((level, room)) => Some(pack(context, file.path(), level, room).await?),
-        None => None,
+    let mut packed = None;
+    let room = if let Some(level) = args.zstd {
+        // before it takes its time: is there a node to give it to?
+        drop(context.connect().await?);
+        let room = room(args.temp.as_ref())?;
+        packed = Some(pack(context, file.path(), level, &room).await?);
+        Some(room)
+    } else {
+        None
     };
     let path = packed.as_ref().map_or(file.path(), |packed| &packed.path);
     // the runtime keeps the signal to itself once it was asked for
@@ -213,6 +221,7 @@ pub(super) async fn run(context: &Context, args: SeedArgs) -> Result<(), CliErro
         blob = hand_over(context, path) => blob?,
         _ = tokio::signal::ctrl_c() => return Err(interrupted()),
     };
+    drop(room);
     let (root, size) = (blob.root, blob.len());
     let content = packed.map(|packed| packed.content);
     let (name, mirrors) = file.told(context);
@@ -237,6 +246,17 @@ pub(super) async fn run(context: &Context, args: SeedArgs) -> Result<(), CliErro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_usual_level_is_the_one_that_is_told() {
+        #[derive(clap::Parser)]
+        struct Words {
+            #[command(flatten)]
+            args: SeedArgs,
+        }
+        let words = <Words as clap::Parser>::try_parse_from(["seed", "--zstd", "disk.img"]);
+        assert_eq!(words.unwrap().args.zstd, Some(p2pinst_chunks::seekable::LEVEL));
+    }
 
     #[tokio::test]
     async fn the_first_signal_stops_and_the_second_does_not_wait() {

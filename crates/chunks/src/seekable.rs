@@ -43,6 +43,9 @@ const FOOTER: usize = 9;
 const CHECKSUMS: u8 = 1 << 7;
 /// In the descriptor: bits that must be 0.
 const RESERVED: u8 = 0b0111_1100;
+/// Frames are one chunk as long as they are not longer than this together: a chunk costs 36 bytes of the
+/// recipe, which has one for 512 of the image at most; and a MiB of zeros is a frame of 50 bytes.
+const TOGETHER: u64 = 20 << 10;
 /// Read at a time.
 const BUFFER: usize = 256 << 10;
 
@@ -356,22 +359,30 @@ impl Reader {
         Ok(())
     }
 
-    /// The chunks of the image's recipe: its frames as they are, and the table.
+    /// The chunks of the image's recipe: its frames as they are, short ones with those that follow, and
+    /// the table.
     ///
     /// # Errors
     /// When the image cannot be read.
     pub fn chunks(&self) -> Result<Vec<Chunk>, SeekableError> {
         let end = self.file.metadata().map_err(SeekableError::Read)?.len();
-        let frames = self.frames.iter().map(|f| f.at..f.at + u64::from(f.len));
+        let mut frames: Vec<Range<u64>> = Vec::new();
+        for frame in &self.frames {
+            let end = frame.at + u64::from(frame.len);
+            match frames.last_mut() {
+                Some(last) if last.end - last.start < TOGETHER => last.end = end,
+                _ => frames.push(frame.at..end),
+            }
+        }
         let most = u64::from(DATA_MAX);
         let pieces = |range: Range<u64>| {
             (range.start..range.end)
                 .step_by(DATA_MAX as usize)
                 .map(move |at| at..range.end.min(at + most))
         };
-        let mut out = Vec::with_capacity(self.frames.len() + 1);
+        let mut out = Vec::new();
         let mut bytes = Vec::new();
-        for range in frames.chain(std::iter::once(self.table..end)).flat_map(pieces) {
+        for range in frames.into_iter().chain(std::iter::once(self.table..end)).flat_map(pieces) {
             bytes.resize(usize::try_from(range.end - range.start).unwrap_or(0), 0);
             self.file.read_exact_at(&mut bytes, range.start).map_err(SeekableError::Read)?;
             let len = u32::try_from(bytes.len()).unwrap_or(0);
@@ -460,7 +471,10 @@ mod tests {
             let (file, written) = image(content);
             let chunks = Reader::open(file).unwrap().chunks().unwrap();
             assert_eq!(chunks.iter().map(|c| u64::from(c.len)).sum::<u64>(), written.image);
-            assert_eq!(chunks.len() as u32, written.frames + 2, "the mark and the table");
+            let (table, frames) = chunks.split_last().unwrap();
+            assert!(frames.len() < written.frames as usize && table.len > 8 * written.frames);
+            let short = frames.iter().filter(|c| u64::from(c.len) < TOGETHER);
+            assert!(short.count() <= 1, "the last one may be short");
             chunks
         };
         let (old, new) = (chunks(&old), chunks(&new));

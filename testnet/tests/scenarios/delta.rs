@@ -1,7 +1,7 @@
 //! Second versions of images: only what has changed comes, however it has changed.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -133,6 +133,13 @@ fn eventually_compressed_versions_share_what_is_equal() {
         let (said, came) = fetch(&new)?;
         ensure!(came <= SIZE / 2 * 20 / 100, "{came} of {SIZE} bytes came: {said}");
         ensure!(number(&said, "local")? > SIZE / 2 * 75 / 100, "{said}");
+        // a disk of which most is empty: holes again where it is unpacked
+        let (sparse, root) = (lab.dir().join("sparse"), |file: &Path| seed(lab, file, &["--zstd"]));
+        image::sparse(&sparse, 16 * SIZE, &[0, 5 * SIZE, 12 * SIZE], 7)?;
+        fetch_root(lab, n2, &sparse, &root(&sparse)?, &["--unpack"])?;
+        fs::OpenOptions::new().write(true).open(&sparse)?.write_at(b"one more", 14 * SIZE)?;
+        let (said, came) = fetch_root(lab, n2, &sparse, &root(&sparse)?, &["--unpack"])?;
+        ensure!(came < MIB && number(&said, "local")? > MIB, "{came} bytes came: {said}");
         // what is not compressed is not unpacked, and nothing is put anywhere
         let root = seed(lab, &old, &[])?;
         let copy = lab.dir().join("copy");

@@ -108,6 +108,17 @@ fn finally_all_have_it_although_the_publisher_dies() {
 }
 
 #[test]
+fn finally_a_large_site_that_was_cut_off_has_all() {
+    // more members than gateways
+    let faults = vec![(3.0, Fault::Cut(1)), (9.0, Fault::Heal(1))];
+    for seed in 1..=3 {
+        let report = run(&Plan { sites: 2, faults: faults.clone(), ..Plan::new(49, 256, seed) });
+        assert!(report.time(1.0) <= 9.0 + 2.0 * report.bound, "seed {seed}: {:?}", report.done);
+        assert!(report.most_wan() <= 1.1, "seed {seed}: {:?}", report.wan);
+    }
+}
+
+#[test]
 fn anytime_peers_misbehave() {
     for (bad, most) in [(Bad::Silent, 3.5), (Bad::Garbage, 1.5), (Bad::Busy, 1.5), (Bad::Slow, 3.5)]
     {

@@ -15,7 +15,7 @@ use crate::bitmap::Bitmap;
 /// is after.
 const RANDOM_FIRST: u32 = 4;
 /// Pieces asked of all peers at this site together, beyond what their paths hold.
-const NEAR_PIECES: f64 = 12.0;
+const NEAR_PIECES: f64 = 8.0;
 /// One more for each so many pieces that this node has fewer than its peers at this site, one fewer for
 /// each that it has more: so that all are done at about the same time.
 const LAG: f64 = 4.0;

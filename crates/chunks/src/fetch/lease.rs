@@ -20,14 +20,16 @@ const LAPSE_TIMES: u32 = 2;
 /// A lease that has lapsed stands again after so many times the time in which it lapsed.
 const AGAIN_TIMES: u32 = 5;
 
+/// A node is blind when nothing has come through it for this part of the time in which leases lapse: the
+/// whole would be too long, for its own last piece may have come later than theirs.
+const BLIND_PART: u32 = 2;
+
 /// Whether a lease is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
     Stands,
-    /// It lapsed when nothing came through this node either.
+    /// It lapsed while this node was blind.
     Doubtful,
-    /// It was doubtful, pieces come again, and none has come through the holder yet.
-    Forgiven,
     Lapsed,
 }
 
@@ -39,6 +41,8 @@ struct Holder {
     /// Whether it owes something: a piece that it could ask for, and that is not here.
     owes: bool,
     standing: Standing,
+    /// When it was given the benefit of the doubt: not again before it had time to show something.
+    forgiven: Option<Duration>,
 }
 
 impl Holder {
@@ -77,7 +81,8 @@ impl Leases {
         tags.truncate(GATEWAYS);
         let holder = |tag| {
             let old = self.holders.iter().find(|h| h.tag == tag).cloned();
-            old.unwrap_or(Holder { tag, progress: now, owes: false, standing: Standing::Stands })
+            let (standing, forgiven) = (Standing::Stands, None);
+            old.unwrap_or(Holder { tag, progress: now, owes: false, standing, forgiven })
         };
         self.holders = tags.into_iter().map(holder).collect();
         self.own = own;
@@ -115,14 +120,11 @@ impl Leases {
     pub(super) fn came(&mut self, now: Duration, piece: PieceIndex) {
         let Some(holder) = self.holder(piece) else { return };
         holder.progress = now;
-        if holder.standing == Standing::Forgiven {
-            holder.standing = Standing::Stands;
-        }
         let doubtful = |h: &Holder| h.standing == Standing::Doubtful;
         if self.holders.iter().any(doubtful) {
             for holder in self.holders.iter_mut().filter(|h| doubtful(h)) {
-                holder.standing = Standing::Forgiven;
-                holder.progress = now;
+                holder.standing = Standing::Stands;
+                (holder.progress, holder.forgiven) = (now, Some(now));
             }
             self.divide();
         }
@@ -143,7 +145,7 @@ impl Leases {
         }
         let after = (usual.unwrap_or_default() * LAPSE_TIMES).max(LAPSE_MIN);
         let mut own = self.holders.iter().filter(|h| h.tag == self.own);
-        let blind = own.all(|h| h.owes && now.saturating_sub(h.progress) > after / 2);
+        let blind = own.all(|h| now.saturating_sub(h.progress) > after / BLIND_PART);
         let mut changed = false;
         for (holder, owes) in self.holders.iter_mut().zip(owes) {
             if owes && !holder.owes {
@@ -158,7 +160,8 @@ impl Leases {
             let late = owes && now.saturating_sub(holder.progress) > after;
             // this node knows of itself that it is alive
             if late && !holder.lapsed() && holder.tag != self.own {
-                let in_doubt = blind && holder.standing == Standing::Stands;
+                let lately = |at| now.saturating_sub(at) <= after * AGAIN_TIMES;
+                let in_doubt = blind && !holder.forgiven.is_some_and(lately);
                 holder.standing = if in_doubt { Standing::Doubtful } else { Standing::Lapsed };
                 changed = true;
             }
@@ -265,13 +268,47 @@ mod tests {
         assert!(leases.mine().is_full(), "nothing comes, and it may be the others' fault");
         leases.came(secs(9), mine.iter().next().unwrap());
         assert_eq!(leases.mine(), &mine, "it was the WAN's");
+        // what this node has asked for meanwhile comes too
+        Bitmap::full(PIECES).iter().take(20).for_each(|p| leases.came(secs(9), p));
+        assert_eq!(leases.mine(), &mine);
         leases.look(secs(11), &all, None);
         assert_eq!(leases.mine(), &mine);
-        // this node is blind again, and the others have shown nothing since: no more doubt
+        // this node is blind again, and the others have had their chance: no more doubt
         leases.look(secs(12), &all, None);
         assert!(leases.mine().is_full());
         leases.came(secs(13), mine.iter().next().unwrap());
         assert!(leases.mine().is_full());
+    }
+
+    #[test]
+    fn who_is_no_gateway_goes_on_when_all_gateways_are_gone_for_good() {
+        let tags: Vec<u64> = (1..=17).collect();
+        let mut leases = site(&tags).remove(16);
+        let all = Bitmap::full(PIECES);
+        let mut asks = 0;
+        for second in 0..60 {
+            leases.look(secs(second), &all, None);
+            if leases.mine().is_full() {
+                asks += 1;
+                all.iter().take(4).for_each(|p| leases.came(secs(second), p));
+            }
+        }
+        assert!(asks >= 25, "{asks} seconds of 60");
+    }
+
+    #[test]
+    fn who_owes_nothing_may_be_cut_off_too() {
+        let mut leases = site(&[1, 2, 3]).remove(0);
+        let mine = leases.mine().clone();
+        let mut others = Bitmap::new(PIECES);
+        (0..PIECES).map(PieceIndex).filter(|p| !mine.get(*p)).for_each(|p| {
+            others.set(p);
+        });
+        leases.look(secs(0), &others, None);
+        leases.look(secs(3), &others, None);
+        assert!(leases.mine().is_full());
+        leases.came(secs(9), others.iter().next().unwrap());
+        assert_eq!(leases.mine(), &mine);
     }
 
     #[test]

@@ -186,10 +186,11 @@ impl Inner {
         temp.as_file().sync_all().context("sync", temp.path())?;
         let _shape = lock(&self.shape);
         let old = self.entry(root);
-        if old.as_ref().is_some_and(|e| e.is_complete()) {
+        if old.as_ref().is_some_and(|e| e.is_complete() && e.blob == *layer.blob()) {
             return Ok(());
         }
-        // a partial blob of this root has the same bytes to come: it gives way
+        // a partial blob of this root has the same bytes to come, one that is cut otherwise has them
+        // all: it gives way
         let _io = old.as_ref().map(|e| lock(&e.io));
         let path = self.file(Kind::Layer, root);
         p2pinst_files::write(&path, &disk::encode_layer(layer), Access::Public)?;

@@ -132,6 +132,23 @@ fn one_process_at_a_time() {
 }
 
 #[test]
+fn what_is_handed_over_is_cut_as_it_is_published() {
+    let (dir, store) = open();
+    let bytes = data(100_000, 3);
+    let root = Hash::of(&bytes);
+    let old = BlobRef::with_piece_log2(root, 100_000, 17).unwrap();
+    let layer = PieceLayer::new(old, root.0.to_vec()).unwrap();
+    store.begin(&layer).unwrap();
+    put(&store, &layer, &bytes, 0);
+    assert!(store.status(&root).unwrap().have.is_full());
+    let new = store.ingest(&mut Cursor::new(&bytes), 100_000).unwrap();
+    assert_ne!(new, old);
+    let store = reopen(&dir, store);
+    assert_eq!(store.status(&root).unwrap().blob, new);
+    assert_serves(&store, &bytes, 2);
+}
+
+#[test]
 fn a_blob_grows_piece_by_piece() {
     let (dir, store) = open();
     let bytes = data(4 * PIECE + 9, 3);
