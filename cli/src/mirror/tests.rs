@@ -183,7 +183,8 @@ fn parts_come_from_all_mirrors_and_the_whole_is_right() {
 
 #[test]
 fn mirrors_that_fail_are_left_out() {
-    let content = noise((PART * 2) as usize + 1);
+    // a part of one byte could not be cut short
+    let content = noise((PART * 2) as usize + 2);
     for mode in [Mode::Cut, Mode::Longer, Mode::Broken, Mode::Deaf, Mode::Whole] {
         let (bytes, mirrors) = get(&Wanted {
             size: Some(content.len() as u64),

@@ -135,11 +135,12 @@ fn eventually_compressed_versions_share_what_is_equal() {
         ensure!(number(&said, "local")? > SIZE / 2 * 75 / 100, "{said}");
         // a disk of which most is empty: holes again where it is unpacked
         let (sparse, root) = (lab.dir().join("sparse"), |file: &Path| seed(lab, file, &["--zstd"]));
-        image::sparse(&sparse, 16 * SIZE, &[0, 5 * SIZE, 12 * SIZE], 7)?;
+        let places: Vec<u64> = (0..10).map(|n| n * SIZE + n).collect();
+        image::sparse(&sparse, 16 * SIZE, &places, 7)?;
         fetch_root(lab, n2, &sparse, &root(&sparse)?, &["--unpack"])?;
         fs::OpenOptions::new().write(true).open(&sparse)?.write_at(b"one more", 14 * SIZE)?;
         let (said, came) = fetch_root(lab, n2, &sparse, &root(&sparse)?, &["--unpack"])?;
-        ensure!(came < MIB && number(&said, "local")? > MIB, "{came} bytes came: {said}");
+        ensure!(came < 3 * MIB && number(&said, "local")? > 7 * MIB, "{came} bytes came: {said}");
         // what is not compressed is not unpacked, and nothing is put anywhere
         let root = seed(lab, &old, &[])?;
         let copy = lab.dir().join("copy");

@@ -169,9 +169,14 @@ mod tests {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let free = || TcpListener::bind(at(0)).unwrap().local_addr().unwrap().port();
         let (a, b) = (free(), free());
-        let from = now_ms().unwrap() + 300;
-        let task =
-            |listen, to| Task { listen: at(listen), to: at(to), flows: 2, from, until: from + 300 };
+        let from = now_ms().unwrap() + 500;
+        let task = |listen, to| Task {
+            listen: at(listen),
+            to: at(to),
+            flows: 2,
+            from,
+            until: from + 2000,
+        };
         let (left, right) = (task(a, b), task(b, a));
         let other = thread::spawn(move || play(left).unwrap());
         assert!(play(right).unwrap().received > 0);
