@@ -73,11 +73,14 @@ fn machines_are_counted_from_shards_and_listed_by_what_they_do() {
 
 /// `debug` shows the cells of the shards, where they lie, and the peers.
 fn look_inside(node: &Node, name: &str) -> Result<()> {
-    let cells: Value =
-        node.json(["debug", "cells", "--kind", "status", "--subject", name, "--limit", "100"])?;
-    let cells = cells["cells"].as_array().context("cells")?;
-    ensure!(cells.len() == 4, "a cluster of four holds all on each: {cells:?}");
-    ensure!(cells.iter().all(|c| c["payload"]["state"] == "installed"), "{cells:?}");
+    eventually(SOON, "a cluster of four holds all on each", || {
+        let cells: Value =
+            node.json(["debug", "cells", "--kind", "status", "--subject", name, "--limit", "100"])?;
+        let cells = cells["cells"].as_array().context("cells")?;
+        ensure!(cells.len() == 4, "{cells:?}");
+        ensure!(cells.iter().all(|c| c["payload"]["state"] == "installed"), "{cells:?}");
+        Ok(())
+    })?;
     let own: Value = node.json(["debug", "cells", "--kind", "status", "--author", "n3"])?;
     ensure!(own["cells"].as_array().context("cells")?.len() == 2, "one of each order: {own}");
     let first: Value = node.json(["debug", "cells", "--limit", "3"])?;
