@@ -73,6 +73,8 @@ enum As {
 }
 
 pub(super) async fn run(context: &Context, args: FetchArgs) -> Result<(), CliError> {
+    // before anything comes: can it be put there?
+    let temp = args.output.as_deref().map(temporary).transpose()?;
     let older = args.delta_from.iter().map(|path| older(path)).collect::<Result<Vec<_>, _>>()?;
     let mut client = context.connect().await?;
     let fetched = tokio::select! {
@@ -82,7 +84,7 @@ pub(super) async fn run(context: &Context, args: FetchArgs) -> Result<(), CliErr
         }
     };
     let (root, size) = (fetched.root, fetched.size.unwrap_or(fetched.have));
-    if let Some(output) = &args.output {
+    if let Some((output, temp)) = args.output.as_ref().zip(temp) {
         let from = context.dir.blobs().join(format!("{root}.blob"));
         let to = output.clone();
         let how = match (args.unpack, args.hard_link) {
@@ -90,8 +92,7 @@ pub(super) async fn run(context: &Context, args: FetchArgs) -> Result<(), CliErr
             (false, true) => As::HardLink,
             (false, false) => As::Copy,
         };
-        let temp = temporary(output)?;
-        let half = temp.clone();
+        let (temp, half) = (temp.clone(), temp);
         let put = tokio::task::spawn_blocking(move || {
             put(&from, &temp, &to, (root, how)).map(|()| packed::is_packed(&from).unwrap_or(false))
         });

@@ -171,13 +171,16 @@ impl File {
     }
 }
 
-/// Compresses a file that must not change meanwhile.
+/// Compresses a file that must not change meanwhile, in a directory that goes when it is dropped.
 async fn pack(
     context: &Context,
     path: &Path,
     level: i32,
-    room: &TempDir,
-) -> Result<Packed, CliError> {
+    temp: Option<&PathBuf>,
+) -> Result<(Packed, TempDir), CliError> {
+    // before it takes its time: is there a node to give it to?
+    drop(context.connect().await?);
+    let room = room(temp)?;
     let source = Source::open(path)?;
     let bar = handover::bytes_bar(context, source.len(), "compressing");
     let stop = Arc::new(AtomicBool::new(false));
@@ -192,7 +195,7 @@ async fn pack(
     }
     let packed = packed?;
     source.check_unchanged()?;
-    Ok(packed)
+    Ok((packed, room))
 }
 
 async fn hand_over(context: &Context, path: &Path) -> Result<BlobRef, CliError> {
@@ -205,25 +208,18 @@ async fn hand_over(context: &Context, path: &Path) -> Result<BlobRef, CliError> 
 
 pub(super) async fn run(context: &Context, args: SeedArgs) -> Result<(), CliError> {
     let file = File::of(context, &args).await?;
-    let mut packed = None;
-    let room = if let Some(level) = args.zstd {
-        // before it takes its time: is there a node to give it to?
-        drop(context.connect().await?);
-        let room = room(args.temp.as_ref())?;
-        packed = Some(pack(context, file.path(), level, &room).await?);
-        Some(room)
-    } else {
-        None
+    let packed = match args.zstd {
+        Some(level) => Some(pack(context, file.path(), level, args.temp.as_ref()).await?),
+        None => None,
     };
-    let path = packed.as_ref().map_or(file.path(), |packed| &packed.path);
+    let path = packed.as_ref().map_or(file.path(), |(packed, _)| &packed.path);
     // the runtime keeps the signal to itself once it was asked for
     let blob = tokio::select! {
         blob = hand_over(context, path) => blob?,
         _ = tokio::signal::ctrl_c() => return Err(interrupted()),
     };
-    drop(room);
     let (root, size) = (blob.root, blob.len());
-    let content = packed.map(|packed| packed.content);
+    let content = packed.map(|(packed, _room)| packed.content);
     let (name, mirrors) = file.told(context);
     if context.json {
         return context.print_json(&Document { root, size, content, mirrors });
