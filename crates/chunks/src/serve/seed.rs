@@ -31,6 +31,8 @@ struct Taker {
     /// Pieces offered so far.
     given: u64,
     window: usize,
+    /// Pieces sent since its window was doubled.
+    sent: usize,
     /// Whether it has been told that it may ask for anything.
     free: bool,
 }
@@ -149,6 +151,7 @@ impl<P: Copy + Ord> Seed<P> {
             asked: BTreeSet::new(),
             given: 0,
             window,
+            sent: 0,
             free: false,
         };
         self.takers.insert(peer, taker);
@@ -202,12 +205,15 @@ impl<P: Copy + Ord> Seed<P> {
     pub(super) fn sent(&mut self, peer: P, piece: PieceIndex, idle: bool) {
         if let Some(taker) = self.takers.get_mut(&peer) {
             taker.asked.remove(&piece);
+            taker.sent += 1;
         }
         let alone = self.takers.len() == 1;
         for taker in self.takers.values_mut().filter(|t| idle && !t.free) {
-            // a single one may be far away, and has been asked to wait for nobody
-            if taker.offered.is_empty() || alone {
+            // a single one may be far away, and has been asked to wait for nobody: once in each window, for
+            // what is offered to it is lost to those who come a little later
+            if taker.offered.is_empty() || alone && taker.sent >= taker.window {
                 taker.window = (taker.window * 2).min(MOST);
+                taker.sent = 0;
             }
         }
     }

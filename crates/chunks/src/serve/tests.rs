@@ -213,6 +213,39 @@ fn a_seed_offers_each_piece_to_one_and_then_all_to_all() {
 }
 
 #[test]
+fn who_comes_first_leaves_something_to_the_others() {
+    let mut serve = Serve::new(limits());
+    serve.seed(ROOT, 128);
+    assert!(serve.open(1, ROOT, Place::Site));
+    // it asks for one at a time, and the socket takes each at once: the link seems idle after each
+    let mut offered: Vec<u32> = Vec::new();
+    for piece in 0..12 {
+        offered.extend(offers(&mut serve, T0).into_iter().flat_map(|(_, pieces)| pieces));
+        ask(&mut serve, 1, offered[piece]).unwrap();
+        assert_eq!(job(&mut serve), Some((1, offered[piece])));
+        serve.done(1);
+    }
+    assert!(offered.len() <= 32, "{}", offered.len());
+    assert!(serve.open(2, ROOT, Place::Site) && serve.open(3, ROOT, Place::Site));
+    let others: Vec<u8> = offers(&mut serve, T0).into_iter().map(|(peer, _)| peer).collect();
+    assert!(others.contains(&2) && others.contains(&3), "{others:?}");
+    // one that asks for all it may is offered more and more: it may be far away
+    let mut serve = Serve::new(limits());
+    serve.seed(ROOT, 128);
+    assert!(serve.open(1, ROOT, FAR));
+    let mut most = 0;
+    for _ in 0..5 {
+        let batch: Vec<u32> = offers(&mut serve, T0).into_iter().flat_map(|(_, p)| p).collect();
+        most = most.max(batch.len());
+        batch.iter().for_each(|piece| ask(&mut serve, 1, *piece).unwrap());
+        while let Some((peer, _)) = job(&mut serve) {
+            serve.done(peer);
+        }
+    }
+    assert!(most >= 32, "{most}");
+}
+
+#[test]
 fn what_was_not_offered_is_served_when_nothing_else_waits() {
     let mut serve = Serve::new(limits());
     serve.seed(ROOT, 40);
