@@ -52,14 +52,15 @@ pub struct ServeLimits {
     /// many are sent at once arrives late at all of them, and TCP shares an up-link unevenly. As many
     /// of urgent blobs beside them.
     pub slots: usize,
-    /// And to peers at other sites, whose links may hold up what is sent; as many urgent ones.
+    /// And to peers at other sites, as many urgent ones: enough to fill a WAN link while each connection is
+    /// still slow, for each begins anew to learn what the path holds.
     pub far: usize,
 }
 
 impl Default for ServeLimits {
-    /// 64 requests each of 256 peers, 4 at a time, and 4 to other sites.
+    /// 64 requests each of 256 peers, 4 at a time, and 16 to other sites.
     fn default() -> Self {
-        Self { queue: 64, peers: 256, slots: 4, far: 4 }
+        Self { queue: 64, peers: 256, slots: 4, far: 16 }
     }
 }
 
