@@ -74,6 +74,18 @@ fn one_copy_to_each_site() {
 }
 
 #[test]
+fn about_one_copy_to_each_site_on_slow_wan_links() {
+    // pieces take many seconds, and are not taken for lost
+    for wan in [1.0, 2.0, 5.0] {
+        for seed in 1..=3 {
+            let report = check(&Plan { sites: 4, wan, ..Plan::new(11, 128, seed) }, 1.25);
+            let most = report.most_wan();
+            assert!(most <= 1.15, "{wan} Mbit/s, seed {seed}: {most:.3} copies over one WAN");
+        }
+    }
+}
+
+#[test]
 fn anytime_the_holders_of_leases_die() {
     let faults = vec![(4.0, Fault::KillGateways { site: 1, but: 2 })];
     let report = check(&Plan { sites: 4, faults, ..Plan::new(23, 512, 1) }, 1.5);

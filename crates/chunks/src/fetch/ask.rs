@@ -192,10 +192,8 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
     /// pieces that take longer than usual.
     pub(super) fn request_again(&mut self, now: Duration, out: &mut Vec<Output<P>>) {
         let endgame = self.picker.wanted() == 0;
-        let state = |peer: P| self.peers.get(&peer);
-        let near = |peer: P| state(peer).is_none_or(|s| s.place.is_near());
-        let usual = |peer: P| state(peer).and_then(Peer::usual);
-        for (piece, first) in self.flights.due(now, |peer| endgame && near(peer), usual) {
+        let peers = &self.peers;
+        for (piece, first) in self.flights.due(now, endgame, |peer| peers.get(&peer)) {
             // only what is nowhere near is asked of a second peer at another site
             let outside = !endgame && self.picker.availability(piece) == 0;
             let room = |s: &Peer| {

@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use p2pinst_types::PieceIndex;
 
-use super::peer::smooth;
+use super::peer::{Peer, smooth};
 
 /// No piece is late before this: below it, asking twice costs more than waiting.
 const LATE_MIN: Duration = Duration::from_secs(2);
 /// A piece is late after so many times the usual.
 const LATE_TIMES: u32 = 3;
+/// The same of a piece of another site: it costs more to ask for it twice.
+const LATE_MIN_FAR: Duration = Duration::from_secs(5);
+const LATE_TIMES_FAR: u32 = 6;
 /// When a piece is late as long as nothing is known of what is usual.
 const LATE_UNKNOWN: Duration = Duration::from_secs(10);
 /// Copies of a piece in flight, at most.
@@ -104,30 +107,31 @@ impl<P: Copy + Eq> Flights<P> {
         self.usual = Some(smooth(self.usual, took));
     }
 
-    /// After what time a piece asked of a peer is late, given what is usual for that peer.
-    pub(super) fn late_after(&self, usual: Option<Duration>) -> Duration {
-        match usual.max(self.usual) {
-            Some(usual) => (usual * LATE_TIMES).max(LATE_MIN),
-            None => LATE_UNKNOWN,
-        }
+    /// After what time a piece asked of a peer is late.
+    pub(super) fn late_after(&self, peer: &Peer) -> Duration {
+        let (usual, times, least) = if peer.place.is_near() {
+            (peer.usual().max(self.usual), LATE_TIMES, LATE_MIN)
+        } else {
+            (peer.usual(), LATE_TIMES_FAR, LATE_MIN_FAR)
+        };
+        usual.map_or(LATE_UNKNOWN, |usual| (usual * times).max(least))
     }
 
     /// The pieces to ask of a second peer, with the first one, the longest waiting first: those that
-    /// are late, and of peers from which they are due `soon` (in the endgame) those that take longer
-    /// than usual.
-    pub(super) fn due(
+    /// are late, and in the endgame those of peers at this site that take longer than usual.
+    pub(super) fn due<'a>(
         &mut self,
         now: Duration,
-        soon: impl Fn(P) -> bool,
-        usual: impl Fn(P) -> Option<Duration>,
+        endgame: bool,
+        state: impl Fn(P) -> Option<&'a Peer>,
     ) -> Vec<(PieceIndex, P)> {
         if now < self.looked + LOOK {
             return Vec::new();
         }
         self.looked = now;
-        let after = |peer| match self.usual {
-            Some(all) if soon(peer) => all,
-            _ => self.late_after(usual(peer)),
+        let after = |peer| match (self.usual, state(peer)) {
+            (Some(usual), Some(peer)) if endgame && peer.place.is_near() => usual,
+            (_, peer) => peer.map_or(Duration::ZERO, |peer| self.late_after(peer)),
         };
         let mut due: Vec<_> = self
             .by_piece

@@ -15,8 +15,11 @@ use crate::bitmap::Bitmap;
 
 /// No lease lapses before this.
 const LAPSE_MIN: Duration = Duration::from_secs(2);
-/// A lease lapses after so many times what is usual for a piece from another site.
-const LAPSE_TIMES: u32 = 2;
+/// When a lease lapses as long as nothing is known of what is usual.
+const LAPSE_UNKNOWN: Duration = Duration::from_secs(4);
+/// A lease lapses after so many times what is usual for a piece from another site: on a slow WAN the pieces of
+/// all gateways wait for one another, and what is asked for once more makes it slower still.
+const LAPSE_TIMES: u32 = 6;
 /// A lease that has lapsed stands again after so many times the time in which it lapsed.
 const AGAIN_TIMES: u32 = 5;
 
@@ -143,7 +146,7 @@ impl Leases {
                 *owes = true;
             }
         }
-        let after = (usual.unwrap_or_default() * LAPSE_TIMES).max(LAPSE_MIN);
+        let after = usual.map_or(LAPSE_UNKNOWN, |usual| (usual * LAPSE_TIMES).max(LAPSE_MIN));
         let mut own = self.holders.iter().filter(|h| h.tag == self.own);
         let blind = own.all(|h| now.saturating_sub(h.progress) > after / BLIND_PART);
         let mut changed = false;
@@ -185,6 +188,8 @@ mod tests {
     use super::*;
 
     const PIECES: u32 = 600;
+    /// Of a fast WAN.
+    const USUAL: Option<Duration> = Some(Duration::from_millis(100));
 
     fn secs(n: u64) -> Duration {
         Duration::from_secs(n)
@@ -231,18 +236,18 @@ mod tests {
         let mut leases = site(&[1, 2, 3]).remove(0);
         let (mine, others) = (leases.mine().clone(), site(&[1, 2, 3]));
         let all = Bitmap::full(PIECES);
-        leases.look(secs(0), &Bitmap::new(PIECES), None);
-        leases.look(secs(10), &all, None);
+        leases.look(secs(0), &Bitmap::new(PIECES), USUAL);
+        leases.look(secs(10), &all, USUAL);
         assert_eq!(leases.mine(), &mine, "they owe something only from now on");
         let of_two = others[1].mine().iter().next().unwrap();
-        leases.look(secs(11), &all, None);
+        leases.look(secs(11), &all, USUAL);
         leases.came(secs(12), of_two);
-        leases.look(secs(13), &all, None);
+        leases.look(secs(13), &all, USUAL);
         assert!(leases.mine().iter().all(|p| !others[1].mine().get(p)));
         let gained = leases.mine().count() - mine.count();
         assert!(gained > 30, "about half of what the third held: {gained}");
         // the second is silent too: all is mine
-        leases.look(secs(15), &all, None);
+        leases.look(secs(15), &all, USUAL);
         assert!(leases.mine().is_full());
     }
 
@@ -252,10 +257,10 @@ mod tests {
         let mut leases = site(&tags).remove(16);
         let all = Bitmap::full(PIECES);
         assert!(leases.mine().is_empty());
-        leases.look(secs(0), &all, None);
-        leases.look(secs(2), &all, None);
+        leases.look(secs(0), &all, USUAL);
+        leases.look(secs(2), &all, USUAL);
         assert!(leases.mine().is_empty());
-        leases.look(secs(3), &all, None);
+        leases.look(secs(3), &all, USUAL);
         assert!(leases.mine().is_full());
     }
 
@@ -263,18 +268,18 @@ mod tests {
     fn when_the_site_is_back_its_leases_stand_but_not_twice_for_nothing() {
         let mut leases = site(&[1, 2, 3]).remove(0);
         let (mine, all) = (leases.mine().clone(), Bitmap::full(PIECES));
-        leases.look(secs(0), &all, None);
-        leases.look(secs(3), &all, None);
+        leases.look(secs(0), &all, USUAL);
+        leases.look(secs(3), &all, USUAL);
         assert!(leases.mine().is_full(), "nothing comes, and it may be the others' fault");
         leases.came(secs(9), mine.iter().next().unwrap());
         assert_eq!(leases.mine(), &mine, "it was the WAN's");
         // what this node has asked for meanwhile comes too
         Bitmap::full(PIECES).iter().take(20).for_each(|p| leases.came(secs(9), p));
         assert_eq!(leases.mine(), &mine);
-        leases.look(secs(11), &all, None);
+        leases.look(secs(11), &all, USUAL);
         assert_eq!(leases.mine(), &mine);
         // this node is blind again, and the others have had their chance: no more doubt
-        leases.look(secs(12), &all, None);
+        leases.look(secs(12), &all, USUAL);
         assert!(leases.mine().is_full());
         leases.came(secs(13), mine.iter().next().unwrap());
         assert!(leases.mine().is_full());
@@ -287,7 +292,7 @@ mod tests {
         let all = Bitmap::full(PIECES);
         let mut asks = 0;
         for second in 0..60 {
-            leases.look(secs(second), &all, None);
+            leases.look(secs(second), &all, USUAL);
             if leases.mine().is_full() {
                 asks += 1;
                 all.iter().take(4).for_each(|p| leases.came(secs(second), p));
@@ -304,8 +309,8 @@ mod tests {
         (0..PIECES).map(PieceIndex).filter(|p| !mine.get(*p)).for_each(|p| {
             others.set(p);
         });
-        leases.look(secs(0), &others, None);
-        leases.look(secs(3), &others, None);
+        leases.look(secs(0), &others, USUAL);
+        leases.look(secs(3), &others, USUAL);
         assert!(leases.mine().is_full());
         leases.came(secs(9), others.iter().next().unwrap());
         assert_eq!(leases.mine(), &mine);
@@ -313,12 +318,15 @@ mod tests {
 
     #[test]
     fn a_slow_wan_gives_longer_leases() {
-        let mut leases = site(&[1, 2]).remove(0);
-        let (mine, all) = (leases.mine().clone(), Bitmap::full(PIECES));
-        leases.look(secs(0), &all, None);
-        leases.look(secs(9), &all, Some(secs(5)));
-        assert_eq!(leases.mine(), &mine);
-        leases.look(secs(11), &all, Some(secs(5)));
-        assert!(leases.mine().is_full());
+        let (all, slow) = (Bitmap::full(PIECES), Some(secs(5)));
+        for (usual, stands, lapsed) in [(slow, 29, 31), (None, 4, 5), (USUAL, 2, 3)] {
+            let mut leases = site(&[1, 2]).remove(0);
+            let mine = leases.mine().clone();
+            leases.look(secs(0), &all, usual);
+            leases.look(secs(stands), &all, usual);
+            assert_eq!(leases.mine(), &mine, "{usual:?}");
+            leases.look(secs(lapsed), &all, usual);
+            assert!(leases.mine().is_full(), "{usual:?}");
+        }
     }
 }

@@ -328,7 +328,7 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
 
     fn on_tick(&mut self, now: Duration, out: &mut Vec<Output<P>>) -> News<P> {
         for state in self.peers.values_mut() {
-            state.snubbed |= state.silence(now) > self.flights.late_after(state.usual());
+            state.snubbed |= state.silence(now) > self.flights.late_after(state);
         }
         if self.far > 0 {
             self.look_at_leases(now);
