@@ -1,17 +1,48 @@
 //! Files that stand for images, and their second versions.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 
+use crate::exec::run;
+
 const MIB: u64 = 1 << 20;
 /// The shortest and the longest stretch that is changed at once, in bytes.
 const RUNS: (u64, u64) = (64 << 10, 4 << 20);
+
+/// A disk that holds an image, to be read only, as long as this lives.
+#[derive(Debug)]
+pub struct Disk(PathBuf);
+
+impl Disk {
+    /// Makes a loop device of a file. Its length is to be a multiple of 512 bytes.
+    ///
+    /// # Errors
+    /// When there is none left.
+    pub fn of(file: &Path) -> Result<Self> {
+        let args = ["--find", "--show", "--read-only"].map(OsStr::new);
+        let printed = run("losetup", args.into_iter().chain([file.as_os_str()]))?;
+        Ok(Self(printed.trim().into()))
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        run("losetup", [OsStr::new("--detach"), self.0.as_os_str()]).ok();
+    }
+}
 
 /// Writes a file of noise, the same for the same seed.
 ///

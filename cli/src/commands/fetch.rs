@@ -46,8 +46,8 @@ pub(crate) struct FetchArgs {
     /// Make a hard link instead of a copy: whoever writes to it damages the store
     #[arg(long, requires = "output")]
     hard_link: bool,
-    /// A file or disk that holds an older version: only what it lacks comes (older versions in this
-    /// machine's store are used anyway)
+    /// A file, disk or directory that holds an older version: only what it lacks comes (older versions in
+    /// this machine's store are used anyway)
     #[arg(long, value_name = "PATH")]
     delta_from: Vec<PathBuf>,
 }
@@ -140,10 +140,12 @@ pub(super) async fn run(context: &Context, args: FetchArgs) -> Result<(), CliErr
 /// The absolute path of what holds an older version: the node reads it.
 fn older(path: &Path) -> Result<PathBuf, CliError> {
     let kind = fs::metadata(path).context("read", path)?.file_type();
-    if !kind.is_file() && !kind.is_block_device() {
+    if !kind.is_file() && !kind.is_block_device() && !kind.is_dir() {
         let shown = path.display();
-        return Err(CliError::failed(format!("{shown} is neither a file nor a disk"))
-            .hint("--delta-from takes the older version itself"));
+        return Err(CliError::failed(format!(
+            "{shown} is neither a file nor a disk nor a directory"
+        ))
+        .hint("--delta-from takes the older version itself"));
     }
     Ok(fs::canonicalize(path).context("read", path)?)
 }

@@ -267,7 +267,7 @@ fn a_file_is_fetched_and_put_where_it_is_wanted() {
     assert!(fetched.stderr.contains("came from 2 nodes"), "{}", fetched.stderr);
     assert!(fetched.stderr.contains("5.0 MiB were here in older"), "{}", fetched.stderr);
     fake.with(|s| s.fetches = vec![view(16, true)]);
-    let none = run(dir.path(), &["fetch", "alice-42", "--delta-from", "data"]);
+    let none = run(dir.path(), &["fetch", "alice-42", "--delta-from", "/dev/null"]);
     assert!(none.failed(1).contains("neither a file nor a disk"), "{}", none.stderr);
     let none = run(dir.path(), &["fetch", "alice-42", "--delta-from", "no-such"]);
     assert!(none.failed(1).contains("No such file"), "{}", none.stderr);

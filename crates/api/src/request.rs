@@ -225,8 +225,8 @@ requests! {
         what: String,
         /// How long to wait for something to tell, in milliseconds, at most half a minute.
         wait_ms: u64,
-        /// Files and disks of this machine that hold older versions, by absolute paths, at most 16: what they
-        /// have need not come. Counts when the fetch begins.
+        /// Files, disks and directories of this machine that hold older versions, by absolute paths, at most 16:
+        /// what they have need not come. Counts when the fetch begins.
         delta_from: Vec<PathBuf>,
     } => store::FetchView;
     /// How far the exchange of a blob is: of a deployment's, by its name (`alice-42`) or a prefix of

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use p2pinst_testnet::image::Disk;
 use p2pinst_testnet::{Lab, Node, eventually, image};
 use serde_json::Value;
 
@@ -68,8 +69,10 @@ fn eventually_a_second_version_costs_what_has_changed() {
         image::insert(&new, &more, 10_000_000, 4321, 3)?;
         let (said, came) = fetch(lab, n2, &more, &[])?;
         ensure!(came <= SIZE * 5 / 100, "{came} of {SIZE} bytes came: {said}");
-        // n3 has nothing in its store, but the old file on its disk
-        let (said, came) = fetch(lab, n3, &new, &["--delta-from", &old.to_string_lossy()])?;
+        // n3 has nothing in its store, but the old image on a disk
+        let disk = Disk::of(&old)?;
+        let (said, came) = fetch(lab, n3, &new, &["--delta-from", &disk.path().to_string_lossy()])?;
+        drop(disk);
         ensure!(came <= SIZE * 10 / 100, "{came} of {SIZE} bytes came: {said}");
         // recipes are no files of their own once they are the node's own, and go with theirs
         let three = || {

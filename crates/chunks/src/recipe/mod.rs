@@ -16,6 +16,7 @@ mod codec;
 mod cut;
 mod plan;
 mod seed;
+pub mod tree;
 
 use p2pinst_types::{BlobRef, Hash, limits};
 use thiserror::Error;

@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use p2pinst_chunks::fetch::Input;
-use p2pinst_chunks::recipe::{Assembled, Named, Plan, Recipe, Seed, WORTH, assemble, most_bytes};
+use p2pinst_chunks::recipe::{
+    Assembled, Named, Plan, Recipe, Seed, WORTH, assemble, most_bytes, tree,
+};
 use p2pinst_chunks::store::PutError;
 use p2pinst_chunks::wire::{HELD_PIECES, Parts, ToSource};
 use p2pinst_chunks::{BlobStore, Put};
@@ -32,6 +34,8 @@ use super::{FetchError, Running, SharedSources, Stage, Wish};
 const NAMED: usize = 3;
 /// Older blobs that are looked through, those used last first.
 const SEEDS: usize = 64;
+/// Files that people name, or that are in directories that they name, from which something is taken.
+const OPEN: usize = 512;
 /// How long recipes may take to come, all that are tried together; and for each MiB of the blob: a recipe has
 /// a seven-thousandth of it, and comes over the same line.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(4), Duration::from_millis(2));
@@ -60,7 +64,7 @@ pub(super) enum Cooked {
 pub(super) struct Delta {
     /// Whether the blob may have a recipe, and nobody has looked yet.
     open: bool,
-    /// Files and disks that hold older versions.
+    /// Files, disks and directories that hold older versions.
     from: Vec<PathBuf>,
     /// Whether other blobs are here that have recipes, or may want one.
     seeds: bool,
@@ -359,11 +363,17 @@ fn put_together(
         }
         offer(blobs, &seed.root, &blob.root, &mut plan, &mut seeds);
     }
-    for path in from {
-        match Seed::open(path) {
+    for path in from.iter().flat_map(|path| tree::files(path)) {
+        if !plan.is_lacking() || seeds.len() >= SEEDS + OPEN || !go_on(None) {
+            break;
+        }
+        match Seed::open(&path) {
             Ok(mut seed) => {
+                let lacking = plan.lacking();
                 let scanned = seed.scan(seeds.len(), &mut plan, &mut || go_on(None));
-                seeds.push(seed); // what was found counts
+                if plan.lacking() < lacking {
+                    seeds.push(seed); // also when it cannot be read to its end
+                }
                 if let Err(error) = scanned {
                     warn!(path = %path.display(), %error, "an older version cannot be read to its end");
                 }

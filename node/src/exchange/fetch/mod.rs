@@ -83,7 +83,7 @@ type SharedSources = Arc<dyn Fn() -> Candidates + Send + Sync>;
 pub struct Wish {
     /// Whether to look what of it is here already.
     pub delta: bool,
-    /// Files and disks that hold older versions of it, beside the blobs that are here.
+    /// Files, disks and directories that hold older versions of it, beside the blobs that are here.
     pub delta_from: Vec<PathBuf>,
 }
 

@@ -118,6 +118,25 @@ async fn a_file_that_is_named_gives_what_it_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_named_gives_what_its_files_have() {
+    let (old, new) = versions();
+    let ((_d1, full), (dir, here)) = (store(), store());
+    let blob = ingest(&full, &new);
+    let source = honest(&full).await;
+    // as if the image had been unpacked: two files, and one that has nothing to do with it
+    let tree = dir.path().join("tree");
+    std::fs::create_dir_all(tree.join("deep")).unwrap();
+    let (first, second) = old.split_at(old.len() / 2);
+    std::fs::write(tree.join("first"), first).unwrap();
+    std::fs::write(tree.join("deep/second"), second).unwrap();
+    std::fs::write(tree.join("other"), noise(9 * MIB, 8)).unwrap();
+    let wish = Wish { delta: true, delta_from: vec![tree] };
+    let fetched = fetch(&here, blob, &[&source], wish).await;
+    assert!(is_whole(&here, &blob, &new));
+    assert!(fetched.local > 11 * MIB as u64 && fetched.received < 5 * MIB as u64, "{fetched:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_recipe_that_lies_costs_nothing_but_work() {
     let (blob, new, (_d, full), source, (_dir, here)) = with_old().await;
     let (old, _) = versions();
