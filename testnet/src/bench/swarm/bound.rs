@@ -52,6 +52,13 @@ impl Links {
             sites: self.sites.iter().map(site).collect(),
         }
     }
+
+    /// Seconds that a publisher needs which sends each of so many receivers a copy of its own.
+    pub(super) fn one_by_one(&self, bytes: u64, receivers: f64) -> f64 {
+        let outside: usize = self.sites.iter().skip(1).map(|s| s.receivers).sum();
+        let wan = self.sites.first().map_or(f64::INFINITY, |own| own.wan_out);
+        bytes as f64 * (receivers / self.up).max(outside as f64 / wan)
+    }
 }
 
 /// The least time in which so many receivers can have so many bytes from one publisher.

@@ -203,13 +203,15 @@ fn permitted(options: &Options, case: &Case, method: Method) -> Result<Duration,
     }
     let Some(bound) = &case.bound else { return Ok(options.limit) };
     let receivers = case.nodes.saturating_sub(1) as f64;
-    let own = if method.is_one_by_one() { receivers } else { 1.0 };
-    let publisher = case.goodput.as_ref().map_or(0.0, |links| case.bytes as f64 / links.up);
-    let least = bound.seconds.max(publisher * own);
+    let least = match &case.goodput {
+        Some(links) if method.is_one_by_one() => links.one_by_one(case.bytes, receivers),
+        _ => 0.0,
+    };
+    let least = bound.seconds.max(least);
     if least > options.limit.as_secs_f64() {
         let limit = options.limit.as_secs();
         return Err(format!(
-            "not run: its {receivers:.0} copies need {least:.0} s of the publisher's link, and a run may take {limit} s"
+            "not run: its {receivers:.0} copies need {least:.0} s of one link, and a run may take {limit} s"
         ));
     }
     Ok(Duration::from_secs_f64(least * PATIENCE).max(LEAST).min(options.limit.max(LEAST)))
@@ -285,7 +287,7 @@ mod tests {
             wan_ms: 0,
             bound: Some(bound(30_000_000, 10, &links)),
             line: None,
-            goodput: Some(links),
+            goodput: Some(links.clone()),
         };
         let ours = |limit| permitted(&options(limit), &case, Method::P2pinst);
         assert_eq!(ours(400), Ok(Duration::from_secs(300)));
@@ -296,6 +298,12 @@ mod tests {
             let one_by_one = |limit| permitted(&options(limit), &case, Method::Rsync);
             assert!(one_by_one(200).unwrap_err().contains("10 copies need 300 s"));
             assert_eq!(one_by_one(400), Ok(Duration::from_secs(400)));
+            // six of them leave the site: 360 s
+            let site = |receivers| SiteLinks { receivers, wan_in: 5e5, wan_out: 5e5 };
+            let links = Links { sites: vec![site(4), site(6)], ..links };
+            let case = Case { goodput: Some(links), ..case.clone() };
+            let apart = permitted(&options(320), &case, Method::Rsync);
+            assert!(apart.unwrap_err().contains("10 copies need 360 s"));
         }
         let over = Options { between: Between::Loopback, ..options(400) };
         let alone = Case { bound: None, ..case };
