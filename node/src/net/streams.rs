@@ -263,3 +263,41 @@ impl NetworkBehaviour for Behaviour {
         self.events.pop_front().map_or(Poll::Pending, Poll::Ready)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[test]
+    fn who_asks_for_too_many_streams_is_told_so_at_once() {
+        let mut handler = Handler::default();
+        let mut answers = Vec::new();
+        for _ in 0..=PENDING {
+            let (reply, answer) = oneshot::channel();
+            handler.on_behaviour_event(Wish { protocol: Protocol::Store, reply });
+            answers.push(answer);
+        }
+        let refused = answers.pop().unwrap().try_recv().unwrap();
+        assert!(refused.unwrap_err().contains("too many streams"));
+        assert!(answers.iter_mut().all(|a| a.try_recv().is_err()), "the others wait");
+        let (reply, mut answer) = oneshot::channel();
+        Behaviour::default().open(PeerId::random(), Protocol::Store, reply);
+        assert!(answer.try_recv().unwrap().unwrap_err().contains("not connected"));
+    }
+
+    #[test]
+    fn one_address_sets_up_few_connections_at_once() {
+        let mut behaviour = Behaviour::default();
+        let own: Multiaddr = "/ip4/10.0.0.1/tcp/4001".parse().unwrap();
+        let mut begins = |id: usize, from: &str| {
+            let id = ConnectionId::new_unchecked(id);
+            behaviour.handle_pending_inbound_connection(id, &own, &from.parse().unwrap()).is_ok()
+        };
+        assert!((0..PENDING_OF_ONE).all(|id| begins(id, "/ip4/10.0.0.2/tcp/1")));
+        assert!(!begins(20, "/ip4/10.0.0.2/tcp/2"));
+        assert!(begins(21, "/ip4/10.0.0.3/tcp/1"), "another has places of its own");
+        assert!((30..50).all(|id| begins(id, "/ip4/127.0.0.1/tcp/1")));
+    }
+}
