@@ -18,11 +18,16 @@ pub(crate) const LATER: Duration = Duration::from_secs(90);
 
 /// Plays a scenario on a lab with that many hosts.
 pub(crate) fn scenario(hosts: usize, play: impl FnOnce(&Lab) -> Result<()>) {
+    scenario_in(&LabOptions::hosts(hosts), play);
+}
+
+/// The same in such a lab.
+pub(crate) fn scenario_in(options: &LabOptions, play: impl FnOnce(&Lab) -> Result<()>) {
     if let Some(why) = why_no_namespaces() {
         return skipped(&why);
     }
     let turn = Turn::take().expect("a turn");
-    let lab = Lab::create(&LabOptions::hosts(hosts)).expect("a lab");
+    let lab = Lab::create(options).expect("a lab");
     if let Err(why) = play(&lab) {
         let logs = lab.log_tails(60);
         drop(lab);

@@ -1,9 +1,14 @@
 //! Cables that crawl, and cables that are pulled for a while.
 
-use anyhow::ensure;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use p2pinst_testnet::net::{Sites, Wan};
+use p2pinst_testnet::{Invite, LabOptions, eventually};
+use serde_json::Value;
 
 use super::{MIB, Swarm, received};
-use crate::harness::{LATER, cluster};
+use crate::harness::{LATER, cluster, scenario_in};
 
 #[test]
 fn eventually_all_others_finish_while_one_crawls() {
@@ -72,6 +77,34 @@ fn eventually_a_half_that_was_cut_off_halfway_has_all() {
         ensure!(whole.is_empty(), "{whole:?} were too fast for this test");
         lab.network().switch()?.join(&[4, 5, 6])?;
         swarm.arrives(&[4, 5, 6])
+    });
+}
+
+#[test]
+fn eventually_a_site_that_was_cut_off_halfway_has_all() {
+    let wan = Wan { rate: Some("20mbit".to_owned()), delay: Duration::from_millis(10) };
+    let sites = Some(Sites { count: 2, wan });
+    let options = LabOptions::hosts(6).rate(Some("100mbit".to_owned())).sites(sites);
+    scenario_in(&options, |lab| {
+        lab.form(6, &Invite::default())?;
+        let swarm = Swarm::new(lab, "province", 16 * MIB)?;
+        let deployment = swarm.publish()?;
+        swarm.halfway(5, 20)?;
+        let switch = lab.network().switch()?;
+        switch.cut_site(2)?;
+        swarm.arrives(&[2, 3])?;
+        [1, 5].iter().try_for_each(|n| lab.node(*n)?.sees_up(3, LATER))?;
+        let whole: Vec<usize> = [4, 5, 6].into_iter().filter(|n| whole(&swarm, *n)).collect();
+        ensure!(whole.is_empty(), "{whole:?} were too fast for this test");
+        switch.restore_site(2)?;
+        swarm.arrives(&[4, 5, 6])?;
+        eventually(LATER, "little has come twice", || {
+            let seen: Value = lab.node(1)?.json(["status", deployment.as_str()])?;
+            let site = &seen["deployments"][0]["transfer"]["sites"][0];
+            let copies = site["copies"].as_f64().context("no copies")?;
+            ensure!(site["machines"] == 3 && (0.9..=1.5).contains(&copies), "{site}");
+            Ok(())
+        })
     });
 }
 

@@ -53,10 +53,10 @@ impl<'a> Swarm<'a> {
         nodes.iter().try_for_each(|n| self.lab.network().switch()?.limit(*n, rate))
     }
 
-    /// n1 publishes it to all.
-    fn publish(&self) -> Result<()> {
+    /// n1 publishes it to all; the deployment's name.
+    fn publish(&self) -> Result<String> {
         let n1 = self.lab.node(1)?;
-        n1.publish(&self.file, &["--group", "all", "--urgent"]).map(drop)
+        Ok(n1.publish(&self.file, &["--group", "all", "--urgent"])?.name)
     }
 
     /// The pieces that a node has durably: what it would have after a power cut.
