@@ -439,7 +439,7 @@ pub struct LimitsView {
     pub busy: bool,
     /// How fast it then leaves; `None`: no limit.
     pub busy_up: Option<Rate>,
-    /// Pieces that are sent at a time.
+    /// Pieces that are sent at a time to machines of the same site.
     pub upload_slots: usize,
     /// Deployments with a limit, as far as they fit, the latest first.
     pub deployments: Vec<LimitedView>,

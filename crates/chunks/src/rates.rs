@@ -12,6 +12,13 @@ const WINDOWS: usize = 64;
 const PER_SLOT: u64 = 256 << 10;
 /// Uploads at a time, however slow the uplink is: two, so that it never idles.
 const SLOTS_MIN: usize = 2;
+/// For each of them so many to other sites: each connection learns anew what a WAN link holds, and few that
+/// have just begun do not fill it.
+const FAR_PER_SLOT: usize = 4;
+/// Bytes per second that an upload to another site should have,
+const PER_FAR: u64 = 128 << 10;
+/// and how many there are, however slow the WAN link is.
+const FAR_MIN: usize = 4;
 /// What a busy node gives when nothing else is said: this part of the most that it was seen to give,
 const BUSY_PART: u64 = 8;
 /// and at least so many bytes per second.
@@ -34,7 +41,7 @@ pub struct LimitsConfig {
     /// How fast blobs that are not urgent leave while other programs are at work here; when not
     /// given, an eighth of the most that was seen to leave, and at least 1 MB/s.
     pub busy_up: Option<Limit>,
-    /// Pieces that are sent at a time; fewer when little may leave.
+    /// Pieces that are sent at a time, and four times as many to other sites; fewer when little may leave.
     pub upload_slots: u16,
     /// What holds instead at certain hours. The first one that holds now and speaks of a limit counts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -54,6 +61,15 @@ impl Default for LimitsConfig {
             windows: Vec::new(),
         }
     }
+}
+
+/// Pieces that are sent at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slots {
+    /// To peers at the own site.
+    pub near: usize,
+    /// To peers at other sites.
+    pub far: usize,
 }
 
 /// Certain hours, and what holds then.
@@ -235,12 +251,19 @@ impl LimitsConfig {
         self.busy_up.unwrap_or_else(usual).rate()
     }
 
-    /// How many pieces to send at a time when no more than this may leave.
+    /// How many pieces to send at a time when no more than `up` may leave, and `wan_up` for other sites.
     #[must_use]
-    pub fn slots(&self, up: Option<Rate>) -> usize {
+    pub fn slots(&self, up: Option<Rate>, wan_up: Option<Rate>) -> Slots {
+        let within = |rate: Option<Rate>, each: u64, least: usize, most: usize| {
+            let by_rate = rate.map_or(u64::MAX, |r| r.bytes() / each);
+            usize::try_from(by_rate).unwrap_or(usize::MAX).clamp(least.min(most), most)
+        };
         let most = usize::from(self.upload_slots);
-        let by_rate = up.map_or(u64::MAX, |r| r.bytes() / PER_SLOT);
-        usize::try_from(by_rate).unwrap_or(usize::MAX).clamp(SLOTS_MIN.min(most), most)
+        let wan = up.into_iter().chain(wan_up).min();
+        Slots {
+            near: within(up, PER_SLOT, SLOTS_MIN, most),
+            far: within(wan, PER_FAR, FAR_MIN, most * FAR_PER_SLOT),
+        }
     }
 }
 
@@ -371,12 +394,19 @@ mod tests {
         let busy_up = Some(Limit::At(Rate::MIN));
         assert_eq!(LimitsConfig { busy_up, ..config.clone() }.busy_rate(1 << 30), Some(Rate::MIN));
         let rate = |n| Rate::new(n).ok();
-        assert_eq!(config.slots(None), 4);
+        let slots = |config: &LimitsConfig, up, wan_up| {
+            let slots = config.slots(up, wan_up);
+            (slots.near, slots.far)
+        };
+        assert_eq!(slots(&config, None, None), (4, 16));
+        assert_eq!(slots(&config, None, rate(1 << 20)), (4, 8));
+        assert_eq!(slots(&config, rate(1 << 20), rate(125_000)), (4, 4));
         let config = LimitsConfig { upload_slots: 16, ..config };
-        assert_eq!(config.slots(None), 16);
-        assert_eq!(config.slots(rate(1 << 20)), 4);
-        assert_eq!(config.slots(rate(125_000)), 2);
-        assert_eq!(LimitsConfig { upload_slots: 1, ..config }.slots(rate(125_000)), 1);
+        assert_eq!(slots(&config, None, None), (16, 64));
+        assert_eq!(slots(&config, rate(1 << 20), None), (4, 8));
+        assert_eq!(slots(&config, rate(125_000), None), (2, 4));
+        let config = LimitsConfig { upload_slots: 1, ..config };
+        assert_eq!(slots(&config, rate(125_000), None), (1, 4));
     }
 
     proptest! {

@@ -85,7 +85,7 @@ impl Api {
             set: limits.settings.iter().map(setting).collect(),
             busy: limits.busy,
             busy_up: limits.busy_up,
-            upload_slots: limits.slots,
+            upload_slots: limits.slots.near,
             deployments: limited.take(DEPLOYMENTS).collect(),
         }
     }

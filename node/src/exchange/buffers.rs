@@ -1,7 +1,8 @@
 //! Memory for whole pieces: few are on their way at a time, so that lines have none of their own.
 //!
 //! What is given back is used again, and freed again when little goes on: freshly made memory costs a
-//! page fault for every 4 KiB. Bounds: what is sent waits for its share of [`SENT`]; what comes is
+//! page fault for every 4 KiB. Bounds: what is sent waits for its share of [`SENT`], apart for this site and
+//! for others, which are slower; what comes is
 //! bounded by what a fetch asks for, and a buffer fills as the bytes come.
 
 use std::ops::{Deref, DerefMut};
@@ -11,8 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::lock;
 
-/// Bytes of pieces that are in memory to be sent, of all takers together.
-const SENT: u32 = 24 << 20;
+/// Bytes of pieces that are in memory to be sent, of all takers at this site together, and as many of all
+/// others.
+const SENT: u32 = 16 << 20;
 /// Bytes that are kept while pieces come and go,
 const KEPT: usize = 16 << 20;
 /// and when none does.
@@ -22,7 +24,8 @@ const IDLE: usize = 4 << 20;
 #[derive(Debug, Clone)]
 pub(super) struct Buffers {
     pool: Arc<Mutex<Pool>>,
-    sent: Arc<Semaphore>,
+    near: Arc<Semaphore>,
+    far: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -34,7 +37,8 @@ struct Pool {
 
 impl Default for Buffers {
     fn default() -> Self {
-        Self { pool: Arc::default(), sent: Arc::new(Semaphore::new(SENT as usize)) }
+        let sent = || Arc::new(Semaphore::new(SENT as usize));
+        Self { pool: Arc::default(), near: sent(), far: sent() }
     }
 }
 
@@ -49,11 +53,15 @@ impl Buffers {
         Buffer { bytes, room: None, pool: Arc::clone(&self.pool) }
     }
 
-    /// The same for so many bytes that are to be sent: waits while too many are in memory.
-    pub(super) async fn to_send(&self, bytes: u64) -> Buffer {
+    /// The same for so many bytes that are to be sent, to this site or to another: waits while too many are in
+    /// memory.
+    pub(super) async fn to_send(&self, bytes: u64, near: bool) -> Buffer {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(SENT);
         // it fails only when the semaphore is closed, which nobody does
-        let room = Arc::clone(&self.sent).acquire_many_owned(bytes).await.ok();
+        let room = Arc::clone(if near { &self.near } else { &self.far })
+            .acquire_many_owned(bytes)
+            .await
+            .ok();
         let mut buffer = self.take();
         buffer.room = room;
         buffer
@@ -127,12 +135,13 @@ mod tests {
         assert!((1..=IDLE).contains(&kept()), "{}", kept());
         assert!(buffers.take().is_empty(), "nothing of what was in it");
         let mut sending = Vec::new();
-        for _ in 0..6 {
-            sending.push(buffers.to_send(4 << 20).await);
+        for _ in 0..4 {
+            sending.push(buffers.to_send(4 << 20, true).await);
         }
-        let next = buffers.to_send(1);
+        let next = buffers.to_send(1, true);
         tokio::pin!(next);
         assert!(futures::poll!(next.as_mut()).is_pending());
+        assert_eq!(buffers.to_send(1, false).await.len(), 0, "to other sites");
         sending.pop();
         assert_eq!(next.await.len(), 0);
     }

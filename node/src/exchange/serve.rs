@@ -34,6 +34,8 @@ const TURNS: usize = 64;
 const IDLE: Duration = Duration::from_secs(120);
 /// A piece that takes longer gives its slot to others, and goes on beside them.
 const SLOW: Duration = Duration::from_secs(1);
+/// The same to another site: on a slow WAN link more pieces at a time only make all of them later.
+const SLOW_FAR: Duration = Duration::from_secs(10);
 /// Bytes of a slow piece that are in memory.
 const PART: usize = 64 << 10;
 /// How long a downloader waits here for a blob that this node has only just begun to fetch.
@@ -132,11 +134,13 @@ impl Exchange {
     }
 
     /// Waits for a piece to be sent; others go on when that takes long.
-    async fn unless_slow<T>(&self, id: StreamId, sending: impl Future<Output = T>) -> T {
+    async fn unless_slow<T>(&self, who: Who, sending: impl Future<Output = T>) -> T {
+        let (id, peer) = who;
+        let slow = if self.places.of(&peer).is_near() { SLOW } else { SLOW_FAR };
         tokio::pin!(sending);
         tokio::select! {
             sent = &mut sending => return sent,
-            () = tokio::time::sleep(SLOW) => {}
+            () = tokio::time::sleep(slow) => {}
         }
         lock(&self.shared.uploads).serve.is_slow(id);
         self.dispatch();
@@ -337,7 +341,8 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
     async fn send_piece(&mut self, piece: PieceIndex) -> io::Result<()> {
         let (blobs, root) = (self.exchange.blobs.clone(), self.root);
         let len = self.blob.range(piece).map_or(0, |r| r.end - r.start);
-        let mut bytes = self.exchange.shared.buffers.to_send(len).await;
+        let near = self.exchange.places.of(&self.peer).is_near();
+        let mut bytes = self.exchange.shared.buffers.to_send(len, near).await;
         let (read, bytes) = tokio::task::spawn_blocking(move || {
             let read = blobs.read_piece(&root, piece, &mut bytes);
             (read, bytes)
@@ -345,16 +350,16 @@ impl<W: AsyncWrite + Unpin> Session<'_, W> {
         .await?;
         let sent = match read {
             Ok(()) => {
-                let (exchange, id) = (self.exchange, self.id);
+                let (exchange, who) = (self.exchange, (self.id, self.peer));
                 exchange.limits().sent(bytes.len());
                 let (sent, written) = match self.parts.remove(&piece) {
                     Some(parts) => {
                         drop(bytes); // it is good, and is read again in small steps
                         let len = parts.bytes() as u64;
                         let writing = self.write_parts(piece, &parts);
-                        (len, exchange.unless_slow(id, writing).await)
+                        (len, exchange.unless_slow(who, writing).await)
                     }
-                    None => (len, exchange.unless_slow(id, self.write_piece(piece, bytes)).await),
+                    None => (len, exchange.unless_slow(who, self.write_piece(piece, bytes)).await),
                 };
                 if written.is_ok() {
                     exchange.meter.sent(&self.root, self.peer, sent);

@@ -124,6 +124,7 @@ fn member(node: &NodeId) -> u64 {
 #[cfg(test)]
 mod tests {
     use p2pinst_chunks::fetch::SiteTag;
+    use p2pinst_chunks::rates::Slots;
     use p2pinst_chunks::serve::Offer;
     use p2pinst_types::{PieceIndex, PublicKey};
 
@@ -218,7 +219,7 @@ mod tests {
                 uploads.serve.request(id, root, PieceIndex(piece)).unwrap();
             }
         };
-        uploads.serve.set_slots(1);
+        uploads.serve.set_slots(Slots { near: 1, far: 1 });
         (1..=10).for_each(|id| ask(&mut uploads, id, node(1)));
         ask(&mut uploads, 11, node(2));
         ask(&mut uploads, 12, node(3));
@@ -231,7 +232,7 @@ mod tests {
         assert_eq!((served[11], served[12]), (10, 10), "{served:?}");
         assert!(served[1..=10].iter().all(|n| *n == 1), "its blobs take turns too: {served:?}");
         // with slots for all: those of one member come after who has nothing yet
-        uploads.serve.set_slots(3);
+        uploads.serve.set_slots(Slots { near: 3, far: 3 });
         let jobs: Vec<_> = std::iter::from_fn(|| uploads.serve.next_job()).collect();
         assert_eq!(jobs.len(), 3);
         assert_eq!(jobs.iter().filter(|j| j.peer <= 10).count(), 1);

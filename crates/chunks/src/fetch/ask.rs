@@ -189,13 +189,13 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
     }
 
     /// Asks a second peer for pieces that are late; at the end, when nothing else is wanted, for
-    /// pieces that take longer than usual.
+    /// pieces of peers at this site that take longer than usual.
     pub(super) fn request_again(&mut self, now: Duration, out: &mut Vec<Output<P>>) {
         let endgame = self.picker.wanted() == 0;
         let peers = &self.peers;
         for (piece, first) in self.flights.due(now, endgame, |peer| peers.get(&peer)) {
             // only what is nowhere near is asked of a second peer at another site
-            let outside = !endgame && self.picker.availability(piece) == 0;
+            let outside = self.picker.availability(piece) == 0;
             let room = |s: &Peer| {
                 s.askable().get(piece)
                     && !s.snubbed

@@ -11,11 +11,13 @@ use super::peer::{Peer, smooth};
 const LATE_MIN: Duration = Duration::from_secs(2);
 /// A piece is late after so many times the usual.
 const LATE_TIMES: u32 = 3;
-/// The same of a piece of another site: it costs more to ask for it twice.
-const LATE_MIN_FAR: Duration = Duration::from_secs(5);
-const LATE_TIMES_FAR: u32 = 6;
 /// When a piece is late as long as nothing is known of what is usual.
 const LATE_UNKNOWN: Duration = Duration::from_secs(10);
+/// The same of a piece of another site: it costs more to ask for it twice, and on a slow WAN the first ones take
+/// very long.
+const LATE_MIN_FAR: Duration = Duration::from_secs(5);
+const LATE_TIMES_FAR: u32 = 6;
+const LATE_UNKNOWN_FAR: Duration = Duration::from_secs(30);
 /// Copies of a piece in flight, at most.
 const COPIES: usize = 2;
 
@@ -31,15 +33,22 @@ pub(super) struct Ask<P> {
 pub(super) struct Flights<P> {
     by_piece: BTreeMap<PieceIndex, Vec<Ask<P>>>,
     asks: u64,
-    /// Usual time from a request to its piece, over all peers.
+    /// Usual time from a request to its piece, over all peers at this site, and over all others.
     usual: Option<Duration>,
+    usual_far: Option<Duration>,
     /// When the late ones were last looked for.
     looked: Duration,
 }
 
 impl<P> Default for Flights<P> {
     fn default() -> Self {
-        Self { by_piece: BTreeMap::new(), asks: 0, usual: None, looked: Duration::ZERO }
+        Self {
+            by_piece: BTreeMap::new(),
+            asks: 0,
+            usual: None,
+            usual_far: None,
+            looked: Duration::ZERO,
+        }
     }
 }
 
@@ -103,18 +112,25 @@ impl<P: Copy + Eq> Flights<P> {
     }
 
     /// Learns how long a piece took.
-    pub(super) fn note(&mut self, took: Duration) {
-        self.usual = Some(smooth(self.usual, took));
+    pub(super) fn note(&mut self, near: bool, took: Duration) {
+        let usual = if near { &mut self.usual } else { &mut self.usual_far };
+        *usual = Some(smooth(*usual, took));
+    }
+
+    /// Usual time from a request to its piece, over all peers at other sites; `None` before the first.
+    pub(super) fn usual_far(&self) -> Option<Duration> {
+        self.usual_far
     }
 
     /// After what time a piece asked of a peer is late.
     pub(super) fn late_after(&self, peer: &Peer) -> Duration {
-        let (usual, times, least) = if peer.place.is_near() {
-            (peer.usual().max(self.usual), LATE_TIMES, LATE_MIN)
+        let (usual, times, least, unknown) = if peer.place.is_near() {
+            (peer.usual().max(self.usual), LATE_TIMES, LATE_MIN, LATE_UNKNOWN)
         } else {
-            (peer.usual(), LATE_TIMES_FAR, LATE_MIN_FAR)
+            let usual = peer.usual().or(self.usual_far);
+            (usual, LATE_TIMES_FAR, LATE_MIN_FAR, LATE_UNKNOWN_FAR)
         };
-        usual.map_or(LATE_UNKNOWN, |usual| (usual * times).max(least))
+        usual.map_or(unknown, |usual| (usual * times).max(least))
     }
 
     /// The pieces to ask of a second peer, with the first one, the longest waiting first: those that

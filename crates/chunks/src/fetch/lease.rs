@@ -15,8 +15,10 @@ use crate::bitmap::Bitmap;
 
 /// No lease lapses before this.
 const LAPSE_MIN: Duration = Duration::from_secs(2);
+/// Each lapses after this, however slow the WAN is.
+const LAPSE_MAX: Duration = Duration::from_secs(60);
 /// When a lease lapses as long as nothing is known of what is usual.
-const LAPSE_UNKNOWN: Duration = Duration::from_secs(4);
+const LAPSE_UNKNOWN: Duration = Duration::from_secs(30);
 /// A lease lapses after so many times what is usual for a piece from another site: on a slow WAN the pieces of
 /// all gateways wait for one another, and what is asked for once more makes it slower still.
 const LAPSE_TIMES: u32 = 6;
@@ -146,7 +148,8 @@ impl Leases {
                 *owes = true;
             }
         }
-        let after = usual.map_or(LAPSE_UNKNOWN, |usual| (usual * LAPSE_TIMES).max(LAPSE_MIN));
+        let after =
+            usual.map_or(LAPSE_UNKNOWN, |usual| (usual * LAPSE_TIMES).clamp(LAPSE_MIN, LAPSE_MAX));
         let mut own = self.holders.iter().filter(|h| h.tag == self.own);
         let blind = own.all(|h| now.saturating_sub(h.progress) > after / BLIND_PART);
         let mut changed = false;
@@ -319,7 +322,7 @@ mod tests {
     #[test]
     fn a_slow_wan_gives_longer_leases() {
         let (all, slow) = (Bitmap::full(PIECES), Some(secs(5)));
-        for (usual, stands, lapsed) in [(slow, 29, 31), (None, 4, 5), (USUAL, 2, 3)] {
+        for (usual, stands, lapsed) in [(slow, 29, 31), (None, 30, 31), (USUAL, 2, 3)] {
             let mut leases = site(&[1, 2]).remove(0);
             let mine = leases.mine().clone();
             leases.look(secs(0), &all, usual);

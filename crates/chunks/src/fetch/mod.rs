@@ -7,7 +7,7 @@
 //! Rules: the first pieces at random, then the rarest at this site first; of a peer that seeds, what
 //! it offers; of other sites, what nobody here has and this node holds the lease of (`lease`); in
 //! flight per peer about what its path holds; a piece that is late is asked of a second peer, and so
-//! are the last pieces of all; never more than two copies in flight, and the loser is cancelled; one
+//! are the last pieces of all that come from this site; never more than two copies in flight, and the loser is cancelled; one
 //! bad piece and a peer is out; who stays far behind the others is replaced.
 //!
 //! Bounds: peers and bytes in flight by [`Limits`]; per peer two bitmaps; per step O(peers) and, for
@@ -269,7 +269,7 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
             state.asked = state.asked.saturating_sub(1);
             if ask.peer == peer {
                 state.delivered(now, ask.since, range.end - range.start);
-                self.flights.note(now.saturating_sub(ask.since));
+                self.flights.note(state.place.is_near(), now.saturating_sub(ask.since));
                 if !state.place.is_near() {
                     self.leases.came(now, piece);
                 }
@@ -341,12 +341,12 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
         let Some(nowhere) = self.picker.nowhere_near() else { return };
         let mut could = Bitmap::new(self.have.pieces());
         let far = self.peers.values().filter(|s| !s.place.is_near() && s.offered.is_none());
-        for state in far.clone() {
+        for state in far {
             for piece in state.have.iter().filter(|p| nowhere.get(*p)) {
                 could.set(piece);
             }
         }
-        self.leases.look(now, &could, far.filter_map(Peer::usual).max());
+        self.leases.look(now, &could, self.flights.usual_far());
     }
 
     /// A peer that has had time and work enough, and stays far behind the others, makes room for

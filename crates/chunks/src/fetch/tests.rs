@@ -261,6 +261,26 @@ fn of_another_site_what_the_lease_is_for() {
 }
 
 #[test]
+fn the_last_pieces_of_another_site_are_asked_of_a_second_peer_when_they_are_late() {
+    // one that claims all and answers nothing, and an honest one; nobody else at this site
+    let mut b = Bench::new(4);
+    let silent = requests(&b.join_as(1, FAR, false, &[0, 1, 2, 3]));
+    let mut honest = requests(&b.join_as(2, FARTHER, false, &[0, 1, 2, 3]));
+    assert_eq!((silent.len(), honest.len()), (2, 2));
+    let mut ticks = 0;
+    while !b.fetch.have.is_full() {
+        while let Some((peer, piece)) = honest.pop() {
+            assert_eq!(peer, 2);
+            honest.extend(requests(&b.verified(2, piece)));
+        }
+        ticks += 1;
+        assert!(ticks < 60, "{} pieces are here", b.fetch.have.count());
+        honest = requests(&b.tick(100));
+    }
+    assert!(ticks > 49, "a piece of another site is not late before 5 s: {ticks}");
+}
+
+#[test]
 fn a_lease_passes_on_when_nothing_comes_through_its_holder() {
     let pieces: Vec<u32> = (0..64).collect();
     let mut b = Bench::new(64);

@@ -27,6 +27,7 @@ use self::member::{Members, Turn};
 use self::seed::Seed;
 use crate::bitmap::Bitmap;
 use crate::fetch::Place;
+use crate::rates::Slots;
 use crate::wire::Refusal;
 
 /// While something urgent is served, others may use this part of the slots.
@@ -52,8 +53,8 @@ pub struct ServeLimits {
     /// many are sent at once arrives late at all of them, and TCP shares an up-link unevenly. As many
     /// of urgent blobs beside them.
     pub slots: usize,
-    /// And to peers at other sites, as many urgent ones: enough to fill a WAN link while each connection is
-    /// still slow, for each begins anew to learn what the path holds.
+    /// And to peers at other sites, as many urgent ones: as [`LimitsConfig::slots`](crate::rates::LimitsConfig::slots)
+    /// says.
     pub far: usize,
 }
 
@@ -157,8 +158,8 @@ impl<P: Copy + Ord> Serve<P> {
     }
 
     /// How many pieces to send at a time from now on; those that are on their way go on.
-    pub fn set_slots(&mut self, slots: usize) {
-        self.limits.slots = slots.max(1);
+    pub fn set_slots(&mut self, slots: Slots) {
+        (self.limits.slots, self.limits.far) = (slots.near.max(1), slots.far.max(1));
     }
 
     /// From now on no more than so many requests for blobs that are not urgent may wait, of all peers

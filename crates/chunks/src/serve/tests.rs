@@ -431,7 +431,7 @@ fn urgent_blobs_come_first_and_find_a_slot() {
     serve.done(8);
     serve.done(9);
     assert_eq!((job(&mut serve), job(&mut serve)), (Some((4, 0)), None));
-    serve.set_slots(4);
+    serve.set_slots(Slots { near: 4, far: 4 });
     assert_eq!((job(&mut serve), job(&mut serve)), (Some((5, 0)), Some((6, 0))));
 }
 

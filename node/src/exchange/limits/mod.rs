@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use p2pinst_chunks::rates::{LimitsConfig, LocalTime};
+use p2pinst_chunks::rates::{LimitsConfig, LocalTime, Slots};
 use p2pinst_types::{Hash, Rate, Rates};
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -72,7 +72,7 @@ pub struct InForce {
     /// How fast blobs that are not urgent leave while that is so; `None`: as others.
     pub busy_up: Option<Rate>,
     /// Pieces that are sent at a time.
-    pub slots: usize,
+    pub slots: Slots,
 }
 
 struct Inner {
@@ -212,7 +212,7 @@ impl Limits {
     }
 
     /// Pieces to send at a time, and whether others than urgent ones are to be sent elsewhere.
-    pub(super) fn serving(&self) -> (usize, bool) {
+    pub(super) fn serving(&self) -> (Slots, bool) {
         let state = self.state();
         (state.slots(), state.busy && state.config.busy_rate(state.most).is_some())
     }

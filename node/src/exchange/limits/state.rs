@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use p2pinst_chunks::rates::{LimitsConfig, LocalTime};
+use p2pinst_chunks::rates::{LimitsConfig, LocalTime, Slots};
 use p2pinst_chunks::throttle::{Throttle, Ticket};
 use p2pinst_types::{Hash, Limit, NodeId, Rates};
 use tokio::sync::oneshot;
@@ -106,8 +106,9 @@ impl State {
         (buckets, urgent)
     }
 
-    pub(super) fn slots(&self) -> usize {
-        self.config.slots(self.rates.up.and_then(|l| l.rate()))
+    pub(super) fn slots(&self) -> Slots {
+        let rate = |limit: Option<Limit>| limit.and_then(|l| l.rate());
+        self.config.slots(rate(self.rates.up), rate(self.rates.wan_up))
     }
 
     pub(super) fn put_in_force(&mut self, now: LocalTime) {

@@ -126,7 +126,7 @@ async fn a_busy_node_throttles_what_is_not_urgent() {
     let (urgent, other) =
         (limits.flow(Way::Up, node(1), ROOT), limits.flow(Way::Up, node(1), OTHER));
     limits.set_busy(true);
-    assert_eq!(limits.serving(), (4, true));
+    assert_eq!(limits.serving(), (Slots { near: 4, far: 16 }, true));
     assert!(time_of(&urgent, 100_000_000).await < 0.01);
     let time = time_of(&other, 5_000_000).await;
     assert!((5.0..5.5).contains(&time), "{time}");
