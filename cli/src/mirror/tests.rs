@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressDrawTarget;
 
@@ -52,6 +52,15 @@ impl Mode {
 
 /// A server, which ends with the test. Returns its URL, and how often it was asked.
 fn counting(mode: Mode, content: Arc<Vec<u8>>) -> (String, Arc<AtomicUsize>) {
+    patient(mode, content, || ())
+}
+
+/// The same; after the first look it waits so long before it answers.
+fn patient(
+    mode: Mode,
+    content: Arc<Vec<u8>>,
+    wait: impl Fn() + Clone + Send + 'static,
+) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/dir/file.img?x=1", listener.local_addr().unwrap());
     let count = Arc::new(AtomicUsize::new(0));
@@ -59,7 +68,8 @@ fn counting(mode: Mode, content: Arc<Vec<u8>>) -> (String, Arc<AtomicUsize>) {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let (content, counted) = (Arc::clone(&content), Arc::clone(&counted));
-            std::thread::spawn(move || serve(mode, &content, &counted, stream.unwrap()));
+            let wait = wait.clone();
+            std::thread::spawn(move || serve(mode, &content, &counted, wait, stream.unwrap()));
         }
     });
     (url, count)
@@ -69,7 +79,13 @@ fn server(mode: Mode, content: Arc<Vec<u8>>) -> String {
     counting(mode, content).0
 }
 
-fn serve(mode: Mode, content: &[u8], count: &AtomicUsize, mut stream: TcpStream) -> Option<()> {
+fn serve(
+    mode: Mode,
+    content: &[u8],
+    count: &AtomicUsize,
+    wait: impl Fn(),
+    mut stream: TcpStream,
+) -> Option<()> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     loop {
         let (mut range, mut if_range) = (None, None);
@@ -91,6 +107,9 @@ fn serve(mode: Mode, content: &[u8], count: &AtomicUsize, mut stream: TcpStream)
             }
         }
         let asked = count.fetch_add(1, Ordering::SeqCst);
+        if asked > 0 {
+            wait();
+        }
         let changed = mode == Mode::Changing && asked >= 2;
         let tag = if changed { "\"b\"" } else { "\"a\"" };
         let range = range.filter(|_| mode.has_ranges() && if_range.is_none_or(|t| t == tag));
@@ -186,11 +205,18 @@ fn mirrors_that_fail_are_left_out() {
     // a part of one byte could not be cut short
     let content = noise((PART * 2) as usize + 2);
     for mode in [Mode::Cut, Mode::Longer, Mode::Broken, Mode::Deaf, Mode::Whole] {
-        let (bytes, mirrors) = get(&Wanted {
-            size: Some(content.len() as u64),
-            ..named(&[mode, Mode::Good], &content)
-        })
-        .unwrap();
+        let (bad, asked) = counting(mode, Arc::clone(&content));
+        // those that look good are to be asked for a part before the good one has given all
+        let least = if matches!(mode, Mode::Cut | Mode::Deaf) { 2 } else { 1 };
+        let until = Instant::now() + Duration::from_secs(20);
+        let (good, _) = patient(Mode::Good, Arc::clone(&content), move || {
+            while asked.load(Ordering::SeqCst) < least && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let wanted = wanted(&[bad, good], Some(Sum::of(&content))).unwrap();
+        let size = Some(content.len() as u64);
+        let (bytes, mirrors) = get(&Wanted { size, ..wanted }).unwrap();
         assert!(bytes == *content, "{mode:?}");
         let [bad, good] = mirrors.as_slice() else { panic!("{mirrors:?}") };
         assert!(bad.failed.is_some(), "{mode:?} {bad:?}");
