@@ -33,7 +33,8 @@ const COPY: usize = 256 * 1024;
   p2pinst fetch hello=1.0
   p2pinst fetch 3f2a9c51… -o /srv/disk.img
   p2pinst fetch 3f2a9c51… --unpack -o /srv/disk.img
-  p2pinst fetch 3f2a9c51… --delta-from /dev/vg0/root -o /srv/disk.img")]
+  p2pinst fetch 3f2a9c51… --delta-from /dev/vg0/root -o /srv/disk.img
+  p2pinst fetch 3f2a9c51… --delta-from /srv/tree-1 -o /srv/tree-2.tar")]
 pub(crate) struct FetchArgs {
     /// The file: its root, a deployment (alice-42) or NAME=VERSION
     what: String,

@@ -7,8 +7,9 @@
 //! Rules: the first pieces at random, then the rarest at this site first; of a peer that seeds, what
 //! it offers; of other sites, what nobody here has and this node holds the lease of (`lease`); in
 //! flight per peer about what its path holds; a piece that is late is asked of a second peer, and so
-//! are the last pieces of all that come from this site; never more than two copies in flight, and the loser is cancelled; one
-//! bad piece and a peer is out; who stays far behind the others is replaced.
+//! are the last pieces of all that come from this site; never more than two copies in flight, and
+//! the loser is cancelled; one bad piece and a peer is out; who stays far behind the others is
+//! replaced.
 //!
 //! Bounds: peers and bytes in flight by [`Limits`]; per peer two bitmaps; per step O(peers) and, for
 //! each new request, O(pieces / 64) (of other sites: times those peers).
