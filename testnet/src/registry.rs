@@ -2,6 +2,7 @@
 //!
 //! An entry is written before anything of a lab is made, and removed after everything is gone.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -68,6 +69,7 @@ impl Entry {
         }
         self.kill_by_pid_file()?;
         unmount_below(&self.dir)?;
+        detach_below(&self.dir)?;
         match fs::remove_dir_all(&self.dir) {
             Err(e) if e.kind() != ErrorKind::NotFound => {
                 return Err(e).with_context(|| format!("cannot remove {}", self.dir.display()));
@@ -181,4 +183,19 @@ fn unmount_below(dir: &Path) -> Result<()> {
         .collect();
     // The last mounted first.
     below.iter().rev().try_for_each(|m| run("umount", ["-l", m]).map(drop))
+}
+
+/// Loop devices of files of the lab.
+fn detach_below(dir: &Path) -> Result<()> {
+    for device in fs::read_dir("/sys/block").context("cannot read /sys/block")? {
+        let name = device.context("cannot read /sys/block")?.file_name();
+        let file = Path::new("/sys/block").join(&name).join("loop/backing_file");
+        // Not a loop device, or one that stands for nothing.
+        let Ok(backing) = fs::read_to_string(file) else { continue };
+        if Path::new(backing.trim_end()).starts_with(dir) {
+            let device = Path::new("/dev").join(name);
+            run("losetup", [OsStr::new("--detach"), device.as_os_str()])?;
+        }
+    }
+    Ok(())
 }

@@ -1,8 +1,9 @@
 //! The lab itself, with stand-ins for the binaries: what it makes, it removes.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use p2pinst_testnet::bins::Bins;
 use p2pinst_testnet::exec::{Exec, alive, run};
+use p2pinst_testnet::image::Disk;
 use p2pinst_testnet::net::{Sites, Wan};
 use p2pinst_testnet::ready::why_no_namespaces;
 use p2pinst_testnet::registry::labs;
@@ -82,6 +84,10 @@ fn a_killed_run_is_swept_away_by_the_next() -> Result<()> {
     let abandoned = lab(temp.path(), 2, None)?;
     abandoned.node(1)?.start()?;
     let pid = abandoned.node(1)?.pid()?;
+    let image = abandoned.dir().join("disk");
+    File::create(&image)?.set_len(1 << 20)?;
+    // never detached by who made it
+    let disk = ManuallyDrop::new(Disk::of(&image)?);
     let mut entry = abandoned.keep()?;
     // As if the process that made it were gone, and its number taken by another.
     entry.kept = false;
@@ -90,6 +96,8 @@ fn a_killed_run_is_swept_away_by_the_next() -> Result<()> {
     let next = lab(temp.path(), 1, None)?;
     assert!(!alive(pid));
     assert!(!entry.dir.exists());
+    let backing = run("losetup", ["--list", "--noheadings", "--output", "BACK-FILE"])?;
+    assert!(!backing.contains(&*image.to_string_lossy()), "{}: {backing}", disk.path().display());
     assert!(labs()?.iter().all(|l| l.id != entry.id));
     next.destroy()
 }

@@ -23,8 +23,8 @@ const FAR_MIN: usize = 4;
 const BUSY_PART: u64 = 8;
 /// and at least so many bytes per second.
 const BUSY_MIN: u64 = 1_000_000;
-/// Requests for what is not urgent that a busy node lets wait; others are sent elsewhere.
-pub const BUSY_QUEUE: usize = 4;
+/// Requests for what is not urgent that a busy node answers or lets wait; others are sent elsewhere.
+pub const BUSY_QUEUE: usize = 8;
 
 /// The limits of a node: `[limits]` in `config.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

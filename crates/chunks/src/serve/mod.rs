@@ -129,7 +129,7 @@ pub struct Serve<P> {
     /// Seeds that there were so far.
     seeded: u64,
     urgent: BTreeSet<Hash>,
-    /// Requests for blobs that are not urgent that may wait, of all peers.
+    /// Requests for blobs that are not urgent that may wait or be answered, of all peers.
     patience: Option<usize>,
 }
 
@@ -162,10 +162,10 @@ impl<P: Copy + Ord> Serve<P> {
         (self.limits.slots, self.limits.far) = (slots.near.max(1), slots.far.max(1));
     }
 
-    /// From now on no more than so many requests for blobs that are not urgent may wait, of all peers
-    /// together; further ones are refused as [`Refusal::Busy`]. `None`: as many as the limits allow.
-    pub fn throttle(&mut self, waiting: Option<usize>) {
-        self.patience = waiting;
+    /// From now on no more than so many requests for blobs that are not urgent may wait or be answered, of
+    /// all peers together; further ones are refused as [`Refusal::Busy`]. `None`: as many as the limits allow.
+    pub fn throttle(&mut self, owed: Option<usize>) {
+        self.patience = owed;
     }
 
     fn is_urgent(&self, root: &Hash) -> bool {
@@ -260,8 +260,9 @@ impl<P: Copy + Ord> Serve<P> {
             return Err(Refusal::Busy);
         }
         if let Some(patience) = self.patience.filter(|_| !self.is_urgent(&root)) {
-            let others = self.queues.values().flatten().filter(|(r, _)| !self.is_urgent(r));
-            if others.count() >= patience {
+            let waiting = self.queues.values().flatten().map(|(root, _)| root);
+            let owed = waiting.chain(self.sending.values().map(|s| &s.root));
+            if owed.filter(|root| !self.is_urgent(root)).count() >= patience {
                 return Err(Refusal::Busy);
             }
         }

@@ -461,6 +461,19 @@ fn a_throttled_source_sends_others_elsewhere_but_not_for_urgent_blobs() {
     serve.request(4, LATER, PieceIndex(0)).unwrap();
 }
 
+#[test]
+fn what_a_throttled_source_is_sending_counts_as_well() {
+    let mut serve = Serve::new(limits());
+    serve.throttle(Some(2));
+    for peer in [1, 2] {
+        serve.request(peer, LATER, PieceIndex(0)).unwrap();
+        assert!(serve.next_job().is_some(), "{peer}");
+    }
+    assert_eq!(serve.request(3, LATER, PieceIndex(0)), Err(Refusal::Busy));
+    serve.done(1);
+    serve.request(3, LATER, PieceIndex(0)).unwrap();
+}
+
 proptest! {
     #[test]
     fn every_accepted_request_is_answered_once(
