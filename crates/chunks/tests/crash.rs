@@ -22,7 +22,7 @@ use rand::{RngExt, SeedableRng};
 
 /// Where the child works.
 const DIR: &str = "P2PINST_CHUNKS_CRASH_DIR";
-const PIECE: usize = 64 << 10;
+const PIECE: usize = 32 << 10;
 const ROUNDS: u64 = 24;
 
 /// The blobs that the child fetches, and one that it takes in: the same in every round.

@@ -23,8 +23,8 @@ pub struct GeometryError {
     pub log2: u8,
 }
 
-/// Smallest piece: 64 KiB.
-const MIN_LOG2: u8 = 16;
+/// Smallest piece: 32 KiB.
+const MIN_LOG2: u8 = 15;
 /// Shorter pieces cost more of the processor; longer ones delay the last node.
 const COSTLY: u64 = 128 << 10;
 /// Largest piece: 4 MiB.
@@ -63,7 +63,7 @@ impl From<BlobRef> for RawBlobRef {
 
 impl BlobRef {
     /// A blob cut as publishers cut, in pieces of
-    /// `clamp(next_pow2(max(min(len / 1024, 128 KiB), len / 4096)), 64 KiB, 4 MiB)`.
+    /// `clamp(next_pow2(max(min(len / 1024, 128 KiB), len / 4096)), 32 KiB, 4 MiB)`.
     ///
     /// # Errors
     /// When `len` is above [`limits::BLOB`].
@@ -143,6 +143,7 @@ mod tests {
         assert_eq!(blob(0).pieces(), 1);
         assert_eq!(blob(0).range(PieceIndex(0)), Some(0..0));
         assert_eq!(blob(1).pieces(), 1);
+        assert_eq!(blob(32 << 20).piece_len(), 32 << 10);
         assert_eq!(blob(64 << 20).piece_len(), 64 << 10);
         assert_eq!(blob(64 << 20).pieces(), 1024);
         assert_eq!(blob((64 << 20) + 1024).pieces(), 513);
@@ -150,8 +151,9 @@ mod tests {
         assert_eq!(blob(1000 << 20).piece_len(), 256 << 10);
         assert_eq!(blob(1 << 40).piece_len(), 4 << 20);
         let b = blob(100_000);
-        assert_eq!(b.range(PieceIndex(1)), Some(65_536..100_000));
-        assert_eq!(b.range(PieceIndex(2)), None);
+        assert_eq!(b.range(PieceIndex(1)), Some(32_768..65_536));
+        assert_eq!(b.range(PieceIndex(3)), Some(98_304..100_000));
+        assert_eq!(b.range(PieceIndex(4)), None);
         assert!(BlobRef::new(Hash([0; 32]), u64::MAX).is_err());
         assert!(BlobRef::with_piece_log2(Hash([0; 32]), 5, 63).is_err());
     }

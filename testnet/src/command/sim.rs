@@ -98,7 +98,7 @@ struct Swarm {
     /// Pieces of the file
     #[arg(long, default_value_t = 1000)]
     pieces: u32,
-    /// KiB of a piece: a power of two from 64 to 4096
+    /// KiB of a piece: a power of two from 32 to 4096
     #[arg(long, default_value_t = 64)]
     piece: u64,
     /// Sources of a downloader at its own site

@@ -84,7 +84,7 @@ fn eventually_a_node_killed_again_and_again_fetches_nothing_twice_that_was_synce
             n3.kill()?;
             n3.start()?;
             let now = blob_of(n3, "big 1.0 all")?.context("nothing is left of it")?;
-            let piece = 64 << 10; // of a blob of that size; the last is shorter
+            let piece = 32 << 10; // of a blob of that size; the last is shorter
             let has = now["have"].as_u64().context("bytes")?;
             ensure!(has + piece > synced * piece, "{synced} pieces, then {now}");
             lost += had.saturating_sub(synced * piece);

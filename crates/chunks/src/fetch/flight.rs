@@ -139,8 +139,8 @@ impl<P: Copy + Eq> Flights<P> {
     }
 
     /// The pieces to ask of another peer, with the first one asked, the longest waiting first: those that
-    /// are late, those of which all that were asked are silent, and in the endgame those of peers at
-    /// this site that take longer than usual.
+    /// are late, those of which all that were asked have been silent for long, and in the endgame those
+    /// of peers at this site that take longer than usual.
     pub(super) fn due<'a>(
         &mut self,
         now: Duration,
@@ -155,7 +155,10 @@ impl<P: Copy + Eq> Flights<P> {
             (Some(usual), Some(peer)) if endgame && peer.place.is_near() => usual,
             (_, peer) => peer.map_or(Duration::ZERO, |peer| self.late_after(peer)),
         };
-        let silent = |ask: &Ask<P>| state(ask.peer).is_none_or(|peer| peer.snubbed);
+        let silent = |ask: &Ask<P>| {
+            let waited = now.saturating_sub(ask.since);
+            state(ask.peer).is_none_or(|p| p.snubbed && waited > 2 * self.late_after(p))
+        };
         let mut due: Vec<_> = self
             .by_piece
             .iter()

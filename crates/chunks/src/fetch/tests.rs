@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 
 use super::*;
 
-const PIECE: u64 = 64 << 10;
+const PIECE: u64 = 32 << 10;
 
 struct Bench {
     fetch: Fetch<u8>,

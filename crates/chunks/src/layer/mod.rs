@@ -21,7 +21,7 @@ pub const CV_LEN: usize = 32;
 /// Pieces of one blob: 16 TiB in pieces of 4 MiB. A geometry with more pieces is refused, since its
 /// layer would be larger than 128 MiB.
 pub const MAX_PIECES: u32 = 1 << 22;
-/// Chaining values in one page of a layer: 64 KiB, so that a page is no longer than a small piece.
+/// Chaining values in one page of a layer: 64 KiB, so that a page is about as long as a small piece.
 pub const PAGE_PIECES: u32 = 2048;
 
 /// Why bytes are not the piece layer of a blob.

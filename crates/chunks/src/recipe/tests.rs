@@ -276,7 +276,7 @@ fn what_peers_say_is_a_hint_until_the_blob_is_whole() {
     assert_eq!(store.adopt_recipe(&blob, &named).unwrap(), lie);
     assert_eq!(store.recipe(&blob.root).unwrap().blob, named, "it is given on");
     assert!(store.seeds(9).is_empty() && store.recipe_of(&named.root).is_none());
-    for (piece, part) in blob.indices().zip(bytes.chunks(65_536)) {
+    for (piece, part) in blob.indices().zip(bytes.chunks(32_768)) {
         store.put_piece(&blob.root, piece, part).unwrap();
     }
     assert_eq!(store.without_recipe(), [blob.root]);

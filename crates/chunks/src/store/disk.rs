@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn golden_layer_file() {
-        let layer = layer(65_537);
+        let layer = layer(32_769);
         let bytes = encode_layer(&layer);
         assert_eq!(hex(&bytes), GOLDEN_LAYER);
         let header: &[u8; LAYER_HEADER] = bytes.first_chunk().unwrap();
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn golden_have_file() {
-        let blob = *layer(65_537 + 65_536 * 9).blob();
+        let blob = *layer(32_769 + 32_768 * 9).blob();
         let mut have = Bitmap::new(blob.pieces());
         [1, 8, 10].into_iter().for_each(|i| assert!(have.set(PieceIndex(i))));
         let bytes = encode_have(&blob.root, &have);
@@ -255,19 +255,19 @@ mod tests {
 
     const GOLDEN_LAYER: &str = concat!(
         "703270696c797201", // magic, version
-        "f307c845a2672d8128daa1dd615acda17c5d21a2c818d19b2dc4a2de2a26a234", // root
-        "0100010000000000", // length
-        "10",               // piece size
-        "b70deb627f733bfd", // checksum
-        "b6ab80ded9dce5f448e9084ecfd92955a241fb62c1080dea2619149f36e85caf", // piece 0
-        "65b271667a0a6e6a94cdbf0eebc721de5d1cff41e1c74335f9b41c5674d56b03", // piece 1
+        "b9248d31af4af993ac4e629f82a236435162dbd35373538ca3cb83cbd84c574d", // root
+        "0180000000000000", // length
+        "0f",               // piece size
+        "60562112e0677baa", // checksum
+        "9f3371d2f1c7e5a9b93af6ecc6ee656677cfdad6cf45f8c798ecca840a4cf5ac", // piece 0
+        "c4897dc022d01f43f10aed9a623edb10f01ff21a60d2e406eea1b95ea03bb2c3", // piece 1
     );
     const GOLDEN_HAVE: &str = concat!(
         "7032706968617601", // magic, version
-        "b767c439dc994b108ec1553e1b28cd173c52e2b6b8804d6cb143f95b283a87ba", // root
+        "33d53d7e9237e0dd2c5b1e1b15add6513b85d95438610c4676f4fff0ed41ce2f", // root
         "0b000000",         // pieces
         "0205",             // bits
-        "497f88946503fa18d650c5b9aa13abd2d197398d3219d93ab1a9ee7a1711fb6f", // checksum
+        "6e585ce49731fcfb598db4ebb35dd9259046e483c41fa1cbc456c41a1f16dafb", // checksum
     );
 
     #[test]

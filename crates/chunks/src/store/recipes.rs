@@ -331,8 +331,8 @@ mod tests {
     #[test]
     fn golden_recipe_file() {
         let root = Hash([0xab; 32]);
-        let named =
-            Named { blob: BlobRef::new(Hash([0xcd; 32]), 70_000).unwrap(), zeros: 0x0102_0304 };
+        let blob = BlobRef::with_piece_log2(Hash([0xcd; 32]), 70_000, 16).unwrap();
+        let named = Named { blob, zeros: 0x0102_0304 };
         let bytes = encode(&root, &named);
         let golden = format!(
             "7032706972637301{}{}7011010000000000100403020100000000",

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::layer::LayerBuilder;
 
-const PIECE: usize = 65_536;
+const PIECE: usize = 32_768;
 
 fn data(len: usize, seed: u8) -> Vec<u8> {
     let mut out = vec![0; len];
@@ -145,7 +145,7 @@ fn what_is_handed_over_is_cut_as_it_is_published() {
     assert_ne!(new, old);
     let store = reopen(&dir, store);
     assert_eq!(store.status(&root).unwrap().blob, new);
-    assert_serves(&store, &bytes, 2);
+    assert_serves(&store, &bytes, 4);
 }
 
 #[test]

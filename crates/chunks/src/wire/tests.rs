@@ -18,7 +18,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn blob() -> BlobRef {
-    BlobRef::new(Hash([0xab; 32]), 700_000).unwrap()
+    BlobRef::with_piece_log2(Hash([0xab; 32]), 700_000, 16).unwrap()
 }
 
 /// Two bytes and ten of a piece.
@@ -27,7 +27,7 @@ fn parts() -> Parts {
 }
 
 fn named() -> Named {
-    Named { blob: BlobRef::new(Hash([0xcd; 32]), 300).unwrap(), zeros: 0x0001_0203 }
+    Named { blob: BlobRef::with_piece_log2(Hash([0xcd; 32]), 300, 16).unwrap(), zeros: 0x0001_0203 }
 }
 
 #[test]

@@ -14,7 +14,7 @@ const PEER: NodeId = NodeId(PublicKey([1; 32]));
 
 /// A blob of five pieces, here but for the last two, and the last two.
 fn begun() -> (tempfile::TempDir, BlobStore, BlobRef, [Vec<u8>; 2]) {
-    let data = content(300_000);
+    let data = content(150_000);
     let ((_d1, full), (d2, empty)) = (store(), store());
     let blob = full.ingest(&mut data.as_slice(), data.len() as u64).unwrap();
     empty.begin(&full.layer(&blob.root).unwrap()).unwrap();

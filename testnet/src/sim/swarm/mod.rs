@@ -61,7 +61,7 @@ pub struct Plan {
     pub nodes: u32,
     /// Pieces of the blob.
     pub pieces: u32,
-    /// Bytes of a piece: a power of two from 64 KiB to 4 MiB.
+    /// Bytes of a piece: a power of two from 32 KiB to 4 MiB.
     pub piece_len: u64,
     /// Sources of a downloader at its own site.
     pub degree: usize,
