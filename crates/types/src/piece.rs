@@ -25,6 +25,8 @@ pub struct GeometryError {
 
 /// Smallest piece: 32 KiB.
 const MIN_LOG2: u8 = 15;
+/// Up to this length a blob is one piece.
+const ONE: u64 = 64 << 10;
 /// Shorter pieces cost more of the processor; longer ones delay the last node.
 const COSTLY: u64 = 128 << 10;
 /// Largest piece: 4 MiB.
@@ -63,7 +65,8 @@ impl From<BlobRef> for RawBlobRef {
 
 impl BlobRef {
     /// A blob cut as publishers cut, in pieces of
-    /// `clamp(next_pow2(max(min(len / 1024, 128 KiB), len / 4096)), 32 KiB, 4 MiB)`.
+    /// `clamp(next_pow2(max(min(len / 1024, 128 KiB), len / 4096)), 32 KiB, 4 MiB)`; up to 64 KiB are one
+    /// piece.
     ///
     /// # Errors
     /// When `len` is above [`limits::BLOB`].
@@ -87,7 +90,8 @@ impl BlobRef {
     pub fn piece_log2_for(len: u64) -> u8 {
         let ideal =
             (len / 1024).min(COSTLY).max(len / 4096).max(1).next_power_of_two().trailing_zeros();
-        u8::try_from(ideal).unwrap_or(MAX_LOG2).clamp(MIN_LOG2, MAX_LOG2)
+        let least = if len <= ONE { MIN_LOG2 + 1 } else { MIN_LOG2 };
+        u8::try_from(ideal).unwrap_or(MAX_LOG2).clamp(least, MAX_LOG2)
     }
 
     /// Length in bytes.
@@ -143,6 +147,8 @@ mod tests {
         assert_eq!(blob(0).pieces(), 1);
         assert_eq!(blob(0).range(PieceIndex(0)), Some(0..0));
         assert_eq!(blob(1).pieces(), 1);
+        assert_eq!(blob(64 << 10).pieces(), 1);
+        assert_eq!(blob((64 << 10) + 1).pieces(), 3);
         assert_eq!(blob(32 << 20).piece_len(), 32 << 10);
         assert_eq!(blob(64 << 20).piece_len(), 64 << 10);
         assert_eq!(blob(64 << 20).pieces(), 1024);

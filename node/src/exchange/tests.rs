@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, ready};
 use p2pinst_chunks::fetch::Place;
 use p2pinst_chunks::wire::{Direction, ToDownloader, ToSource, piece_prefix};
-use p2pinst_chunks::{Bitmap, BlobStore};
+use p2pinst_chunks::{Bitmap, BlobStore, PieceLayer};
 use p2pinst_trust::{Refusal, SecretKey};
 use p2pinst_types::{BlobRef, ClusterId, Hash, NodeId, PublicKey, Rates};
 use tokio::sync::mpsc;
@@ -504,6 +504,22 @@ async fn a_busy_source_names_others_and_only_members_are_tried() {
     let fetched = tokio::time::timeout(Duration::from_secs(30), fetch).await.unwrap().unwrap();
     assert_eq!((fetched.sources, fetched.received), (1, blob.len()));
     assert_eq!(exchange.shared.holders.some(&blob.root, &busy.id, 8), [other.id]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_begun_in_other_pieces_begins_anew() {
+    let data = content(100_000);
+    let ((_d1, one, blob), (_d2, empty)) = (holding(&data), store());
+    let other = BlobRef::with_piece_log2(blob.root, blob.len(), 17).unwrap();
+    empty.begin(&PieceLayer::new(other, blob.root.0.to_vec()).unwrap()).unwrap();
+    let (source, reader) = (honest(&one).await, host().await);
+    reader.meet([&source]).await;
+    let exchange = Exchange::new(reader.net.clone(), empty.clone());
+    let fetch = exchange.fetch(blob, Box::new(move || near(NOBODY, &[source.id])));
+    let fetched = tokio::time::timeout(Duration::from_secs(30), fetch).await.unwrap().unwrap();
+    assert_eq!(fetched.received, blob.len());
+    let status = empty.status(&blob.root).unwrap();
+    assert_eq!((status.blob, status.complete), (blob, true));
 }
 
 #[tokio::test(flavor = "multi_thread")]

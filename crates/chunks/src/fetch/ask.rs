@@ -189,8 +189,7 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
     }
 
     /// Asks a second peer for pieces that are late; at the end, when nothing else is wanted, for
-    /// pieces of peers at this site that take longer than usual. When both are silent, a third instead of
-    /// the first, and so on.
+    /// pieces of peers at this site that take longer than usual.
     pub(super) fn request_again(&mut self, now: Duration, out: &mut Vec<Output<P>>) {
         let endgame = self.picker.wanted() == 0;
         let peers = &self.peers;
@@ -203,25 +202,12 @@ impl<P: Copy + Ord + Debug> Fetch<P> {
                     && (outside || s.place.is_near())
                     && s.has_room(now, self.blob.piece_len(), &self.limits)
             };
-            let others =
-                self.peers.iter().filter(|(p, s)| !self.flights.is_asked(piece, **p) && room(s));
+            let others = self.peers.iter().filter(|(p, s)| **p != first && room(s));
             let other = others.min_by_key(|(_, s)| s.asked).map(|(p, _)| *p);
             if let Some(peer) = other.filter(|_| !self.is_full()) {
-                if self.flights.is_full(piece) {
-                    self.take_back(first, piece, out);
-                }
                 self.ask(now, peer, piece, out);
             }
         }
-    }
-
-    fn take_back(&mut self, peer: P, piece: PieceIndex, out: &mut Vec<Output<P>>) {
-        if self.flights.drop_ask(piece, peer)
-            && let Some(state) = self.peers.get_mut(&peer)
-        {
-            state.asked = state.asked.saturating_sub(1);
-        }
-        out.push(Output::Cancel { peer, piece });
     }
 
     pub(super) fn notice_starvation(&mut self, out: &mut Vec<Output<P>>) {

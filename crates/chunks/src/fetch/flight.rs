@@ -133,14 +133,8 @@ impl<P: Copy + Eq> Flights<P> {
         usual.map_or(unknown, |usual| (usual * times).max(least))
     }
 
-    /// Whether no further peer may be asked for the piece unless one is asked no more.
-    pub(super) fn is_full(&self, piece: PieceIndex) -> bool {
-        self.by_piece.get(&piece).is_some_and(|asks| asks.len() >= COPIES)
-    }
-
-    /// The pieces to ask of another peer, with the first one asked, the longest waiting first: those that
-    /// are late, those of which all that were asked have been silent for long, and in the endgame those
-    /// of peers at this site that take longer than usual.
+    /// The pieces to ask of a second peer, with the first one, the longest waiting first: those that
+    /// are late, and in the endgame those of peers at this site that take longer than usual.
     pub(super) fn due<'a>(
         &mut self,
         now: Duration,
@@ -155,14 +149,10 @@ impl<P: Copy + Eq> Flights<P> {
             (Some(usual), Some(peer)) if endgame && peer.place.is_near() => usual,
             (_, peer) => peer.map_or(Duration::ZERO, |peer| self.late_after(peer)),
         };
-        let silent = |ask: &Ask<P>| {
-            let waited = now.saturating_sub(ask.since);
-            state(ask.peer).is_none_or(|p| p.snubbed && waited > 2 * self.late_after(p))
-        };
         let mut due: Vec<_> = self
             .by_piece
             .iter()
-            .filter(|(_, asks)| asks.len() < COPIES || asks.iter().all(silent))
+            .filter(|(_, asks)| asks.len() < COPIES)
             .filter_map(|(piece, asks)| asks.first().map(|a| (a.since, *piece, a.peer)))
             .filter(|(since, _, peer)| now.saturating_sub(*since) > after(*peer))
             .collect();

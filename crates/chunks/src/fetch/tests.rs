@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 
 use super::*;
 
-const PIECE: u64 = 32 << 10;
+const PIECE: u64 = 64 << 10;
 
 struct Bench {
     fetch: Fetch<u8>,
@@ -17,7 +17,7 @@ struct Bench {
 
 impl Bench {
     fn new(pieces: u32) -> Self {
-        let blob = BlobRef::new(Hash([0; 32]), u64::from(pieces) * PIECE).unwrap();
+        let blob = BlobRef::with_piece_log2(Hash([0; 32]), u64::from(pieces) * PIECE, 16).unwrap();
         assert_eq!(blob.pieces(), pieces);
         let fetch = Fetch::new(blob, Bitmap::new(pieces), Limits::default());
         Self { fetch, rng: StdRng::seed_from_u64(1), now: Duration::from_secs(1) }
@@ -352,27 +352,12 @@ fn a_late_piece_is_asked_of_one_other_and_the_loser_is_cancelled() {
     assert_eq!(b.tick(1500), []);
     assert_eq!(requests(&b.tick(600)), [(2, 0)]);
     b.join(3, &[0]);
-    assert_eq!(b.tick(1500), [], "nobody else as long as the second one may answer");
+    assert_eq!(b.tick(10_000), []);
     let out = b.verified(2, 0);
     assert_eq!(out[0], Output::Cancel { peer: 1, piece: PieceIndex(0) });
     // silent for long: one request at a time from now on
     let more = b.step(Input::Has { peer: 1, pieces: vec![PieceIndex(5)] });
     assert_eq!(requests(&more), [(1, 5)]);
-}
-
-#[test]
-fn a_piece_that_two_silent_peers_owe_is_asked_of_a_third() {
-    let mut b = Bench::new(1);
-    for (peer, place) in [(1, FAR), (2, FAR), (3, FARTHER)] {
-        b.join_as(peer, place, false, &[0]);
-    }
-    let mut asked: Vec<u8> = b.fetch.flights.iter().flat_map(|(_, peers)| peers).collect();
-    for _ in 0..1000 {
-        asked.extend(requests(&b.tick(100)).into_iter().map(|(peer, _)| peer));
-        b.check();
-    }
-    assert_eq!(asked.iter().collect::<BTreeSet<_>>().len(), 3, "{asked:?}");
-    assert_eq!(asked.len(), 3, "who is silent is not asked again: {asked:?}");
 }
 
 #[test]

@@ -261,7 +261,9 @@ impl<P: Copy + Ord> Serve<P> {
         }
         if let Some(patience) = self.patience.filter(|_| !self.is_urgent(&root)) {
             let waiting = self.queues.values().flatten().map(|(root, _)| root);
-            let owed = waiting.chain(self.sending.values().map(|s| &s.root));
+            // those that do not get on stop nobody
+            let sending = self.sending.values().filter(|s| !s.slow).map(|s| &s.root);
+            let owed = waiting.chain(sending);
             if owed.filter(|root| !self.is_urgent(root)).count() >= patience {
                 return Err(Refusal::Busy);
             }

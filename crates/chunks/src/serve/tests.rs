@@ -472,6 +472,9 @@ fn what_a_throttled_source_is_sending_counts_as_well() {
     assert_eq!(serve.request(3, LATER, PieceIndex(0)), Err(Refusal::Busy));
     serve.done(1);
     serve.request(3, LATER, PieceIndex(0)).unwrap();
+    assert_eq!(serve.request(4, LATER, PieceIndex(0)), Err(Refusal::Busy));
+    serve.is_slow(2);
+    serve.request(4, LATER, PieceIndex(0)).unwrap();
 }
 
 proptest! {

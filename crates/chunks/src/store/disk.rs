@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn golden_layer_file() {
-        let layer = layer(32_769);
+        let layer = layer(65_537);
         let bytes = encode_layer(&layer);
         assert_eq!(hex(&bytes), GOLDEN_LAYER);
         let header: &[u8; LAYER_HEADER] = bytes.first_chunk().unwrap();
@@ -255,12 +255,13 @@ mod tests {
 
     const GOLDEN_LAYER: &str = concat!(
         "703270696c797201", // magic, version
-        "b9248d31af4af993ac4e629f82a236435162dbd35373538ca3cb83cbd84c574d", // root
-        "0180000000000000", // length
+        "f307c845a2672d8128daa1dd615acda17c5d21a2c818d19b2dc4a2de2a26a234", // root
+        "0100010000000000", // length
         "0f",               // piece size
-        "60562112e0677baa", // checksum
+        "e81e1be49beb6ac0", // checksum
         "9f3371d2f1c7e5a9b93af6ecc6ee656677cfdad6cf45f8c798ecca840a4cf5ac", // piece 0
-        "c4897dc022d01f43f10aed9a623edb10f01ff21a60d2e406eea1b95ea03bb2c3", // piece 1
+        "742a645ceb45997257a75eb0d52701ca2f4a15567ad0105b4da65f3f2a34ad0c", // piece 1
+        "65b271667a0a6e6a94cdbf0eebc721de5d1cff41e1c74335f9b41c5674d56b03", // piece 2
     );
     const GOLDEN_HAVE: &str = concat!(
         "7032706968617601", // magic, version

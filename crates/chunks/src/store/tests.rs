@@ -536,11 +536,11 @@ fn pieces_whose_record_finds_no_room_stay() {
 fn a_blob_whose_file_was_deleted_is_gone() {
     for in_use in [false, true] {
         let (dir, store) = open();
-        let bytes = data(PIECE * 2, 4);
+        let bytes = data(PIECE * 3, 4);
         let layer = layer_of(&bytes);
         let root = store.ingest(&mut Cursor::new(&bytes), bytes.len() as u64).unwrap().root;
         if in_use {
-            assert_serves(&store, &bytes, 2);
+            assert_serves(&store, &bytes, 3);
         }
         fs::remove_file(path(&dir, Kind::Blob, &layer)).unwrap();
         assert!(matches!(
@@ -550,9 +550,10 @@ fn a_blob_whose_file_was_deleted_is_gone() {
         assert!(store.status(&root).is_none());
         // it can come again
         store.begin(&layer).unwrap();
-        put(&store, &layer, &bytes, 0);
-        put(&store, &layer, &bytes, 1);
-        assert_serves(&store, &bytes, 2);
-        assert_serves(&reopen(&dir, store), &bytes, 2);
+        for index in 0..3 {
+            put(&store, &layer, &bytes, index);
+        }
+        assert_serves(&store, &bytes, 3);
+        assert_serves(&reopen(&dir, store), &bytes, 3);
     }
 }

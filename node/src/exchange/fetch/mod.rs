@@ -198,6 +198,11 @@ impl Exchange {
         if self.blobs.status(&blob.root).is_some_and(|s| s.complete) {
             return Ok(Fetched::default());
         }
+        if self.blobs.status(&blob.root).is_some_and(|s| s.blob != blob) {
+            // begun by a version that cut it otherwise: none of its pieces fits
+            let blobs = self.blobs.clone();
+            tokio::task::spawn_blocking(move || blobs.remove(&blob.root)).await??;
+        }
         self.begin_progress(blob.root);
         let before = self.blobs.status(&blob.root).map_or(0, |s| super::progress::held(&s));
         self.meter.begin(blob, before);
