@@ -48,7 +48,7 @@ fn golden_records() {
         version: "2.10-3".to_owned(),
         architecture: "amd64".to_owned(),
     };
-    let blob = BlobRef::new(Hash([2; 32]), 100_000).unwrap();
+    let blob = BlobRef::with_piece_log2(Hash([2; 32]), 100_000, 16).unwrap();
     let signed = SignedCert { cert: vec![1, 2, 3], signature: Signature([3; 64]) };
     check(
         &mut f,
@@ -268,7 +268,7 @@ fn speeds() -> Speeds {
 
 fn progress() -> Progress {
     Progress {
-        blob: BlobRef::new(Hash([4; 32]), 300_000).unwrap(),
+        blob: BlobRef::with_piece_log2(Hash([4; 32]), 300_000, 16).unwrap(),
         pieces: 2,
         held: 131_072,
         fetching: true,
