@@ -97,9 +97,9 @@ fn went_well(report: &Value) -> Result<()> {
     let efficiency = number(&report["efficiency"])?;
     ensure!((0.3..=1.05).contains(&efficiency), "efficiency {efficiency}");
     // T* of 16 MB on 20 Mbit/s is 6.4 s, 6.7 s with headers; longer on a machine too busy to fill the links
-    let (bound, took) = (number(&report["bound"]["ms"])?, number(&report["order_ms"]["p100"])?);
+    let (bound, took) = (number(&report["bound"]["ms"])?, number(&report["fetch_ms"]["p100"])?);
     ensure!(bound >= 5_000.0, "T* {bound} ms");
-    ensure!((bound / took - efficiency).abs() < 0.05, "{bound} of {took} ms are {efficiency}");
+    ensure!((bound / took - efficiency).abs() < 0.01, "{bound} of {took} ms are {efficiency}");
     // one to its own site and one to the other
     let copies = number(&report["publisher_copies"])?;
     ensure!((0.9..=2.3).contains(&copies), "publisher copies {copies}");
