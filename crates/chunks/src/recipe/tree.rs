@@ -19,16 +19,21 @@ const FILES: usize = 1 << 14;
 /// left out.
 #[must_use]
 pub fn files(path: &Path) -> Vec<PathBuf> {
+    files_among(path, ENTRIES)
+}
+
+/// The same, but no more than so many entries are looked at.
+fn files_among(path: &Path, most: usize) -> Vec<PathBuf> {
     let Some(top) = fs::metadata(path).ok().filter(fs::Metadata::is_dir) else {
         return vec![path.to_owned()];
     };
     let (mut dirs, mut found, mut entries) = (vec![path.to_owned()], Vec::new(), 0);
-    while let Some(dir) = dirs.pop() {
+    'tree: while let Some(dir) = dirs.pop() {
         let Ok(listed) = fs::read_dir(&dir) else { continue };
         for entry in listed.flatten() {
             entries += 1;
-            if entries > ENTRIES {
-                break;
+            if entries > most {
+                break 'tree;
             }
             // of a link: the link's own
             let Ok(about) = entry.metadata() else { continue };
@@ -63,6 +68,8 @@ mod tests {
         std::os::unix::fs::symlink(&other, tree.join("link")).unwrap();
         std::os::unix::fs::symlink(other.join("elsewhere"), tree.join("file")).unwrap();
         assert_eq!(files(&tree), [large.clone(), small]);
+        assert!(files_among(&tree.join("usr"), 1).is_empty(), "only `lib` is looked at");
+        assert_eq!(files_among(&tree.join("usr"), 2).len(), 1);
         assert_eq!(files(&large), [large]);
         assert_eq!(files(&tree.join("none")), [tree.join("none")]);
     }
