@@ -11,10 +11,10 @@ use std::process::Stdio;
 use p2pinst_types::record::install::{Manager, PackageId};
 use thiserror::Error;
 
-use crate::command::{ask, clean, text};
 use crate::control::{Stanza, stanzas};
 use crate::relation::Relations;
 use crate::status::{MultiArch, Package, State};
+use p2pinst_command::{ask, clean, text};
 
 /// What every .deb begins with: an ar archive whose first member is `debian-binary`.
 const MAGIC: &[u8; 21] = b"!<arch>\ndebian-binary";

@@ -13,10 +13,10 @@ use p2pinst_files::FileError;
 use thiserror::Error;
 
 use crate::check::{Problem, check};
-use crate::command::{Exit, Finished, ask, clean, run};
 use crate::deb::DebInfo;
 use crate::lock::{FrontendLock, LockError};
 use crate::status::{Broken, Database, architectures};
+use p2pinst_command::{Exit, Finished, ask, clean, run};
 
 /// Why a directory cannot be installed into.
 #[derive(Debug, Error)]

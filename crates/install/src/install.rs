@@ -8,11 +8,11 @@ use p2pinst_types::record::install::{Action, Manager, PackageId};
 use thiserror::Error;
 
 use crate::check::{Problem, check, replaced};
-use crate::command::{Exit, Finished};
 use crate::deb::{DebInfo, InspectError, identify};
 use crate::dpkg::{Dpkg, Patience, RunError};
 use crate::lock::{FrontendLock, LockError};
 use crate::status::{Broken, Database, State};
+use p2pinst_command::{Exit, Finished};
 
 /// How to install.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

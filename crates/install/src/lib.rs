@@ -5,7 +5,6 @@
 //! managers; nothing here knows the network.
 
 pub mod check;
-mod command;
 mod control;
 pub mod deb;
 pub mod dpkg;
@@ -20,8 +19,8 @@ pub mod root;
 pub mod sampler;
 pub mod status;
 
-pub use command::Exit;
 pub use deb::{DebInfo, InspectError, identify, inspect};
 pub use dpkg::{Dpkg, Patience, RepairError, RepairReport, RootError, RunError};
 pub use install::{Cleanup, Failure, InstallError, InstallOptions, InstallReport};
 pub use lock::{Holder, LockError};
+pub use p2pinst_command::Exit;

@@ -15,9 +15,9 @@ use std::process::{Command, Stdio};
 use p2pinst_files::{Access, Context, Lock};
 use rustix::mount::{MountFlags, mount};
 
-use crate::command::{Exit, ask, clean, run, text};
 use crate::dpkg::own_architecture;
 use crate::root::{PrepareError, Prepared, is_root, refuse_foreign};
+use p2pinst_command::{Exit, ask, clean, run, text};
 
 /// Debian's stable release has no better name for a machine that is no Debian itself.
 const SUITE: &str = "stable";

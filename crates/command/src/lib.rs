@@ -1,11 +1,10 @@
-//! Starting package managers: a clean environment, bounded output, no way for a dying node to
-//! take the manager with it.
+//! The system's own programs (package managers, disk tools), started in a clean environment, with bounded output and time.
 //!
-//! A manager's output goes to a file, never to a pipe: when the node is killed, the manager goes
+//! What a long run says goes to a file, never to a pipe: when the node is killed, a package manager goes
 //! on undisturbed, and a service that a script leaves behind cannot keep the node waiting.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt as _};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -19,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group,
 /// Where managers and their scripts look for programs: a service's own PATH often lacks `sbin`.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How much of a manager's output is kept: enough for its last words, little enough for a cell.
-pub(crate) const TAIL: u64 = 2048;
+pub const TAIL: u64 = 2048;
 /// Between the request to end and the kill, when a script has overrun its time.
 const GRACE: Duration = Duration::from_secs(5);
 /// What a tool may say on its standard error, beyond which it is dropped.
@@ -65,7 +64,7 @@ impl fmt::Display for Exit {
 }
 
 /// A program with nothing of this process's environment but what programs need.
-pub(crate) fn clean(program: &str) -> Command {
+pub fn clean(program: &str) -> Command {
     let mut command = Command::new(find(program));
     command
         .arg0(program)
@@ -89,17 +88,53 @@ fn find(program: &str) -> PathBuf {
 
 /// What a tool said.
 #[derive(Debug)]
-pub(crate) struct Said {
-    pub(crate) success: bool,
-    pub(crate) stdout: Vec<u8>,
-    pub(crate) stderr: String,
+pub struct Said {
+    /// Whether its exit code was 0.
+    pub success: bool,
+    /// What it wrote to its standard output, whole.
+    pub stdout: Vec<u8>,
+    /// The beginning of what it wrote to its standard error, as text for people.
+    pub stderr: String,
 }
 
 /// Runs a short tool and takes at most `max` bytes of its output; more is an error.
-pub(crate) fn ask(mut command: Command, max: u64) -> io::Result<Said> {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let stderr = child.stderr.take();
-    let listen = move || {
+///
+/// # Errors
+/// When it cannot be started, or says more.
+pub fn ask(command: Command, max: u64) -> io::Result<Said> {
+    listen(command.spawning(Stdio::null())?, &[], max, None)
+}
+
+/// Runs a tool in a process group of its own, gives it `input`, takes at most `max` bytes of its output, and
+/// ends the whole group after `limit`.
+///
+/// # Errors
+/// When it cannot be started, says more, or takes longer ([`io::ErrorKind::TimedOut`]).
+pub fn ask_within(
+    mut command: Command,
+    input: &[u8],
+    max: u64,
+    limit: Duration,
+) -> io::Result<Said> {
+    command.process_group(0);
+    listen(command.spawning(Stdio::piped())?, input, max, Some(limit))
+}
+
+/// Starting with pipes at both outputs.
+trait Spawning {
+    fn spawning(self, stdin: Stdio) -> io::Result<Child>;
+}
+
+impl Spawning for Command {
+    fn spawning(mut self, stdin: Stdio) -> io::Result<Child> {
+        self.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+    }
+}
+
+fn listen(mut child: Child, input: &[u8], max: u64, limit: Option<Duration>) -> io::Result<Said> {
+    let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let errors = move || {
         let mut said = Vec::new();
         if let Some(mut pipe) = stderr {
             // an unreadable end of an error message is no error of its own
@@ -109,7 +144,19 @@ pub(crate) fn ask(mut command: Command, max: u64) -> io::Result<Said> {
         text(&said)
     };
     thread::scope(|scope| {
-        let stderr = scope.spawn(listen);
+        let stderr = scope.spawn(errors);
+        // a tool that does not read all of its input says itself what it wanted
+        scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(input)));
+        let watch = scope.spawn(move || match (limit, pid) {
+            (Some(limit), Some(pid)) => {
+                let in_time = ends_within(&pidfd_open(pid, PidfdFlags::empty())?, limit)?;
+                if !in_time {
+                    ignore_gone(kill_process_group(pid, Signal::KILL))?;
+                }
+                Ok(in_time)
+            }
+            _ => Ok(true),
+        });
         let mut stdout = Vec::new();
         let mut read = Ok(0);
         if let Some(pipe) = child.stdout.take() {
@@ -119,7 +166,13 @@ pub(crate) fn ask(mut command: Command, max: u64) -> io::Result<Said> {
         if read.is_err() || too_long {
             child.kill()?;
         }
+        // before it is waited for, so that its number cannot belong to another
+        let in_time: io::Result<bool> = watch.join().unwrap_or(Ok(true));
         let status = child.wait()?;
+        if !in_time? {
+            let reason = format!("it took longer than {} s", limit.unwrap_or_default().as_secs());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+        }
         read?;
         if too_long {
             let reason = format!("it says more than {max} bytes");
@@ -132,19 +185,21 @@ pub(crate) fn ask(mut command: Command, max: u64) -> io::Result<Said> {
 
 /// How a manager's run ended, and its last words.
 #[derive(Debug)]
-pub(crate) struct Finished {
-    pub(crate) exit: Exit,
-    pub(crate) tail: String,
-    pub(crate) took: Duration,
+pub struct Finished {
+    /// How it ended.
+    pub exit: Exit,
+    /// The end of its output, as text for people.
+    pub tail: String,
+    /// How long it ran.
+    pub took: Duration,
 }
 
 /// Runs a manager in a process group of its own, its output in the file `output`, which is
 /// begun anew. After `limit` the whole group is ended.
-pub(crate) fn run(
-    mut command: Command,
-    output: &Path,
-    limit: Option<Duration>,
-) -> io::Result<Finished> {
+///
+/// # Errors
+/// When the program cannot be started or waited for, or the file cannot be written.
+pub fn run(mut command: Command, output: &Path, limit: Option<Duration>) -> io::Result<Finished> {
     let started = Instant::now();
     let file =
         OpenOptions::new().create(true).truncate(true).write(true).mode(0o640).open(output)?;
@@ -200,7 +255,10 @@ fn ignore_gone(result: rustix::io::Result<()>) -> io::Result<()> {
 }
 
 /// The last words in a file.
-pub(crate) fn tail(path: &Path) -> io::Result<String> {
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn tail(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let len = file.metadata()?.len();
     file.seek(SeekFrom::Start(len.saturating_sub(TAIL)))?;
@@ -215,7 +273,7 @@ pub(crate) fn tail(path: &Path) -> io::Result<String> {
 }
 
 /// Text for people out of any bytes: no control characters that a terminal would obey.
-pub(crate) fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let clean: String =
         text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
@@ -240,6 +298,19 @@ mod tests {
         assert!(ask(shell("cat /dev/zero"), 1000).is_err());
         let flood = ask(shell("head -c 300000 /dev/zero | tr '\\0' x >&2; echo ok"), 100).unwrap();
         assert_eq!((flood.stdout.as_slice(), flood.stderr.len()), (&b"ok\n"[..], 4096));
+    }
+
+    #[test]
+    fn what_is_asked_with_input_ends_in_time() {
+        let second = Duration::from_secs(60);
+        let said = ask_within(shell("tr a b"), &[b'a'; 200_000], 300_000, second).unwrap();
+        assert!(said.success && said.stdout == [b'b'; 200_000]);
+        assert!(ask_within(shell("true"), &[b'a'; 200_000], 10, second).unwrap().success);
+        assert!(ask_within(shell("cat /dev/zero"), b"", 1000, second).is_err());
+        // both sleepers hold the pipes: both are ended
+        let late = shell("sleep 1000 & sleep 1000");
+        let error = ask_within(late, b"", 10, Duration::from_millis(200)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
     }
 
     #[test]
