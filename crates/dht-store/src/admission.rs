@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use p2pinst_trust::key::verify_cell;
 use p2pinst_trust::policy;
+use p2pinst_types::record::Role;
 use p2pinst_types::{Cell, CellId, Kind, MachineId, Millis, Plane, PublicKey, limits, shard};
 use serde::{Deserialize, Serialize};
 
@@ -157,7 +158,16 @@ fn control_authority(
         | Record::MachineName(..)
         | Record::Retirement(_)
         | Record::Release(..)
-        | Record::Deployment(..) => is_granted,
+        | Record::Deployment(..)
+        | Record::Adoption(..)
+        | Record::Image(..)
+        | Record::Setup(..)
+        | Record::Assignment(..)
+        | Record::Disarmament(..)
+        | Record::Sighting(..)
+        | Record::Controller(..)
+        | Record::PowerOrder(..)
+        | Record::Resealed(..) => is_granted,
         // a node may revoke itself, in one place: it leaves
         Record::Revocation(r) => {
             let farewell = r.key == *author && cell.id.slot.is_empty();
@@ -186,6 +196,9 @@ fn segment(slot: &[u8]) -> Option<u64> {
 /// `None`: the author may. R14: a node writes of itself only. R16: and nothing any more once it is
 /// revoked; what it wrote before stands.
 fn data_authority(views: &Views, cell: &Cell) -> Option<Verdict> {
+    if let Kind::BOOT_STATUS | Kind::INVENTORY | Kind::POWER_STATUS = cell.id.kind {
+        return boot_authority(views, cell);
+    }
     let Some(machine) = views.writes_of(cell) else {
         if views.revoked.contains_key(&cell.id.author) {
             return Some(reject("its author was removed from the cluster before it wrote this"));
@@ -208,6 +221,32 @@ fn data_authority(views: &Views, cell: &Cell) -> Option<Verdict> {
         }
         Kind::STATUS => status_authority(views, cell, machine),
         _ => None,
+    }
+}
+
+/// A machine says of itself how far it is with its assignment, what it is made of and what came of its power, its scout too; those
+/// who boot it or switch its power say the first, those who switch it the last.
+fn boot_authority(views: &Views, cell: &Cell) -> Option<Verdict> {
+    let author = &cell.id.author;
+    let Some(machine) = MachineId::from_slice(&cell.id.subject) else {
+        return Some(reject("its subject is no machine"));
+    };
+    if !cell.id.slot.is_empty() {
+        return Some(reject("a machine has one record of this kind"));
+    }
+    let own = views.scout_machine(author).or_else(|| views.writes_of(cell));
+    let roles: &[Role] = match cell.id.kind {
+        Kind::BOOT_STATUS => &[Role::Boot, Role::Power],
+        Kind::POWER_STATUS => &[Role::Power],
+        _ => &[],
+    };
+    let coordinates = views.authorised(cell, roles);
+    if own == Some(machine) || coordinates {
+        return None;
+    }
+    match own {
+        Some(_) => Some(reject("its author writes of another machine")),
+        None => Some(hold("its author is no machine, scout or coordinator here")),
     }
 }
 

@@ -1,11 +1,13 @@
 //! A control-plane cell with its payload decoded: what the views are folded from.
 
 use p2pinst_types::record::{
-    Admission, Deployment, Grant, Group, GroupEdit, Invite, LabelEdit, MachineName, NodeCert,
-    Release, Retirement, Revocation, Standing,
+    Admission, Adoption, Assignment, Controller, Deployment, Disarmament, Grant, Group, GroupEdit,
+    Image, Inventory, Invite, LabelEdit, MachineName, NodeCert, PowerOrder, Release, Resealed,
+    Retirement, Revocation, Setup, Sighting, Standing,
 };
 use p2pinst_types::{
-    Cell, DeploymentId, Hash, Kind, MachineId, Name, PublicKey, ReleaseId, codec, limits,
+    AssignmentId, Cell, DeploymentId, Hash, ImageId, Kind, Mac, MachineId, Name, PowerOrderId,
+    PublicKey, ReleaseId, SetupId, codec, limits,
 };
 
 /// A decoded payload whose subject is the one that the payload calls for.
@@ -35,6 +37,24 @@ pub enum Record {
     Release(ReleaseId, Release),
     /// An order, by id.
     Deployment(DeploymentId, Deployment),
+    /// A machine that is known before anything of ours runs on it.
+    Adoption(MachineId, Adoption),
+    /// An image, by id.
+    Image(ImageId, Image),
+    /// A host setup, by id.
+    Setup(SetupId, Setup),
+    /// What a machine does at its next start over the network, by id.
+    Assignment(MachineId, AssignmentId, Assignment),
+    /// An assignment of a machine that is over.
+    Disarmament(MachineId, Disarmament),
+    /// An unknown machine that was seen.
+    Sighting(Sighting),
+    /// By what a machine's power is switched.
+    Controller(MachineId, Controller),
+    /// What is ordered of a machine's power, by id.
+    PowerOrder(MachineId, PowerOrderId, PowerOrder),
+    /// Credentials of a machine's controller, sealed anew.
+    Resealed(MachineId, Resealed),
     /// Of a kind or format that this version does not know: kept and passed on.
     Opaque,
 }
@@ -125,7 +145,7 @@ impl Record {
                 }
                 Self::Standing(id, list)
             }
-            _ => return Some(Self::Opaque),
+            _ => return Self::of_boot(cell),
         };
         // grants to one key stand beside each other, told apart by their time: a later one must not
         // undo what was done under an earlier one. So do revocations, which cannot give time back,
@@ -140,5 +160,74 @@ impl Record {
             _ => slot.is_empty(),
         };
         fits.then_some(record)
+    }
+
+    /// The records of bare metal.
+    fn of_boot(cell: &Cell) -> Option<Self> {
+        let (subject, slot) = (cell.id.subject.as_slice(), cell.id.slot.as_slice());
+        let macs = |macs: &[Mac]| macs.len() <= limits::HARDWARE_NICS;
+        let record = match cell.id.kind {
+            Kind::ADOPTION => {
+                let record: Adoption = cell.record().ok()?;
+                let fits = macs(&record.macs) && record.labels.len() <= limits::LABELS;
+                Self::Adoption(MachineId::from_slice(subject)?, fits.then_some(record)?)
+            }
+            Kind::IMAGE => {
+                let id = Image::id(cell.payload());
+                let image: Image = cell.record().ok()?;
+                (subject == id.0.0 && image.is_bounded()).then_some(Self::Image(id, image))?
+            }
+            Kind::SETUP => {
+                let id = Setup::id(cell.payload());
+                let setup: Setup = cell.record().ok()?;
+                let fits = subject == id.0.0 && setup.text.len() <= limits::SETUP;
+                fits.then_some(Self::Setup(id, setup))?
+            }
+            Kind::ASSIGNMENT => {
+                let machine = MachineId::from_slice(subject)?;
+                let order: Assignment = cell.record().ok()?;
+                let fits = slot == cell.hlc.0.to_be_bytes()
+                    && macs(&order.macs)
+                    && order.labels.len() <= limits::LABELS;
+                let id = Assignment::id(&cell.id.author, &machine, cell.hlc, cell.payload());
+                return fits.then_some(Self::Assignment(machine, id, order));
+            }
+            Kind::DISARMAMENT => {
+                let record: Disarmament = cell.record().ok()?;
+                let fits = slot == record.assignment.as_bytes()
+                    && record.reason.len() <= limits::DESCRIPTION;
+                let machine = MachineId::from_slice(subject)?;
+                return fits.then_some(Self::Disarmament(machine, record));
+            }
+            Kind::SIGHTING => {
+                let record: Sighting = cell.record().ok()?;
+                let number = subject.try_into().map(u16::from_be_bytes).ok()?;
+                let fits = number < limits::SIGHTINGS
+                    && record.inventory.as_ref().is_none_or(Inventory::is_bounded);
+                fits.then_some(Self::Sighting(record))?
+            }
+            _ => Self::of_power(cell)?,
+        };
+        slot.is_empty().then_some(record)
+    }
+    /// The records of power.
+    fn of_power(cell: &Cell) -> Option<Self> {
+        let machine = || MachineId::from_slice(&cell.id.subject);
+        Some(match cell.id.kind {
+            Kind::CONTROLLER => {
+                let record: Controller = cell.record().ok()?;
+                Self::Controller(machine()?, record.is_bounded().then_some(record)?)
+            }
+            Kind::POWER_ORDER => {
+                let (machine, record) = (machine()?, cell.record().ok()?);
+                let id = PowerOrder::id(&cell.id.author, &machine, cell.hlc, cell.payload());
+                Self::PowerOrder(machine, id, record)
+            }
+            Kind::RESEALED => {
+                let record: Resealed = cell.record().ok()?;
+                Self::Resealed(machine()?, record.sealed.is_bounded().then_some(record)?)
+            }
+            _ => Self::Opaque,
+        })
     }
 }

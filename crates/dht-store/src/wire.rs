@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use p2pinst_trust::{Greeting, Welcome};
 use p2pinst_types::record::{Progress, SignedRoot};
-use p2pinst_types::{Cell, Hash, Kind, Millis};
+use p2pinst_types::{Cell, Hash, Kind, MachineId, Millis, PublicKey};
 use serde::{Deserialize, Serialize};
 
 use crate::admission::Outcome;
@@ -126,6 +127,55 @@ pub enum Request {
         /// The blobs' roots.
         roots: Vec<Hash>,
     },
+    /// A machine that starts over the network has said this; what is it to be told? For nodes with the boot role, who alone can
+    /// say more than that it is to wait.
+    Greet {
+        /// A signed [`p2pinst_trust::ScoutHello`].
+        #[serde(with = "serde_bytes")]
+        hello: Vec<u8>,
+    },
+    /// Of a scout, to a node with the boot role: certify the key of the system that it installs.
+    Certify {
+        /// The key.
+        node: PublicKey,
+    },
+    /// Of a scout, to a node with the boot role: its machine is installed, and is to start from its disk.
+    Installed {
+        /// What was done, for people; at most [`p2pinst_types::limits::DESCRIPTION`] bytes.
+        what: String,
+    },
+    /// To a node with the power role: is the machine on, as its controller says now?
+    Power {
+        /// The machine.
+        machine: MachineId,
+    },
+}
+
+impl Request {
+    /// Whether a scout may ask for it: it learns what is ordered, and reports.
+    #[must_use]
+    pub fn is_for_scouts(&self) -> bool {
+        match self {
+            Self::Heads { .. }
+            | Self::Logs { .. }
+            | Self::Roots
+            | Self::Pull { .. }
+            | Self::Push { .. }
+            | Self::Put { .. }
+            | Self::Holds { .. }
+            | Self::Certify { .. }
+            | Self::Installed { .. } => true,
+            Self::Get { .. }
+            | Self::Compare { .. }
+            | Self::List { .. }
+            | Self::Summaries { .. }
+            | Self::Watch { .. }
+            | Self::Changed { .. }
+            | Self::Swarm { .. }
+            | Self::Greet { .. }
+            | Self::Power { .. } => false,
+        }
+    }
 }
 
 /// What the other node answers.
@@ -201,6 +251,12 @@ pub enum Response {
     Holds(bool),
     /// To `Swarm`: the blobs of which the answering node has a piece or knows something.
     Swarm(Vec<Progress>),
+    /// To `Greet`.
+    Greeting(Greeting),
+    /// To `Certify`.
+    Certified(Box<Welcome>),
+    /// To `Power`: whether it is on, where the controller can tell; or why the node cannot say.
+    Power(Result<Option<bool>, String>),
     /// The node cannot answer.
     Refused(String),
 }

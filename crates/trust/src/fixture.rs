@@ -299,6 +299,7 @@ impl Lab {
             uses,
             not_after: self.clock.after(Duration::from_secs(24 * 3600)),
             replaces: None,
+            boot: None,
         };
         let cell = self.write(by, Kind::INVITE, invite.key.as_bytes(), &invite);
         Invited { key: invite_key, invite, cell }

@@ -190,7 +190,7 @@ impl Hello {
         policy::check_grant(&roots, &grant_cell, &grant).map_err(uncertified)?;
         let invite_cell = cell(ours, &hello.invite, Kind::INVITE)?;
         let invite: Invite = invite_cell.record().map_err(|_| Refusal::Malformed)?;
-        let may_invite = policy::allows(&grant, policy::roles_for(Kind::INVITE), invite_cell.hlc);
+        let may_invite = policy::allows(&grant, policy::roles_for_invite(&invite), invite_cell.hlc);
         if invite_cell.id.author != grant.key || !may_invite {
             return Err(Refusal::NotCertified);
         }

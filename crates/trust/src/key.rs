@@ -22,6 +22,8 @@ pub enum Domain {
     Grant,
     /// A node certificate.
     NodeCert,
+    /// What a scout shows of itself.
+    ScoutHello,
 }
 
 impl Domain {
@@ -30,6 +32,7 @@ impl Domain {
             Self::Root => b"p2pinst/root/1\0",
             Self::Grant => b"p2pinst/grant/1\0",
             Self::NodeCert => b"p2pinst/node-cert/1\0",
+            Self::ScoutHello => b"p2pinst/scout-hello/1\0",
         }
     }
 
@@ -72,6 +75,11 @@ impl SecretKey {
     #[must_use]
     pub fn to_seed(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.0.to_bytes())
+    }
+
+    /// The scalar by which others' X25519 keys are multiplied, not clamped yet (RFC 8032, 5.1.5).
+    pub(crate) fn to_scalar(&self) -> [u8; 32] {
+        self.0.to_scalar_bytes()
     }
 
     /// The public half.

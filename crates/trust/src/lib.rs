@@ -12,13 +12,16 @@ pub mod keytext;
 pub mod policy;
 pub mod proof;
 pub mod root;
+pub mod scout;
 pub mod seal;
+pub mod sealed;
 pub mod token;
 
 pub use hello::{Hello, Presented, Refusal};
 pub use key::SecretKey;
 pub use proof::Proof;
 pub use root::RootChain;
+pub use scout::{Greeting, ScoutCluster, ScoutHello, Welcome};
 pub use token::Token;
 
 #[cfg(test)]

@@ -33,9 +33,27 @@ pub fn roles_for(kind: Kind) -> &'static [Role] {
         | Kind::LABEL
         | Kind::MACHINE_NAME
         | Kind::RETIREMENT
+        | Kind::ADOPTION
+        | Kind::SETUP
+        | Kind::ASSIGNMENT
+        | Kind::CONTROLLER
+        | Kind::POWER_ORDER
         | Kind::DEPLOYMENT => &[Role::Operator],
-        Kind::RELEASE => &[Role::Publisher],
+        Kind::DISARMAMENT => &[Role::Operator, Role::Boot],
+        Kind::SIGHTING => &[Role::Boot],
+        Kind::RESEALED => &[Role::Power],
+        Kind::RELEASE | Kind::IMAGE => &[Role::Publisher],
         _ => &[],
+    }
+}
+
+/// The roles that may give an invite: one of the boot role is for the machine of an assignment, and
+/// whether there is such a one is for the views to say.
+#[must_use]
+pub fn roles_for_invite(invite: &Invite) -> &'static [Role] {
+    match invite.boot {
+        Some(_) => &[Role::Boot],
+        None => roles_for(Kind::INVITE),
     }
 }
 

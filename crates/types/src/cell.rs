@@ -80,12 +80,46 @@ impl Kind {
     pub const RETIREMENT: Self = Self(11);
     /// The grants of former roots that go on under a new one.
     pub const STANDING: Self = Self(12);
+    /// A machine that is known before anything of ours runs on it.
+    pub const ADOPTION: Self = Self(13);
+    /// A published image.
+    pub const IMAGE: Self = Self(14);
+    /// A host setup.
+    pub const SETUP: Self = Self(15);
+    /// What a machine does at its next start over the network.
+    pub const ASSIGNMENT: Self = Self(16);
+    /// An assignment that is over.
+    pub const DISARMAMENT: Self = Self(17);
+    /// An unknown machine that was seen.
+    pub const SIGHTING: Self = Self(18);
+    /// By what a machine's power is switched.
+    pub const CONTROLLER: Self = Self(19);
+    /// An order about a machine's power.
+    pub const POWER_ORDER: Self = Self(20);
+    /// The credentials of a controller, sealed anew.
+    pub const RESEALED: Self = Self(21);
     /// What a node says of itself: addresses, version.
     pub const NODE_RECORD: Self = Self(0x8001);
     /// A segment of a machine's install history.
     pub const HISTORY: Self = Self(0x8002);
     /// How far a machine is with a deployment.
     pub const STATUS: Self = Self(0x8003);
+    /// How far a machine is with its assignment.
+    pub const BOOT_STATUS: Self = Self(0x8004);
+    /// What a machine is made of.
+    pub const INVENTORY: Self = Self(0x8005);
+    /// What came of switching a machine's power.
+    pub const POWER_STATUS: Self = Self(0x8006);
+
+    /// The kinds of the data plane.
+    pub const DATA: [Self; 6] = [
+        Self::NODE_RECORD,
+        Self::HISTORY,
+        Self::STATUS,
+        Self::BOOT_STATUS,
+        Self::INVENTORY,
+        Self::POWER_STATUS,
+    ];
 
     /// Which nodes hold cells of this kind.
     #[must_use]
@@ -96,7 +130,7 @@ impl Kind {
     /// Whether this version understands the kind.
     #[must_use]
     pub fn is_known(self) -> bool {
-        matches!(self.0, 1..=12 | 0x8001..=0x8003)
+        matches!(self.0, 1..=21 | 0x8001..=0x8006)
     }
 }
 
@@ -115,6 +149,18 @@ impl fmt::Display for Kind {
             Self::MACHINE_NAME => "machine name",
             Self::RETIREMENT => "retirement",
             Self::STANDING => "list of standing grants",
+            Self::ADOPTION => "adoption",
+            Self::IMAGE => "image",
+            Self::SETUP => "host setup",
+            Self::ASSIGNMENT => "assignment",
+            Self::DISARMAMENT => "disarmament",
+            Self::SIGHTING => "sighting",
+            Self::CONTROLLER => "controller",
+            Self::POWER_ORDER => "power order",
+            Self::RESEALED => "resealed credentials",
+            Self::POWER_STATUS => "power status",
+            Self::BOOT_STATUS => "boot status",
+            Self::INVENTORY => "inventory",
             Self::NODE_RECORD => "node record",
             Self::HISTORY => "history",
             Self::STATUS => "status",

@@ -38,6 +38,16 @@ bytes_newtype!(
     DeploymentId,
     16
 );
+bytes_newtype!(
+    /// What one machine is to do at its next start over the network.
+    AssignmentId,
+    16
+);
+bytes_newtype!(
+    /// An order about one machine's power.
+    PowerOrderId,
+    16
+);
 
 /// A cluster: `blake3(root document v1)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -56,6 +66,28 @@ impl fmt::Display for ClusterId {
 pub struct ReleaseId(pub Hash);
 
 impl fmt::Display for ReleaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An image: the hash of its manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ImageId(pub Hash);
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A host setup: the hash of its record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SetupId(pub Hash);
+
+impl fmt::Display for SetupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -10,6 +10,7 @@ pub mod groupfile;
 pub mod hostexpr;
 pub mod id;
 pub mod limits;
+pub mod mac;
 pub mod name;
 pub mod piece;
 pub mod rate;
@@ -21,7 +22,11 @@ pub mod version;
 
 pub use bytes::Hash;
 pub use cell::{Cell, CellError, CellId, Kind, Plane, Version};
-pub use id::{ClusterId, DeploymentId, MachineId, NodeId, PublicKey, ReleaseId, Signature};
+pub use id::{
+    AssignmentId, ClusterId, DeploymentId, ImageId, MachineId, NodeId, PowerOrderId, PublicKey,
+    ReleaseId, SetupId, Signature,
+};
+pub use mac::Mac;
 pub use name::{LabelValue, Labels, Name};
 pub use piece::{BlobRef, PieceIndex};
 pub use rate::{Limit, Rate, RateError, Rates};

@@ -48,3 +48,27 @@ pub const SHARDS: u16 = 1024;
 /// Chunks that the recipe of one blob names: a recipe is then below 40 MiB. At the usual 256 KiB a chunk, blobs
 /// above 256 GiB have none.
 pub const RECIPE_CHUNKS: u32 = 1 << 20;
+/// A text of a machine's inventory: the longest model names of disks have 40 characters.
+pub const HARDWARE_TEXT: usize = 96;
+/// Disks of an inventory: with 200 bytes each it fits into a cell.
+pub const HARDWARE_DISKS: usize = 24;
+/// Network interfaces of an inventory.
+pub const HARDWARE_NICS: usize = 16;
+/// Files of one image: a scout has six.
+pub const IMAGE_FILES: usize = 16;
+/// The text of a host setup: it fits into a cell.
+pub const SETUP: usize = 7 * 1024;
+/// The line that names a controller.
+pub const CONTROLLER: usize = 512;
+/// Nodes that one secret is sealed to: with 100 bytes each they fit into a cell.
+pub const SEALED_KEYS: usize = 64;
+/// A content key that is sealed to one node: 32 bytes and a tag.
+pub const SEALED_KEY: usize = 48;
+/// A sealed secret: a user and a password of 128 bytes each, with room for their encoding.
+pub const SEALED: usize = 512;
+/// Unknown machines that one node remembers to have seen.
+pub const SIGHTINGS: u16 = 256;
+/// What a scout shows of itself: an inventory, some addresses, a signature.
+pub const SCOUT_HELLO: usize = 16 * 1024;
+/// A machine that is seen again and again is noted this often.
+pub const SIGHTED: Duration = Duration::from_secs(300);

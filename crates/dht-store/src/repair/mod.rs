@@ -45,7 +45,7 @@ pub trait Sites {
 impl Sites for Views {
     fn of_subject(&self, subject: &Subject) -> Option<Name> {
         let machine = p2pinst_types::MachineId::from_slice(&subject.id)?;
-        self.machines.get(&machine).map(|m| m.site.clone())
+        self.known_as(&machine).map(|(_, site, _)| site.clone())
     }
 
     fn of_author(&self, author: &PublicKey) -> Option<Name> {

@@ -88,7 +88,7 @@ impl Store {
     /// When the file cannot be read.
     pub fn outbox(&self, author: &PublicKey) -> Result<Vec<(Cell, bool)>, StoreError> {
         let mut out = Vec::new();
-        for kind in [Kind::NODE_RECORD, Kind::HISTORY, Kind::STATUS] {
+        for kind in Kind::DATA {
             for cell in self.written_by(kind, author)? {
                 let settled = self.tables.settled(&cell_key(&cell.id))? == Some(cell.hash());
                 out.push((cell, settled));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use p2pinst_trust::policy;
 use p2pinst_types::record::{Grant, Invite, Role, Standing};
-use p2pinst_types::{Cell, Hash, Hlc, Kind, Name, PublicKey, Version};
+use p2pinst_types::{Cell, Hash, Hlc, Name, PublicKey, Version};
 
 use super::{Entry, Views};
 use crate::record::Record;
@@ -104,7 +104,7 @@ impl Views {
         }
         for entry in sorted {
             let Record::Invite(invite) = &entry.record else { continue };
-            if self.authorised(&entry.cell, policy::roles_for(Kind::INVITE)) {
+            if self.authorised(&entry.cell, policy::roles_for_invite(invite)) {
                 let info = InviteInfo { invite: invite.clone(), cell: entry.cell.clone(), used: 0 };
                 self.invites.insert(invite.key, info);
             }

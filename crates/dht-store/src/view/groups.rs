@@ -8,8 +8,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use p2pinst_types::record::{Group, GroupEdit, Role};
-use p2pinst_types::{Hlc, Name, PublicKey};
+use p2pinst_types::record::{Adoption, Group, GroupEdit, Role};
+use p2pinst_types::{Hlc, Labels, Name, PublicKey};
 
 use super::{Entry, Machine, Views};
 use crate::record::Record;
@@ -103,7 +103,18 @@ impl Views {
     /// Whether a machine is in a group. A pure function of roster and cells.
     #[must_use]
     pub fn is_member(&self, machine: &Machine, group: &Name) -> bool {
-        *group == Name::all() || self.groups.get(group).is_some_and(|info| info.has(machine))
+        let addresses: Vec<Ipv4Addr> = machine.ipv4().collect();
+        let has =
+            |info: &GroupInfo| info.has(&machine.name, &machine.site, &machine.labels, &addresses);
+        *group == Name::all() || self.groups.get(group).is_some_and(has)
+    }
+
+    /// Whether a machine that was adopted belongs into a group, by what it is called.
+    #[must_use]
+    pub fn is_bare_member(&self, adoption: &Adoption, group: &Name) -> bool {
+        let has =
+            |info: &GroupInfo| info.has(&adoption.name, &adoption.site, &adoption.labels, &[]);
+        *group == Name::all() || self.groups.get(group).is_some_and(has)
     }
 
     /// The members of a group, in the order of their ids.
@@ -142,16 +153,14 @@ impl GroupInfo {
     }
 
     /// Whether a machine is in it.
-    fn has(&self, machine: &Machine) -> bool {
-        let name = &machine.name;
-        let addresses: Vec<Ipv4Addr> = machine.ipv4().collect();
-        let edit = self.edits.iter().find(|e| e.edit.hosts.contains(name.as_str(), &addresses));
+    fn has(&self, name: &Name, site: &Name, labels: &Labels, addresses: &[Ipv4Addr]) -> bool {
+        let edit = self.edits.iter().find(|e| e.edit.hosts.contains(name.as_str(), addresses));
         if let Some(edit) = edit {
             return edit.edit.present;
         }
         let hosts = self.group.hosts.as_ref();
         let select = self.group.select.as_ref();
-        hosts.is_some_and(|h| h.contains(name.as_str(), &addresses))
-            || select.is_some_and(|s| s.matches(name, &machine.site, &machine.labels))
+        hosts.is_some_and(|h| h.contains(name.as_str(), addresses))
+            || select.is_some_and(|s| s.matches(name, site, labels))
     }
 }

@@ -3,23 +3,30 @@
 //! A pure function of the set of cells and the chain of roots: equal sets give equal views on
 //! every node, in whatever order the cells came. Nobody writes a view.
 
+mod boot;
 mod grants;
 mod groups;
 mod naming;
 mod newer;
 mod orders;
+mod power;
 mod roster;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use p2pinst_trust::{Refusal, RootChain};
-use p2pinst_types::record::{Release, Role};
-use p2pinst_types::{Cell, DeploymentId, Hlc, MachineId, Name, PublicKey, ReleaseId};
+use p2pinst_types::record::{Release, Role, Setup, Sighting};
+use p2pinst_types::{
+    AssignmentId, Cell, DeploymentId, Hlc, ImageId, Mac, MachineId, Name, PublicKey, ReleaseId,
+    SetupId,
+};
 
+pub use boot::{Adopted, Assigned, Published, Scout};
 pub use grants::{GrantInfo, InviteInfo, Revoked};
 pub use groups::{Definition, EditInfo, GroupHead, GroupInfo};
 pub use newer::{Blocked, Newer};
 pub use orders::Order;
+pub use power::{Controlled, PowerOrdered};
 pub use roster::Machine;
 
 use crate::record::Record;
@@ -50,6 +57,8 @@ pub struct Views {
     pub void: BTreeMap<PublicKey, Refusal>,
     /// Node keys that were members until they were revoked, and of which machine.
     pub former: BTreeMap<PublicKey, MachineId>,
+    /// When the systems of machines that were installed anew were replaced, by their node keys.
+    replaced: BTreeMap<PublicKey, Hlc>,
     /// Machines that were put out and not taken in again, as they were.
     pub gone: BTreeMap<MachineId, Machine>,
     /// The version of the root that is in force here; newer ones wait for the list of the grants
@@ -57,6 +66,24 @@ pub struct Views {
     pub root_in_force: u64,
     by_node: BTreeMap<PublicKey, MachineId>,
     by_name: BTreeMap<Name, MachineId>,
+    /// Machines that were adopted, also those whose own system has joined since.
+    pub adopted: BTreeMap<MachineId, Adopted>,
+    by_mac: BTreeMap<Mac, MachineId>,
+    /// Images by id.
+    pub images: BTreeMap<ImageId, Published>,
+    /// Host setups by id.
+    pub setups: BTreeMap<SetupId, Setup>,
+    /// All assignments, also those that are over.
+    pub assignments: BTreeMap<AssignmentId, Assigned>,
+    current: BTreeMap<MachineId, AssignmentId>,
+    /// Scouts by node key: the latest of each machine.
+    scouts: BTreeMap<PublicKey, Scout>,
+    /// What was seen of interfaces that belong to no machine.
+    pub sightings: BTreeMap<Mac, Sighting>,
+    /// The controllers of machines.
+    pub controllers: BTreeMap<MachineId, Controlled>,
+    /// The newest order about the power of each machine, also those that are over.
+    pub power_orders: BTreeMap<MachineId, PowerOrdered>,
     /// Groups by name, without the built-in group `all`.
     pub groups: BTreeMap<Name, GroupInfo>,
     /// Groups that were taken away: nobody is in them.
@@ -96,10 +123,21 @@ impl Views {
             machines: BTreeMap::new(),
             void: BTreeMap::new(),
             former: BTreeMap::new(),
+            replaced: BTreeMap::new(),
             gone: BTreeMap::new(),
             root_in_force: 1,
             by_node: BTreeMap::new(),
             by_name: BTreeMap::new(),
+            adopted: BTreeMap::new(),
+            by_mac: BTreeMap::new(),
+            images: BTreeMap::new(),
+            setups: BTreeMap::new(),
+            assignments: BTreeMap::new(),
+            current: BTreeMap::new(),
+            scouts: BTreeMap::new(),
+            sightings: BTreeMap::new(),
+            controllers: BTreeMap::new(),
+            power_orders: BTreeMap::new(),
             groups: BTreeMap::new(),
             removed_groups: BTreeMap::new(),
             newest_edits: BTreeMap::new(),
@@ -113,6 +151,8 @@ impl Views {
             unknown: sorted.iter().filter(|e| e.record == Record::Opaque).count(),
         };
         views.fold_grants(&sorted);
+        views.fold_boot(&sorted);
+        views.fold_power(&sorted);
         views.fold_roster(&sorted);
         views.fold_labels(&sorted);
         views.fold_groups(&sorted);
@@ -153,7 +193,8 @@ impl Views {
             return Some(*machine);
         }
         // by the clock: what a revocation calls the last good cell is one of the control plane
-        let before = self.revoked.get(author).is_some_and(|r| cell.hlc <= r.at);
+        let until = self.revoked.get(author).map(|r| r.at).or(self.replaced.get(author).copied());
+        let before = until.is_some_and(|end| cell.hlc <= end);
         self.former.get(author).filter(|_| before).copied()
     }
 

@@ -56,13 +56,15 @@ impl Views {
             (edit.value.is_some(), *at, *machine, (*key).clone())
         });
         for ((machine, key), (_, edit)) in edits {
-            let Some(machine) = self.machines.get_mut(&machine) else { continue };
-            match &edit.value {
-                None => drop(machine.labels.remove(key)),
-                Some(value) => {
-                    let room = machine.labels.len() < limits::LABELS;
-                    if room || machine.labels.contains_key(key) {
-                        machine.labels.insert(key.clone(), value.clone());
+            let member = self.machines.get_mut(&machine).map(|m| &mut m.labels);
+            let bare = self.adopted.get_mut(&machine).map(|a| &mut a.adoption.labels);
+            for labels in member.into_iter().chain(bare) {
+                match &edit.value {
+                    None => drop(labels.remove(key)),
+                    Some(value) => {
+                        if labels.len() < limits::LABELS || labels.contains_key(key) {
+                            labels.insert(key.clone(), value.clone());
+                        }
                     }
                 }
             }

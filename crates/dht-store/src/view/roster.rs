@@ -7,7 +7,7 @@
 use std::net::Ipv4Addr;
 
 use p2pinst_trust::{Refusal, policy};
-use p2pinst_types::record::{Admission, NodeCert, Role};
+use p2pinst_types::record::{Admission, Guise, NodeCert, Role};
 use p2pinst_types::{Cell, Hlc, Labels, MachineId, Name, NodeId, PublicKey};
 
 use super::{Entry, Views};
@@ -59,6 +59,7 @@ impl Views {
                 continue;
             }
             match self.why_not(&entry.cell, admission, cert) {
+                None if self.is_scout(cert) => self.enrol_scout(&entry.cell, cert),
                 None => self.enrol(&entry.cell, admission, cert),
                 Some(why) => {
                     if !self.by_node.contains_key(&cert.node) {
@@ -81,6 +82,11 @@ impl Views {
             }
             self.void.insert(node, Refusal::Revoked);
         }
+    }
+
+    fn is_scout(&self, cert: &NodeCert) -> bool {
+        let boot = self.invites.get(&cert.invite).and_then(|info| info.invite.boot);
+        boot.is_some_and(|b| b.guise == Guise::Scout)
     }
 
     /// Members and operators admit.
@@ -117,9 +123,13 @@ impl Views {
         if !policy::invite_open(&info.invite, at.millis()) {
             return Some(Refusal::Expired);
         }
-        if self.by_node.contains_key(&cert.node) {
+        if self.by_node.contains_key(&cert.node) || self.scouts.contains_key(&cert.node) {
             // admitted twice by two members: the earlier admission counts
             return strict.then_some(Refusal::NameTaken);
+        }
+        if info.invite.boot.is_some() {
+            let used_up = (info.used >= info.invite.uses).then_some(Refusal::UsedUp);
+            return self.why_not_booted(info, cert).or(used_up);
         }
         let mut name = &cert.name;
         if let Some(id) = cert.replaces {
@@ -140,11 +150,17 @@ impl Views {
     }
 
     fn enrol(&mut self, cell: &Cell, admission: &Admission, cert: &NodeCert) {
-        // a machine that is replaced keeps its name; its former key was a member
+        // a machine that is replaced keeps its name, unless it was installed under another; its former key was a member
         let before = self.machines.remove(&admission.machine);
-        let name = before.as_ref().map_or_else(|| cert.name.clone(), |m| m.name.clone());
+        let booted = self.invites.get(&cert.invite).is_some_and(|info| info.invite.boot.is_some());
+        let kept = before.as_ref().filter(|_| !booted).map(|m| m.name.clone());
+        let name = kept.unwrap_or_else(|| cert.name.clone());
         if let Some(before) = before {
+            if self.by_name.get(&before.name) == Some(&before.id) {
+                self.by_name.remove(&before.name);
+            }
             self.by_node.remove(&before.node.0);
+            self.replaced.insert(before.node.0, cell.hlc);
             self.former.insert(before.node.0, before.id);
             self.void.insert(before.node.0, Refusal::Revoked);
         }

@@ -10,14 +10,17 @@ use dht_store::wire::{CellBytes, Request, Response, StatusSubject};
 use dht_store::{Outcome, Summary};
 use p2pinst_trust::fixture::name;
 use p2pinst_types::record::{
-    Action, Admission, ByDistance, Deployment, Grant, Group, GroupEdit, HistoryEntry,
-    HistorySegment, Invite, LabelEdit, MachineName, Manager, Mode, NodeCert, NodeRecord, PackageId,
-    Progress, Release, Retirement, Revocation, Role, RootDoc, SignedCert, SignedRoot, Speed,
-    Speeds, Standing, State, Status, Transfer,
+    Action, Admission, Adoption, Assignment, BootFrom, BootState, BootStatus, BootUse, ByDistance,
+    Controller, Deployment, Disarmament, Disk, Ended, Firmware, Grant, Group, GroupEdit, Guise,
+    HistoryEntry, HistorySegment, Image, ImageKind, Inventory, Invite, LabelEdit, MachineName,
+    Manager, Mode, Nic, NodeCert, NodeRecord, PackageId, PowerAction, PowerCause, PowerOrder,
+    PowerOutcome, PowerStatus, Progress, Release, Resealed, Retirement, Revocation, Role, RootDoc,
+    Sealed, Setup, Sighting, SignedCert, SignedRoot, Speed, Speeds, Standing, State, Status, Task,
+    Transfer,
 };
 use p2pinst_types::{
-    BlobRef, DeploymentId, Hash, Hlc, Kind, MachineId, Millis, NodeId, PublicKey, Rate, ReleaseId,
-    Signature, Version, codec,
+    AssignmentId, BlobRef, DeploymentId, Hash, Hlc, ImageId, Kind, Mac, MachineId, Millis, NodeId,
+    PowerOrderId, PublicKey, Rate, ReleaseId, SetupId, Signature, Version, codec,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -37,6 +40,163 @@ fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
     if is != golden {
         failures.push(format!("{what}: {is} (was {golden})"));
     }
+}
+
+#[test]
+fn golden_records_of_bare_metal() {
+    let mut f = Vec::new();
+    let mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
+    let (site, labels) = (name("hall"), p2pinst_types::Labels::default());
+    let macs = vec![mac];
+    check(
+        &mut f,
+        "adoption",
+        &Adoption {
+            name: name("b1"),
+            macs: macs.clone(),
+            site: site.clone(),
+            labels,
+            removed: false,
+        },
+        "40:bc1dee688d6cc64d",
+    );
+    let blob = BlobRef::with_piece_log2(Hash([2; 32]), 100_000, 16).unwrap();
+    check(
+        &mut f,
+        "image",
+        &Image {
+            name: name("debian"),
+            kind: ImageKind::Disk,
+            arch: "x86_64".to_owned(),
+            files: [("disk.raw".to_owned(), blob)].into(),
+            about: "Debian 12".to_owned(),
+            at: Millis(5),
+        },
+        "132:9d63c9d934c14fc1",
+    );
+    check(
+        &mut f,
+        "setup",
+        &Setup { name: name("compute"), text: "x = 1".to_owned() },
+        "25:1091339205d51763",
+    );
+    let order = Assignment {
+        number: 7,
+        task: Task::Install {
+            setup: SetupId(Hash([3; 32])),
+            images: [(name("debian"), ImageId(Hash([4; 32])))].into(),
+            plan: Some(Hash([5; 32])),
+        },
+        name: name("b1"),
+        site,
+        labels: p2pinst_types::Labels::default(),
+        macs,
+        power: true,
+        wave: 1,
+        gate: 90,
+        code: Some(Hash([6; 32])),
+        not_after: Millis(9),
+    };
+    check(&mut f, "assignment", &order, "261:3d62a65e75792616");
+    check(&mut f, "task inspect", &Task::Inspect, "8:8380ff2ae40c03f3");
+    let assignment = AssignmentId([7; 16]);
+    let reason = "done".to_owned();
+    check(
+        &mut f,
+        "disarmament",
+        &Disarmament { assignment, ended: Ended::Installed, reason },
+        "57:7be5c6b29e409cbb",
+    );
+    check(&mut f, "boot use", &BootUse { assignment, guise: Guise::System }, "42:fd4de2d4da5453f5");
+    let status = BootStatus {
+        assignment,
+        state: BootState::Writing,
+        since: Millis(5),
+        done: (1, 2),
+        detail: String::new(),
+    };
+    check(&mut f, "boot status", &status, "66:15bbbfc797e87475");
+    let disk = Disk {
+        name: "vda".to_owned(),
+        path: Some("pci-0000:00:04.0".to_owned()),
+        size: 1 << 30,
+        wwn: None,
+        serial: Some("d1".to_owned()),
+        model: None,
+        rotational: false,
+        removable: false,
+        content: Some("gpt".to_owned()),
+    };
+    let nic = Nic { name: "eth0".to_owned(), mac, driver: None, link: true, mbit: Some(1000) };
+    let inventory = Inventory {
+        uuid: Some("x".to_owned()),
+        vendor: None,
+        product: None,
+        serial: None,
+        firmware: Firmware::Uefi,
+        arch: "x86_64".to_owned(),
+        cpu: None,
+        cpus: 4,
+        memory: 1 << 30,
+        disks: vec![disk],
+        nics: vec![nic],
+        controller: None,
+    };
+    check(
+        &mut f,
+        "sighting",
+        &Sighting { mac, at: Millis(5), inventory: Some(inventory) },
+        "214:3e84d8e988cd34ba",
+    );
+    assert!(f.is_empty(), "{f:#?}");
+}
+
+#[test]
+fn golden_records_of_power() {
+    let mut f = Vec::new();
+    let sealed = Sealed {
+        ephemeral: PublicKey([2; 32]),
+        keys: [(KEY, vec![3; 48].into())].into(),
+        text: vec![4; 144].into(),
+    };
+    let line = "ipmi://10.0.0.5".to_owned();
+    check(
+        &mut f,
+        "controller",
+        &Controller { line: line.clone(), sealed: Some(sealed.clone()) },
+        "315:e94d0b2116902b4e",
+    );
+    check(
+        &mut f,
+        "controller without a secret",
+        &Controller { line, sealed: None },
+        "22:4d8a211f6a873832",
+    );
+    check(&mut f, "resealed", &Resealed { of: Hash([5; 32]), sealed }, "331:60c3d8b67014d9bd");
+    let order = PowerOrder {
+        number: 7,
+        action: Some(PowerAction::Cycle),
+        boot: Some(BootFrom::UefiHttp),
+        forced: true,
+        not_after: Millis(9),
+    };
+    check(&mut f, "power order", &order, "56:cf80436bc04d5cd3");
+    let next = PowerOrder { action: None, boot: Some(BootFrom::Disk), ..order };
+    check(&mut f, "boot order", &next, "38:a11ccf3e7c09f869");
+    let status = PowerStatus {
+        cause: Some(PowerCause::Order(PowerOrderId([7; 16]))),
+        attempt: 2,
+        lease: Some(Millis(8)),
+        outcome: Some(PowerOutcome::Failed),
+        on: Some(false),
+        detail: "why".to_owned(),
+        at: Millis(5),
+    };
+    check(&mut f, "power status", &status, "81:bd6581db7b6eb384");
+    let cause = Some(PowerCause::Assignment(AssignmentId([8; 16])));
+    let look = PowerStatus { cause, lease: None, outcome: None, on: None, ..status };
+    check(&mut f, "power status of an assignment", &look, "60:3a5a465618e22d77");
+    assert!(f.is_empty(), "{f:#?}");
 }
 
 #[test]
@@ -110,6 +270,7 @@ fn golden_records() {
             uses: 2,
             not_after: Millis(5),
             replaces: Some(MachineId([5; 16])),
+            boot: None,
         },
         "109:e2c48072b9c5aa2d",
     );

@@ -10,6 +10,8 @@
 )]
 
 mod attacks;
+mod boot;
+mod controllers;
 mod crash;
 mod data;
 mod golden;

@@ -27,12 +27,11 @@ fn the_set_is_understood() {
     let sorted: std::collections::BTreeSet<_> = names.iter().map(String::as_str).collect();
     assert_eq!(
         sorted,
-        ["m0", "n1", "n2", "n3"].into(),
-        "n4 and n5 are surplus, the first n2 is revoked, n7 has left"
+        ["b2", "m0", "n1", "n2", "n3"].into(),
+        "b2 was installed, n4 and n5 are surplus, the first n2 is revoked, n7 has left"
     );
-    let labels: Vec<_> = views.machines.values().filter(|m| !m.labels.is_empty()).collect();
-    assert_eq!(labels.len(), 1);
-    assert_eq!(labels[0].labels.values().map(|v| v.as_str()).collect::<Vec<_>>(), ["h100"]);
+    let labels = views.machines.values().flat_map(|m| m.labels.values().map(|v| v.as_str()));
+    assert_eq!(labels.collect::<std::collections::BTreeSet<_>>(), ["h100", "yes"].into());
     assert_eq!(views.unknown, 3);
     let groups: Vec<_> = views.groups.keys().map(|g| g.as_str()).collect();
     assert_eq!(groups, ["early", "gpu", "new"]);

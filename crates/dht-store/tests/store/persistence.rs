@@ -39,7 +39,7 @@ fn own_records_and_the_outbox_survive() {
     apply(&mut store, &all);
     let views = store.views();
     let machine = views.machines.values().next().unwrap();
-    let key = (100..120).map(p2pinst_trust::fixture::key).find(|k| k.public() == machine.node.0);
+    let key = (100..210).map(p2pinst_trust::fixture::key).find(|k| k.public() == machine.node.0);
     let key = key.unwrap();
     let write = Write {
         kind: Kind::HISTORY,

@@ -123,6 +123,8 @@ pub(crate) fn cells() -> (Lab, Vec<Cell>) {
     let beyond = lab.node(&fourth, 131, "n8");
     cells.extend([fourth.cell.clone(), lab.admit(&leaver.key, &beyond)]);
 
+    cells.extend(crate::boot::cells(&mut lab, &nodes[0]));
+    cells.extend(crate::controllers::cells(&mut lab, &nodes[0], &nodes[2]));
     // what a newer version writes
     cells.push(lab.write(&alice, Kind(0x0777), b"of tomorrow", &"?"));
     let odd = lab.group(&alice, "odd", "n1");
@@ -166,6 +168,16 @@ pub(crate) fn seen(store: &Store) -> String {
         v.releases,
         v.orders,
         v.unknown
+    ) + &format!(
+        "\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}",
+        v.controllers,
+        v.power_orders,
+        v.adopted,
+        v.images,
+        v.setups,
+        v.assignments,
+        v.scouts().collect::<Vec<_>>(),
+        v.sightings
     )
 }
 

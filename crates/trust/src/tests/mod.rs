@@ -2,4 +2,5 @@
 
 mod hello;
 mod policy;
+mod scout;
 mod token;

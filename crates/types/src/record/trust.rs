@@ -10,6 +10,7 @@ use crate::Hash;
 use crate::cell::Version;
 use crate::id::{IdError, MachineId, PublicKey, Signature};
 use crate::name::{LabelValue, Labels, Name};
+use crate::record::boot::BootUse;
 use crate::time::Millis;
 
 /// Version N of the root of trust: an m-of-n set of keys. The hash of version 1 is the cluster id.
@@ -149,6 +150,9 @@ pub struct Invite {
     /// The machine whose place the one that joins takes: it gets its name and its past.
     #[serde(default)]
     pub replaces: Option<MachineId>,
+    /// What the machine is, when a node with the boot role invites it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootUse>,
 }
 
 /// A machine's certificate, signed by the invite that it joined with.
