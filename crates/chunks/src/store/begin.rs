@@ -24,13 +24,17 @@ impl BlobStore {
             let same = entry.blob == blob;
             return if same { Ok(()) } else { Err(BeginError::OtherShape { root }) };
         }
-        if let Err(error) = inner.make_partial(layer) {
+        let aim = lock(&inner.aims).get(&root).cloned();
+        let target = aim.map(|path| super::target::open(&path, blob.len())).transpose()?;
+        if let Err(error) = inner.make_partial(layer, target.is_none()) {
             // what is left is tidied up when the store is next opened, at the latest
             inner.unlink_all(&root).unwrap_or_else(|e| tracing::debug!(%e, "Not tidied up yet."));
             return Err(error);
         }
         let partial = Partial::new(Bitmap::new(blob.pieces()), false);
-        inner.write_entries(|map| map.insert(root, Entry::new(blob, State::Partial(partial))));
+        inner.write_entries(|map| {
+            map.insert(root, Entry::on(blob, State::Partial(partial), target))
+        });
         Ok(())
     }
 }
@@ -38,13 +42,16 @@ impl BlobStore {
 impl Inner {
     /// Nothing is synced yet: that comes with the first sync of pieces, and until then a crash that
     /// loses or tears these files loses nothing.
-    fn make_partial(&self, layer: &PieceLayer) -> Result<(), BeginError> {
+    fn make_partial(&self, layer: &PieceLayer, in_store: bool) -> Result<(), BeginError> {
         let root = layer.blob().root;
         if disk::unlink(&self.file(Kind::Have, &root))? {
             sync_dir(&self.dir)?;
         }
         let path = self.file(Kind::Layer, &root);
         fs::write(&path, disk::encode_layer(layer)).context("write", &path)?;
+        if !in_store {
+            return Ok(());
+        }
         let path = self.file(Kind::Part, &root);
         let file = OpenOptions::new()
             .write(true)

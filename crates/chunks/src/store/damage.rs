@@ -1,12 +1,12 @@
 //! Blobs that the disk did not keep: their damaged pieces are given up, to be fetched again.
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::fs;
 use std::sync::Arc;
 
 use p2pinst_files::{Access, Context, FileError, sync_dir};
 use p2pinst_types::PieceIndex;
 
+use super::data::Data;
 use super::disk::{self, Kind};
 use super::entry::{Entry, Partial, State, lock};
 use super::pieces::is_damage;
@@ -27,7 +27,7 @@ pub struct Checked {
 
 /// Reads pieces back and says which of them are damaged.
 pub(super) fn damaged(
-    file: &File,
+    data: &Data,
     layer: &PieceLayer,
     pieces: impl Iterator<Item = PieceIndex>,
 ) -> std::io::Result<Vec<PieceIndex>> {
@@ -36,7 +36,7 @@ pub(super) fn damaged(
     for piece in pieces {
         let range = layer.blob().range(piece).unwrap_or_default();
         bytes.resize(usize::try_from(range.end - range.start).unwrap_or(0), 0);
-        match file.read_exact_at(&mut bytes, range.start) {
+        match data.read_exact_at(&mut bytes, range.start) {
             Ok(()) if layer.check_piece(piece, &bytes).is_ok() => {}
             Ok(()) => bad.push(piece),
             Err(e) if is_damage(&e) => bad.push(piece),
@@ -63,7 +63,7 @@ impl Inner {
             State::Complete => (Bitmap::full(entry.blob.pieces()), Kind::Blob),
             State::Gone => return Err(LayerReadError::Unknown { root }),
         };
-        let path = self.file(kind, &root);
+        let path = entry.target().map_or_else(|| self.file(kind, &root), |t| t.path.clone());
         // the open file outlives its name
         if !path.exists() {
             self.vanished(entry, &path);
@@ -80,19 +80,19 @@ impl Inner {
             checked.bytes = checked.bytes.saturating_add(len);
             pieces.push(piece);
         }
-        let bad = damaged(&hot.file, &hot.layer, pieces.into_iter()).context("read", &path)?;
+        let bad = damaged(&hot.data, &hot.layer, pieces.into_iter()).context("read", &path)?;
         if bad.is_empty() {
             return Ok(checked);
         }
         tracing::warn!(blob = %root, pieces = bad.len(), path = %path.display(),
             "The disk damaged pieces of a blob; they are fetched again.");
-        self.without(entry, &bad, &hot.file)?;
+        self.without(entry, &bad, &hot.data)?;
         checked.damaged = bad;
         Ok(checked)
     }
 
     /// Called with the entry's `io` lock held.
-    fn without(&self, entry: &Entry, bad: &[PieceIndex], file: &File) -> Result<(), FileError> {
+    fn without(&self, entry: &Entry, bad: &[PieceIndex], data: &Data) -> Result<(), FileError> {
         let root = &entry.blob.root;
         entry.usage.set_damaged(true);
         let good = |map: &Bitmap| {
@@ -112,6 +112,12 @@ impl Inner {
             State::Complete => (good(&Bitmap::full(entry.blob.pieces())), true),
             State::Gone => return Ok(()),
         };
+        if entry.target().is_some() {
+            if complete {
+                *lock(&entry.state) = State::Partial(Partial::new(durable, true));
+            }
+            return Ok(());
+        }
         // the record before the rename: beside a `.blob` it says nothing
         let record = disk::encode_have(root, &durable);
         p2pinst_files::write(&self.file(Kind::Have, root), &record, Access::Public)?;
@@ -121,6 +127,6 @@ impl Inner {
             *lock(&entry.state) = State::Partial(Partial::new(durable, true));
             sync_dir(&self.dir)?;
         }
-        file.set_len(entry.blob.len()).context("allocate", &self.file(Kind::Part, root))
+        data.set_len(entry.blob.len()).context("allocate", &self.file(Kind::Part, root))
     }
 }

@@ -1,11 +1,11 @@
 //! One blob in memory: its state, and a bounded cache of what its use needs open.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use p2pinst_types::{BlobRef, PieceIndex};
 
+use super::data::{Data, Target};
 use super::usage::Usage;
 
 use crate::bitmap::Bitmap;
@@ -28,6 +28,8 @@ pub(super) struct Entry {
     pub(super) writing: RwLock<()>,
     /// When it was used, and how the disk has kept it.
     pub(super) usage: Usage,
+    /// Where it is written to, when that is no file of the store.
+    target: Option<Arc<Target>>,
     /// What the last use opened, until the cache takes it back.
     hot: Mutex<Option<Hot>>,
 }
@@ -65,15 +67,24 @@ impl Partial {
 /// What reading or writing pieces needs. The file stays the right one through every rename.
 #[derive(Debug, Clone)]
 pub(super) struct Hot {
-    pub(super) file: Arc<File>,
+    pub(super) data: Data,
     pub(super) layer: Arc<PieceLayer>,
 }
 
 impl Entry {
     pub(super) fn new(blob: BlobRef, state: State) -> Arc<Self> {
+        Self::on(blob, state, None)
+    }
+
+    /// One that is written onto a disk.
+    pub(super) fn on(blob: BlobRef, state: State, target: Option<Arc<Target>>) -> Arc<Self> {
         let (io, state, hot) = (Mutex::new(()), Mutex::new(state), Mutex::new(None));
         let writing = RwLock::new(());
-        Arc::new(Self { blob, io, state, writing, usage: Usage::now(), hot })
+        Arc::new(Self { blob, io, state, writing, usage: Usage::now(), target, hot })
+    }
+
+    pub(super) fn target(&self) -> Option<Arc<Target>> {
+        self.target.clone()
     }
 
     /// Whether the piece can be read; `None` when the blob is gone.

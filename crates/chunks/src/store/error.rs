@@ -68,6 +68,12 @@ pub enum BeginError {
         /// The blob.
         root: Hash,
     },
+    /// It is in the store, and belongs onto a disk, or onto another one.
+    #[error("blob {} is already here: it cannot be written elsewhere too", root.short())]
+    Elsewhere {
+        /// The blob.
+        root: Hash,
+    },
     /// The disk is full.
     #[error(transparent)]
     NoSpace(#[from] NoSpace),

@@ -10,6 +10,7 @@
 
 mod begin;
 mod damage;
+mod data;
 mod disk;
 mod entry;
 mod error;
@@ -19,6 +20,7 @@ mod pieces;
 mod recipes;
 mod recover;
 pub(crate) mod sparse;
+mod target;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -31,6 +33,8 @@ use p2pinst_files::{Context, FileError, Lock, sync_dir};
 use p2pinst_types::{BlobRef, Hash};
 
 pub use self::damage::Checked;
+use self::data::Data;
+pub use self::data::HELD_BACK;
 use self::disk::Kind;
 use self::entry::{Cache, Entry, Hot, State, lock};
 pub use self::error::{
@@ -58,6 +62,8 @@ struct Inner {
     /// Held while blobs come into being or go; taken before any entry's locks.
     shape: Mutex<()>,
     cache: Cache,
+    /// Blobs that belong onto disks.
+    aims: Mutex<BTreeMap<Hash, PathBuf>>,
     _lock: Lock,
 }
 
@@ -89,6 +95,7 @@ impl BlobStore {
             recipes: RwLock::new(recipes),
             shape: Mutex::new(()),
             cache: Cache::default(),
+            aims: Mutex::default(),
             _lock: held,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -115,12 +122,13 @@ impl BlobStore {
         Ok(self.inner.hot(&entry)?.layer)
     }
 
-    /// The file of a complete blob, for installing; `None` when it is not complete. It may be read
+    /// The file of a complete blob, for installing; `None` when it is not complete, or lies on a disk of its own. It may be read
     /// or linked, never written. [`BlobStore::check`] tells whether the disk kept it well.
     #[must_use]
     pub fn path(&self, root: &Hash) -> Option<PathBuf> {
         let entry = self.inner.entry(root)?;
-        entry.is_complete().then(|| self.inner.file(Kind::Blob, root))
+        let in_store = entry.is_complete() && entry.target().is_none();
+        in_store.then(|| self.inner.file(Kind::Blob, root))
     }
 
     /// Removes a blob and all that belongs to it, its recipe too; whether it was there. Reads under way end
@@ -168,6 +176,12 @@ impl Inner {
         kind.path(&self.dir, root)
     }
 
+    /// Where the bytes of a blob lie, for messages.
+    fn place(&self, entry: &Entry) -> PathBuf {
+        let kind = if entry.is_complete() { Kind::Blob } else { Kind::Part };
+        entry.target().map_or_else(|| self.file(kind, &entry.blob.root), |t| t.path.clone())
+    }
+
     fn entry(&self, root: &Hash) -> Option<Arc<Entry>> {
         self.entries.read().unwrap_or_else(PoisonError::into_inner).get(root).cloned()
     }
@@ -181,6 +195,7 @@ impl Inner {
         let Some(entry) = self.write_entries(|map| map.remove(root)) else { return Ok(false) };
         let _io = lock(&entry.io);
         *lock(&entry.state) = State::Gone;
+        lock(&self.aims).remove(root);
         self.unlink_all(root)?;
         Ok(true)
     }
@@ -208,6 +223,10 @@ impl Inner {
             State::Complete => Kind::Blob,
             State::Gone => return Err(LayerReadError::Unknown { root }),
         };
+        if let Some(target) = entry.target() {
+            let layer = disk::read_layer(&self.dir, entry.blob)??;
+            return Ok(Hot { data: Data::Target(target), layer: Arc::new(layer) });
+        }
         let path = self.file(kind, &root);
         let file = match fs::OpenOptions::new().read(true).write(true).open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -223,7 +242,7 @@ impl Inner {
                 .filter(|l| *l.blob() == entry.blob)
                 .ok_or(crate::layer::LayerError::Mismatch { root })?,
         };
-        Ok(Hot { file: Arc::new(file), layer: Arc::new(layer) })
+        Ok(Hot { data: Data::File(Arc::new(file)), layer: Arc::new(layer) })
     }
 
     /// Somebody has deleted a blob's file: it is not here any more. The other files go when the store is

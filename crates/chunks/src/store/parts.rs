@@ -1,16 +1,14 @@
 //! Pieces of which a part is known here: that part is put into its place unverified, and counts when the rest
 //! has come and the whole verifies.
 
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::PoisonError;
 
 use p2pinst_files::Context;
 use p2pinst_types::{Hash, PieceIndex};
 
-use super::disk::Kind;
-use super::{BlobStore, Put, PutError, sparse};
+use super::data::Data;
+use super::{BlobStore, Put, PutError};
 
 /// The bytes of `whole` that are not in `missing`, as ranges of it.
 fn others(missing: &[Range<u32>], len: usize) -> Vec<Range<usize>> {
@@ -39,9 +37,9 @@ impl BlobStore {
     ) -> Result<(), PutError> {
         let unknown = || PutError::Unknown { root: *root };
         let entry = self.inner.entry(root).ok_or_else(unknown)?;
-        let file = self.inner.hot(&entry)?.file;
+        let data = self.inner.hot(&entry)?.data;
         let start = entry.blob.range(piece).map_or(0, |r| r.start);
-        let path = self.inner.file(Kind::Part, root);
+        let path = self.inner.place(&entry);
         // nobody may write verified bytes there between the look and the write
         let _writing = entry.writing.write().unwrap_or_else(PoisonError::into_inner);
         if entry.has(piece).ok_or_else(unknown)? {
@@ -50,7 +48,7 @@ impl BlobStore {
         for range in others(missing, bytes.len()) {
             let part = bytes.get(range.clone()).unwrap_or_default();
             // no holes on the word of a recipe: the room stays reserved
-            file.write_all_at(part, start + range.start as u64).context("write", &path)?;
+            data.write_all_at(part, start + range.start as u64).context("write", &path)?;
         }
         Ok(())
     }
@@ -70,12 +68,12 @@ impl BlobStore {
         let entry = self.inner.entry(root).ok_or_else(unknown)?;
         let hot = self.inner.hot(&entry)?;
         let range = entry.blob.range(piece).unwrap_or_default();
-        let path = self.inner.file(Kind::Part, root);
+        let path = self.inner.place(&entry);
         if entry.has(piece).ok_or_else(unknown)? {
             return Ok(Put::Duplicate);
         }
         let mut whole = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
-        hot.file.read_exact_at(&mut whole, range.start).context("read", &path)?;
+        hot.data.read_exact_at(&mut whole, range.start).context("read", &path)?;
         for (at, bytes) in parts {
             let at = *at as usize;
             if let Some(place) = whole.get_mut(at..at.saturating_add(bytes.len())) {
@@ -85,7 +83,7 @@ impl BlobStore {
         hot.layer.check_piece(piece, &whole)?;
         self.inner.note_use(&entry);
         // all of it: what was read may have been written to since
-        let write = |f: &File| sparse::write_at(f, &whole, range.start).context("write", &path);
-        self.inner.count(&entry, &hot.file, (piece, whole.len()), write)
+        let write = |d: &Data| d.write_sparse_at(&whole, range.start).context("write", &path);
+        self.inner.count(&entry, &hot.data, (piece, whole.len()), write)
     }
 }

@@ -2,16 +2,15 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, PoisonError};
 
 use p2pinst_files::{Access, Context, FileError, sync_dir};
 use p2pinst_types::{Hash, PieceIndex};
 
 use super::damage::Checked;
+use super::data::Data;
 use super::disk::{self, Kind};
 use super::entry::{Entry, State, lock};
-use super::sparse;
 use super::{BlobStore, Inner, PutError, ReadError, SyncError};
 
 /// Bytes after which pieces are synced without being asked: what a crash may cost to fetch again.
@@ -46,9 +45,9 @@ impl BlobStore {
         }
         self.inner.note_use(&entry);
         let start = entry.blob.range(piece).map_or(0, |r| r.start);
-        let path = self.inner.file(Kind::Part, root);
-        let verified = |file: &File| sparse::write_at(file, bytes, start).context("write", &path);
-        self.inner.count(&entry, &hot.file, (piece, bytes.len()), verified)
+        let path = self.inner.place(&entry);
+        let verified = |data: &Data| data.write_sparse_at(bytes, start).context("write", &path);
+        self.inner.count(&entry, &hot.data, (piece, bytes.len()), verified)
     }
 
     /// Reads a piece into `out` (its old content goes) and verifies it. Partial blobs give what they
@@ -94,10 +93,9 @@ impl BlobStore {
         if entry.has(piece) != Some(true) || end > range.end - range.start {
             return Err(ReadError::Missing { root: *root, piece });
         }
-        let kind = if entry.is_complete() { Kind::Blob } else { Kind::Part };
-        let path = self.inner.file(kind, root);
+        let path = self.inner.place(&entry);
         let hot = self.inner.hot(&entry)?;
-        Ok(hot.file.read_exact_at(out, range.start + at).context("read", &path)?)
+        Ok(hot.data.read_exact_at(out, range.start + at).context("read", &path)?)
     }
 
     /// Reads a whole blob back and gives up its damaged pieces; which those were.
@@ -139,11 +137,12 @@ impl BlobStore {
             return Ok(());
         }
         let path = self.inner.file(Kind::Part, root);
-        let file = match entry.hot() {
-            Some(hot) => hot.file,
-            None => Arc::new(File::open(&path).context("open", &path)?),
+        let data = match (entry.hot(), entry.target()) {
+            (Some(hot), _) => hot.data,
+            (None, Some(target)) => Data::Target(target),
+            (None, None) => Data::File(Arc::new(File::open(&path).context("open", &path)?)),
         };
-        Ok(self.inner.sync(&entry, &file)?)
+        Ok(self.inner.sync(&entry, &data)?)
     }
 }
 
@@ -152,13 +151,13 @@ impl Inner {
     pub(super) fn count(
         &self,
         entry: &Arc<Entry>,
-        file: &File,
+        data: &Data,
         (piece, len): (PieceIndex, usize),
-        write: impl FnOnce(&File) -> Result<(), FileError>,
+        write: impl FnOnce(&Data) -> Result<(), FileError>,
     ) -> Result<Put, PutError> {
         let (new, full, due) = {
             let _writing = entry.writing.read().unwrap_or_else(PoisonError::into_inner);
-            write(file)?;
+            write(data)?;
             match &mut *lock(&entry.state) {
                 State::Partial(p) => {
                     let new = p.have.set(piece);
@@ -170,7 +169,7 @@ impl Inner {
             }
         };
         if new && (full || due) {
-            self.sync(entry, file)?;
+            self.sync(entry, data)?;
         }
         Ok(match (new, full) {
             (false, _) => Put::Duplicate,
@@ -181,15 +180,18 @@ impl Inner {
 
     /// Data first, then the record that names it; the rename last. Every crash in between leaves a
     /// record that names only pieces on the disk.
-    fn sync(&self, entry: &Entry, file: &File) -> Result<(), FileError> {
+    fn sync(&self, entry: &Entry, data: &Data) -> Result<(), FileError> {
         let root = &entry.blob.root;
         let _io = lock(&entry.io);
         let (have, layer_synced, unsynced) = match &*lock(&entry.state) {
             State::Partial(p) => (p.have.clone(), p.layer_synced, p.unsynced),
             State::Complete | State::Gone => return Ok(()),
         };
-        let written = self.write_out(root, file, layer_synced);
+        let written = self.write_out(entry, data, layer_synced);
         let recorded = written.is_ok().then(|| {
+            if entry.target().is_some() {
+                return Ok(()); // the disk is its own record
+            }
             if have.is_full() {
                 return self.rename_complete(root);
             }
@@ -217,8 +219,9 @@ impl Inner {
         Ok(())
     }
 
-    fn write_out(&self, root: &Hash, file: &File, layer_synced: bool) -> Result<(), FileError> {
-        file.sync_data().context("sync", &self.file(Kind::Part, root))?;
+    fn write_out(&self, entry: &Entry, data: &Data, layer_synced: bool) -> Result<(), FileError> {
+        let root = &entry.blob.root;
+        data.sync_data().context("sync", &self.place(entry))?;
         if !layer_synced {
             let path = self.file(Kind::Layer, root);
             File::open(&path).and_then(|f| f.sync_all()).context("sync", &path)?;
@@ -245,9 +248,8 @@ impl Inner {
         let hot = self.hot(entry)?;
         let range = entry.blob.range(piece).unwrap_or_default();
         out.resize(usize::try_from(range.end - range.start).unwrap_or(0), 0);
-        let kind = if entry.is_complete() { Kind::Blob } else { Kind::Part };
-        let path = self.file(kind, &entry.blob.root);
-        match hot.file.read_exact_at(out, range.start) {
+        let path = self.place(entry);
+        match hot.data.read_exact_at(out, range.start) {
             Ok(()) if hot.layer.check_piece(piece, out).is_ok() => return Ok(()),
             Ok(()) => {}
             Err(e) if is_damage(&e) => {}

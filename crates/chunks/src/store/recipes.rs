@@ -212,7 +212,8 @@ impl BlobStore {
     #[must_use]
     pub fn without_recipe(&self) -> Vec<Hash> {
         let all = self.inner.all();
-        let whole = all.iter().filter(|e| e.blob.len() >= WORTH && e.is_complete());
+        let in_store = all.iter().filter(|e| e.is_complete() && e.target().is_none());
+        let whole = in_store.filter(|e| e.blob.len() >= WORTH);
         let roots = whole.map(|e| e.blob.root);
         let known = |root: &Hash| {
             self.own_recipe(root).is_some()

@@ -10,6 +10,7 @@ use p2pinst_files::{Access, Context, FileError, sync_dir};
 use p2pinst_types::Hash;
 
 use super::damage::damaged;
+use super::data::Data;
 use super::disk::{self, Kind};
 use super::entry::{Entry, Partial, State};
 use super::ingest::{hash_file, is_temp};
@@ -117,8 +118,11 @@ fn salvage(dir: &Path, layer: &PieceLayer) -> Result<Arc<Entry>, FileError> {
     let (path, part) = (Kind::Blob.path(dir, root), Kind::Part.path(dir, root));
     tracing::warn!(path = %path.display(), "A blob has lost bytes; they are fetched again.");
     let file = File::options().read(true).write(true).open(&path).context("open", &path)?;
+    let file = Arc::new(file);
     let mut good = crate::bitmap::Bitmap::full(blob.pieces());
-    for piece in damaged(&file, layer, blob.indices()).context("read", &path)? {
+    for piece in
+        damaged(&Data::File(Arc::clone(&file)), layer, blob.indices()).context("read", &path)?
+    {
         good.clear(piece);
     }
     file.set_len(blob.len()).context("allocate", &path)?;
