@@ -1,0 +1,149 @@
+//! What a template sees of its machine, and what the conditions of edges ask.
+
+use p2pinst_types::mac::Mac;
+use p2pinst_types::name::{LabelValue, Labels, Name};
+use p2pinst_types::record::hardware::{Firmware, Inventory};
+use p2pinst_types::selector::Selector;
+use serde::{Deserialize, Serialize};
+
+use super::format::Format;
+
+/// A partition of the machine's host setup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// Its disk's device: `/dev/sda`.
+    pub disk: String,
+    /// The disk's serial number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Its own device: `/dev/sda1`.
+    pub device: String,
+    /// Its label.
+    pub label: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its filesystem: `ext4`, `swap`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filesystem: Option<String>,
+    /// Where it is mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mount: Option<String>,
+}
+
+/// A peer that hands out packages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mirror {
+    /// The peer.
+    pub peer: Name,
+    /// Where its packages are.
+    pub url: String,
+}
+
+/// A release that the machine is to have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// The package.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The hash of its bytes, as `b3sum` prints it.
+    pub blake3: String,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// What is known of a machine when its installer's files are rendered. A template sees each field by its name, what is not
+/// known as undefined; and `appliance`, `format`, and the graph's own `attributes` beside them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attributes {
+    /// The cluster's name.
+    pub cluster: Name,
+    /// The machine's name.
+    pub name: Name,
+    /// Its site.
+    pub site: Name,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: Labels,
+    /// The hardware addresses of its interfaces; the first is the one it boots from.
+    #[serde(default)]
+    pub macs: Vec<Mac>,
+    /// What is installed: `debian-12`. For conditions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<LabelValue>,
+    /// Which installation this is: with another one, cloud-init takes the machine for a new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// What it is made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory: Option<Inventory>,
+    /// The partitions that its host setup gives it.
+    #[serde(default)]
+    pub partitions: Vec<Partition>,
+    /// The peers that hand out packages, the nearest first.
+    #[serde(default)]
+    pub mirrors: Vec<Mirror>,
+    /// The releases that it is to have.
+    #[serde(default)]
+    pub releases: Vec<Release>,
+}
+
+impl Attributes {
+    /// A machine of which no more is known than what it is called.
+    #[must_use]
+    pub fn new(cluster: Name, name: Name, site: Name) -> Self {
+        Self {
+            cluster,
+            name,
+            site,
+            labels: Labels::new(),
+            macs: Vec::new(),
+            os: None,
+            instance: None,
+            inventory: None,
+            partitions: Vec::new(),
+            mirrors: Vec::new(),
+            releases: Vec::new(),
+        }
+    }
+
+    /// What conditions are asked of: the labels, and `arch`, `firmware`, `os`, `appliance` and `format` beside them. What
+    /// was found out wins over a label of the same name.
+    pub(crate) fn facts(&self, appliance: &Name, format: Format) -> Facts<'_> {
+        let mut labels = self.labels.clone();
+        let inventory = self.inventory.as_ref();
+        let firmware = inventory.map(|i| match i.firmware {
+            Firmware::Bios => "bios",
+            Firmware::Uefi => "uefi",
+        });
+        let found = [
+            ("arch", inventory.map(|i| i.arch.as_str())),
+            ("firmware", firmware),
+            ("os", self.os.as_ref().map(LabelValue::as_str)),
+            ("appliance", Some(appliance.as_str())),
+            ("format", Some(format.as_str())),
+        ];
+        for (key, value) in found {
+            let value = value.map(|v| LabelValue::try_from(v.to_owned()));
+            // an architecture that is no name can be asked for by no condition
+            if let (Ok(key), Some(Ok(value))) = (key.parse(), value) {
+                labels.insert(key, value);
+            }
+        }
+        Facts { machine: self, labels }
+    }
+}
+
+/// What the conditions of edges are asked of.
+#[derive(Debug)]
+pub(crate) struct Facts<'a> {
+    machine: &'a Attributes,
+    labels: Labels,
+}
+
+impl Facts<'_> {
+    /// Whether a condition holds.
+    pub(crate) fn meet(&self, condition: &Selector) -> bool {
+        condition.matches(&self.machine.name, &self.machine.site, &self.labels)
+    }
+}

@@ -1,0 +1,5 @@
+//! See `p2pinst_boot::dhcp::fuzz_packet`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| p2pinst_boot::dhcp::fuzz_packet(bytes));
