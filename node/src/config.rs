@@ -1,6 +1,8 @@
 //! The node's configuration: `config.toml` in the data directory, written by `init` and `join`.
 
 use p2pinst_api::DataDir;
+use p2pinst_boot::dhcp::table::{IsolatedPool, Mode};
+use p2pinst_boot::service::HTTP_PORT;
 use p2pinst_chunks::quota::{Quota, Size};
 use p2pinst_chunks::rates::LimitsConfig;
 use p2pinst_files::{Access, FileError};
@@ -56,6 +58,72 @@ pub struct Config {
     /// How fast the bytes of blobs may leave and come.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// Whom the node boots over the network.
+    #[serde(default)]
+    pub boot: BootConfig,
+}
+
+/// Whom the node boots over the network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BootMode {
+    /// Nobody.
+    #[default]
+    Off,
+    /// Machines for which an order is in force.
+    Armed,
+    /// Those, and machines that nobody knows: they appear in `p2pinst machine ls`.
+    Discover,
+    /// The same, on a segment that has no DHCP server: it gives addresses too, of `[boot.pool]`.
+    #[serde(rename = "isolated-dhcp")]
+    Isolated,
+}
+
+/// Whom the node boots over the network, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BootConfig {
+    /// `off`, `armed`, `discover` or `isolated-dhcp`.
+    pub mode: BootMode,
+    /// The interfaces on which machines are answered, by name; none named: all with IPv4.
+    pub interfaces: Vec<String>,
+    /// The TCP port of the boot service's HTTP server; the same on all nodes.
+    pub http_port: u16,
+    /// As whom the boot service runs, once it has its sockets.
+    pub user: String,
+    /// Addresses for `isolated-dhcp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<IsolatedPool>,
+}
+
+impl Default for BootConfig {
+    fn default() -> Self {
+        Self {
+            mode: BootMode::Off,
+            interfaces: Vec::new(),
+            http_port: HTTP_PORT,
+            user: "nobody".to_owned(),
+            pool: None,
+        }
+    }
+}
+
+impl BootConfig {
+    /// Whom the boot service answers.
+    ///
+    /// # Errors
+    /// When addresses are to be given, and it is not said which.
+    pub fn mode(&self) -> Result<Mode, String> {
+        Ok(match (self.mode, &self.pool) {
+            (BootMode::Off, _) => Mode::Off,
+            (BootMode::Armed, _) => Mode::Armed,
+            (BootMode::Discover, _) => Mode::Discover,
+            (BootMode::Isolated, Some(pool)) if pool.size() > 0 => Mode::Isolated(pool.clone()),
+            (BootMode::Isolated, _) => {
+                return Err("[boot] mode isolated-dhcp needs [boot.pool] with first, last, netmask and lease".to_owned());
+            }
+        })
+    }
 }
 
 /// What the blobs may take of their disk. Sizes are bytes (`20GB`, `512MiB`) or parts (`80%`).
@@ -148,6 +216,7 @@ impl Default for Config {
             store: StoreConfig::default(),
             idle: IdleConfig::default(),
             limits: LimitsConfig::default(),
+            boot: BootConfig::default(),
         }
     }
 }
@@ -200,6 +269,10 @@ impl Config {
         }
         config.store.read().map_err(invalid)?;
         config.limits.check().map_err(invalid)?;
+        config.boot.mode().map_err(invalid)?;
+        if config.boot.http_port == 0 {
+            return Err(invalid("[boot] http_port must be at least 1".to_owned()));
+        }
         Ok(config)
     }
 
@@ -266,6 +339,9 @@ mod tests {
             "[store]\nqouta = \"1GB\"",
             "[limits]\nup = \"fast\"",
             "[limits]\nupload_slots = 0",
+            "[boot]\nmode = \"on\"",
+            "[boot]\nmode = \"isolated-dhcp\"",
+            "[boot]\nhttp_port = 0",
         ] {
             std::fs::write(dir.config(), bad).unwrap();
             let error = Config::load(&dir).unwrap_err().to_string();

@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 use crate::addrs::reachable;
 use crate::agent::{Agent, Parts, watch_idleness};
 use crate::api::{self, Api};
+use crate::boot::{self, Boot, Greeter, Reports};
 use crate::clock::{self, Clock};
 use crate::clones::Clones;
 use crate::config::Config;
@@ -37,6 +38,7 @@ use crate::membership::{self, Membership};
 use crate::mesh::Mesh;
 use crate::net::{self, Net, NetConfig, NetEvent, NetStream, Protocol, Settings};
 use crate::peers::Peers;
+use crate::power::{self, Power};
 use crate::repair::Repair;
 use crate::replicate::{self, Replicas};
 use crate::rpc;
@@ -123,7 +125,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         addrs: addrs.clone(),
         store: store.clone(),
         peers: Arc::downgrade(&peers),
-        announce,
+        announce: announce.clone(),
         clones: Arc::clone(&clones),
         joining: false,
     };
@@ -152,6 +154,35 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let interval = Duration::from_secs(config.sync_secs.into());
     let (control, control_task) = Control::new(net.clone(), store.clone(), announcements, interval);
     let (replicas, outbox) = Replicas::new(Arc::clone(&own), net.clone(), store.clone());
+    let reports = Reports::new(replicas.clone(), store.clone());
+    let greeter = Greeter::new(
+        Arc::clone(&own),
+        net.clone(),
+        store.clone(),
+        announce.clone(),
+        addrs.clone(),
+        reports.clone(),
+    );
+    let switching = power::Parts {
+        own: Arc::clone(&own),
+        store: store.clone(),
+        net: net.clone(),
+        replicas: replicas.clone(),
+        reports,
+        file: dir.controllers(),
+    };
+    let (power, switching) = Power::new(switching, announce);
+    let boot_log = Arc::new(boot::Log::default());
+    let booting = Boot::new(boot::Parts {
+        node: own.node,
+        addrs: addrs.clone(),
+        store: store.clone(),
+        storage: storage.clone(),
+        greeter: greeter.clone(),
+        log: Arc::clone(&boot_log),
+        directory: dir.boot(),
+        config: config.boot.clone(),
+    });
     let (idle, loaded, sampling) = watch_idleness(config.idle, closing.clone());
     let (agent, mut reporting) = Agent::new(Parts {
         own: Arc::clone(&own),
@@ -206,7 +237,9 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         wanted: liveness.wanted(),
         clones,
         submitting: api::submit_lock(),
+        boot_log,
         left: left.clone(),
+        power: power.clone(),
     };
     let parts = (store.clone(), control.clone(), net.clone());
     let membership = Membership::new(dir.clone(), Arc::clone(&own), identity.name.clone(), parts);
@@ -221,8 +254,16 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         interval,
     };
     let answering = exchange.clone();
-    let parts =
-        Answering { store: store.clone(), control, replicas, exchange: answering, watch, liveness };
+    let parts = Answering {
+        store: store.clone(),
+        control,
+        replicas,
+        exchange: answering,
+        watch,
+        liveness,
+        greeter,
+        power,
+    };
     let limiting = exchange.clone().keep_limits(store.watch(), loaded, closing.clone());
     let server = Server { net: net.clone(), parts };
 
@@ -235,9 +276,11 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     tasks.spawn(sampling);
     tasks.spawn(storing.run(closing.clone()));
     tasks.spawn(limiting);
-    tasks.spawn(exchange.clone().sample(closing.clone()));
+    tasks.spawn(exchange.sample(closing.clone()));
     tasks.spawn(reporting.run(closing.clone()));
     tasks.spawn(api.run(listener, closing.clone()));
+    tasks.spawn(booting.run(closing.clone()));
+    tasks.spawn(switching.run(closing.clone()));
     tasks.spawn(mesh.run(closing.clone()));
     tasks.spawn(membership.run(closing.clone()));
     tasks.spawn(server.run(events, closing.clone()));
@@ -296,6 +339,14 @@ struct Answering {
     exchange: Exchange,
     watch: Watch,
     liveness: Liveness,
+    greeter: Greeter,
+    power: power::Conductor,
+}
+
+impl Answering {
+    fn is_welcome(&self, peer: &NodeId) -> bool {
+        self.store.views().is_welcome(&peer.0, self.store.clock().now())
+    }
 }
 
 impl Server {
@@ -331,9 +382,7 @@ impl Server {
                             match protocol {
                                 Protocol::Store => answer(parts, peer, stream).await,
                                 // R16: as of requests, also on a connection of before
-                                Protocol::Exchange
-                                    if parts.store.views().machine_of(&peer.0).is_none() =>
-                                {
+                                Protocol::Exchange if !parts.is_welcome(&peer) => {
                                     debug!(%peer, "a downloader that is no member gets nothing");
                                 }
                                 Protocol::Exchange => parts.exchange.serve(peer, stream).await,
@@ -361,13 +410,14 @@ impl Server {
 
 /// One request of the store protocol.
 async fn answer(parts: Answering, peer: NodeId, mut stream: NetStream) {
-    let Answering { store, control, replicas, exchange, watch, .. } = parts;
+    let Answering { store, control, replicas, exchange, watch, greeter, power, .. } = parts;
     let request = match rpc::read_request(&mut stream).await {
         Ok(request) => request,
         Err(error) => return debug!(%peer, %error, "a request cannot be read"),
     };
     // R16: a node that was removed gets nothing, also on a connection of before
-    if store.views().machine_of(&peer.0).is_none() {
+    let is_scout = store.views().scout_of(&peer.0, store.clock().now()).is_some();
+    if !(is_scout && request.is_for_scouts() || store.views().machine_of(&peer.0).is_some()) {
         return debug!(%peer, "a request of a node that is no member is not answered");
     }
     let response = match request {
@@ -378,6 +428,10 @@ async fn answer(parts: Answering, peer: NodeId, mut stream: NetStream) {
         Request::Holds { root } => {
             Ok(Response::Holds(exchange.blobs().status(&root).is_some_and(|s| s.complete)))
         }
+        Request::Greet { hello } => Ok(Response::Greeting(greeter.greet(&hello, None).await)),
+        Request::Certify { node } => Ok(greeter.certify_system(peer, node).await),
+        Request::Installed { what } => Ok(greeter.installed(peer, what).await),
+        Request::Power { machine } => Ok(Response::Power(power.look(machine).await)),
         Request::Swarm { roots } => {
             Ok(Response::Swarm(exchange.progress_of_all(&roots, store.clock().now())))
         }

@@ -209,6 +209,7 @@ pub fn init(options: InitOptions<'_>) -> Result<Founded, FoundError> {
         uses: 1,
         not_after: now.after(OWN_INVITE),
         replaces: None,
+        boot: None,
     };
     let invite_cell = operator.write(Kind::INVITE, invite.key.as_bytes(), &invite)?;
     let cert = NodeCert {

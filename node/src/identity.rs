@@ -93,11 +93,18 @@ impl Identity {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, dir: &DataDir) -> Result<(), IdentityError> {
-        let path = dir.identity();
-        let mut bytes = vec![FORMAT];
-        bytes.extend(codec::encode(self).map_err(|e| damaged(&path, e))?);
-        p2pinst_files::write(&path, &bytes, Access::Public)?;
+        p2pinst_files::write(&dir.identity(), &self.to_bytes()?, Access::Public)?;
         Ok(())
+    }
+
+    /// The bytes of the file.
+    ///
+    /// # Errors
+    /// When it cannot be encoded.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, IdentityError> {
+        let mut bytes = vec![FORMAT];
+        bytes.extend(codec::encode(self).map_err(|e| damaged(Path::new("identity"), e))?);
+        Ok(bytes)
     }
 
     /// The chain of roots, verified.

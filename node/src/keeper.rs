@@ -93,14 +93,14 @@ fn admit(
     if views.revoked.contains_key(&node) {
         return Err(Refusal::Revoked);
     }
-    if views.machine_of(&node).is_some() {
+    if views.is_welcome(&node, now) {
         return Ok(None);
     }
     if let Some(refusal) = views.void.get(&node) {
         return Err(*refusal);
     }
-    // who was put out itself takes nobody in: its word does not count any more
-    if views.removal(&own.node.0).is_some() {
+    // who was put out itself takes nobody in, and a scout neither: its word does not count
+    if views.removal(&own.node.0).is_some() || views.scout_machine(&own.node.0).is_some() {
         return Err(Refusal::Unavailable);
     }
     // a node that has lost its store knows nobody; what others show was signed by an operator's
@@ -132,9 +132,9 @@ fn admit(
     let cell = store.write(&own.key, write, &record, now).map_err(|e| unavailable(&e))?;
     // the fold has the last word
     let views = store.views();
-    match views.machine_of(&node) {
-        Some(_) => Ok(Some(cell)),
-        None => Err(views.void.get(&node).copied().unwrap_or(Refusal::NotAdmitted)),
+    match views.is_welcome(&node, now) {
+        true => Ok(Some(cell)),
+        false => Err(views.void.get(&node).copied().unwrap_or(Refusal::NotAdmitted)),
     }
 }
 

@@ -1,11 +1,14 @@
 //! `p2pinstd`: the daemon, one per machine, in the foreground.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use p2pinst_api::{DataDir, paths};
+use p2pinst_boot::setup::inventory::Roots;
 use p2pinst_node::daemon::{self, Options};
+use p2pinst_node::scout::{self, Then};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -26,6 +29,56 @@ struct Args {
     /// Where packages are installed: any directory with a dpkg database
     #[arg(long, default_value = "/", value_name = "DIR")]
     root: PathBuf,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+/// What else the program can be.
+#[derive(Debug, Clone, Subcommand)]
+enum Role {
+    /// Install this machine: the daemon of the system that bare machines boot
+    ///
+    /// Started by the scout's first process. It finds a peer, waits for an order, carries it out, and starts the machine from
+    /// its disk.
+    Scout(ScoutArgs),
+    /// The process that answers machines that boot over the network; started by the daemon
+    #[command(name = p2pinst_node::boot::SUBCOMMAND, hide = true)]
+    BootService,
+}
+
+/// How a scout is started.
+#[derive(Debug, Clone, clap::Args)]
+struct ScoutArgs {
+    /// Where it keeps what it needs, in memory
+    #[arg(long, default_value = "/run/p2pinst", value_name = "DIR")]
+    dir: PathBuf,
+    /// The file that says of which cluster it is
+    #[arg(long, default_value = "/etc/p2pinst/cluster.cbor", value_name = "FILE")]
+    cluster: PathBuf,
+    /// Where its first process has noted what it found
+    #[arg(long, default_value = p2pinst_boot::scout::RUN_DIR, value_name = "DIR")]
+    run_dir: PathBuf,
+    /// Where it listens
+    #[arg(long, default_value = p2pinst_node::config::LISTEN, value_name = "MULTIADDR")]
+    listen: Vec<String>,
+    /// Boot services to ask first
+    #[arg(long = "peer", value_name = "ADDR:PORT")]
+    peers: Vec<SocketAddr>,
+    /// Use these disks and no others; also devices that are no disks of a machine (loop0)
+    #[arg(long = "disk", value_name = "NAME")]
+    disks: Vec<String>,
+    /// End when the machine is installed, and do not start it anew
+    #[arg(long)]
+    stay: bool,
+}
+
+impl ScoutArgs {
+    fn options(self) -> scout::Options {
+        let roots = Roots { also: self.disks.clone(), ..Roots::default() };
+        let then = if self.stay { Then::Exit } else { Then::Reboot };
+        let Self { dir, cluster, run_dir, listen, peers, disks: only, .. } = self;
+        scout::Options { dir, cluster, run_dir, listen, peers, roots, only, then }
+    }
 }
 
 /// Threads for what does not block: half of the processors, for the machine has work of its own; no more
@@ -44,13 +97,21 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
+    if matches!(args.role, Some(Role::BootService)) {
+        return serve_boot();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
         .max_blocking_threads(32)
         .enable_all()
         .build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(args)),
+        Ok(runtime) => {
+            let result = runtime.block_on(run(args));
+            // what blocks for long (a scout that writes a disk) is not waited for
+            runtime.shutdown_background();
+            result
+        }
         Err(e) => Err(e.into()),
     };
     match result {
@@ -62,11 +123,28 @@ fn main() -> ExitCode {
     }
 }
 
+/// Before there are other threads: privileges are given up by all of a process.
+fn serve_boot() -> ExitCode {
+    match p2pinst_boot::service::main(std::io::stdin(), std::io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 async fn run(args: Args) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let options = Options { dir: DataDir::new(args.data_dir), root: args.root };
-    let node = daemon::run(options, shutdown.clone());
+    let token = shutdown.clone();
+    let node = async move {
+        if let Some(Role::Scout(scout)) = args.role {
+            return scout::run(scout.options(), token).await;
+        }
+        let options = Options { dir: DataDir::new(args.data_dir), root: args.root };
+        daemon::run(options, token).await
+    };
     tokio::pin!(node);
     loop {
         tokio::select! {

@@ -191,11 +191,12 @@ impl Mesh {
     /// R16: who is no longer a member loses its connections.
     async fn part_with_strangers(&self) {
         let views = self.store.views();
+        let now = self.store.clock().now();
         if views.machine_of(&self.own.0).is_none() && views.removal(&self.own.0).is_none() {
             return; // this node does not know the roster yet
         }
         for peer in self.net.peers().connected() {
-            if views.machine_of(&peer.0).is_none() {
+            if !views.is_welcome(&peer.0, now) {
                 info!(%peer, "no longer a member: closing its connections");
                 drop(self.net.close(peer).await);
             }

@@ -5,10 +5,12 @@
 //! number of requests, one at a time; each is answered by `Result<Reply, ApiError>`.
 //! [`PutBlob`] alone is followed by raw bytes.
 
+pub mod boot;
 pub mod client;
 pub mod frame;
 pub mod inspect;
 pub mod paths;
+pub mod power;
 pub mod request;
 pub mod store;
 pub mod swarm;

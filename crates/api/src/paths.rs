@@ -88,6 +88,18 @@ impl DataDir {
         self.0.join("dpkg.log")
     }
 
+    /// The files that machines boot from this node: the boot service sees nothing else.
+    #[must_use]
+    pub fn boot(&self) -> PathBuf {
+        self.0.join("boot")
+    }
+
+    /// What is known of the controllers of machines.
+    #[must_use]
+    pub fn controllers(&self) -> PathBuf {
+        self.0.join("controllers")
+    }
+
     /// Held by the running node.
     #[must_use]
     pub fn lock(&self) -> PathBuf {

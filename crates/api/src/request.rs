@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
+use p2pinst_types::hostexpr::HostExpr;
 use p2pinst_types::record::{PackageId, Release, Role, SignedRoot};
-use p2pinst_types::{BlobRef, Hash, Hlc, Millis, Name, PublicKey, Rates, Version};
+use p2pinst_types::{
+    BlobRef, Hash, Hlc, ImageId, Mac, MachineId, Millis, Name, PublicKey, Rates, SetupId, Version,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{inspect, store, swarm, view};
+use crate::{boot, inspect, power, store, swarm, view};
 
 /// What kind of failure an error is; decides the exit code of the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -263,11 +266,70 @@ requests! {
         /// What to change.
         change: Option<LimitsChange>,
     } => view::LimitsView;
+    /// What is to be known before the power of machines is switched, or a controller is named.
+    PreparePower {
+        /// The machines, also those on which nothing of ours runs.
+        hosts: HostExpr,
+        /// Who orders.
+        author: PublicKey,
+    } => power::PowerPlan;
+    /// How the power of machines is, and what is being done about it.
+    Power {
+        /// The machines; at most [`power::MACHINES`].
+        machines: Vec<MachineId>,
+        /// Ask their controllers now.
+        live: bool,
+    } => Vec<power::PowerView>;
     /// A machine's install history; this machine's when `None`.
     History {
         /// The machine.
         machine: Option<Name>,
     } => view::HistoryView;
+    /// Machines that were adopted, and members, by id: as many as fit into one answer. An empty answer: there are no more.
+    Machines {
+        /// Behind which id to begin.
+        after: Option<MachineId>,
+        /// Only those with these names.
+        hosts: Option<HostExpr>,
+        /// Only those that are in this group, or will be once they are installed.
+        group: Option<Name>,
+        /// Whether what they are made of is read for it.
+        inventory: bool,
+    } => Vec<boot::MachineView>;
+    /// Machines that nobody has adopted, by interface: as many as fit into one answer. An empty answer: there are no more.
+    Sightings {
+        /// Behind which interface to begin.
+        after: Option<Mac>,
+    } => Vec<boot::SightingView>;
+    /// The published images by id: as many as fit into one answer. An empty answer: there are no more.
+    Images {
+        /// Behind which id to begin.
+        after: Option<ImageId>,
+    } => Vec<boot::ImageView>;
+    /// A host setup that was ordered before.
+    OneSetup {
+        /// Which.
+        id: SetupId,
+    } => boot::SetupView;
+    /// What is to be known before machines are ordered to be installed.
+    PrepareDeploy {
+        /// The author of the order.
+        author: PublicKey,
+    } => boot::DeployPlan;
+    /// Orders of bare metal: the latest, or the one of this name (`alice-42`), if there is such a one, with its machines.
+    Deploys {
+        /// Which.
+        name: Option<String>,
+        /// Machines whose names come after this one.
+        after: Option<Name>,
+    } => Vec<boot::DeployView>;
+    /// What happened on this node's segments, behind an event.
+    BootLog {
+        /// The last event that is known.
+        after: Option<u64>,
+        /// Only what is about these interfaces; all where there are none.
+        macs: Vec<Mac>,
+    } => boot::BootLogView;
 }
 
 /// A change of a node's limits.

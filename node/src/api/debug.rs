@@ -21,7 +21,7 @@ fn invalid(message: String, hint: &str) -> ApiFailure {
 }
 
 fn known() -> impl Iterator<Item = Kind> {
-    (1..=15).chain(0x8001..=0x8003).map(Kind).filter(|k| k.is_known())
+    (1..=31).chain(0x8001..=0x801f).map(Kind).filter(|k| k.is_known())
 }
 
 fn word(kind: Kind) -> String {

@@ -3,12 +3,14 @@
 //! Only the user that runs the node can open it (mode 0600 in a 0700 directory). What comes over
 //! it is still checked like anything else: it can submit signed cells, never unsigned ones.
 
+mod boot;
 mod debug;
 mod doctor;
 mod groups;
 mod limits;
 mod members;
 mod newer;
+mod power;
 mod publish;
 mod show;
 mod status;
@@ -38,12 +40,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::boot::Log;
 use crate::clones::Clones;
 use crate::control::{Control, SubmitLock, is_submittable};
 use crate::exchange::Exchange;
 use crate::identity::Identity;
 use crate::liveness::Wanted;
 use crate::net::Net;
+use crate::power::Conductor;
 use crate::replicate::Replicas;
 use crate::storage::Storage;
 use crate::store::{Own, StoreFailure, StoreHandle};
@@ -93,8 +97,12 @@ pub struct Api {
     pub clones: Arc<Clones>,
     /// Keeps two submissions from interleaving.
     pub submitting: Arc<SubmitLock>,
+    /// What happened on its segments.
+    pub boot_log: Arc<Log>,
     /// Cancelled when this machine has left the cluster.
     pub left: CancellationToken,
+    /// The power of machines.
+    pub power: Conductor,
 }
 
 /// Binds the control socket. A path longer than a socket address can hold is reached through the
@@ -241,6 +249,15 @@ impl Api {
             Request::DebugKeys(r) => encode(self.debug_keys(r.limit).await),
             Request::Limits(r) => encode(self.limits(r).await),
             Request::History(r) => encode(self.history(r.machine).await),
+            Request::Machines(r) => encode(self.machines(&r).await),
+            Request::Sightings(r) => encode(Ok(self.sightings(r.after))),
+            Request::Images(r) => encode(Ok(self.images(r.after))),
+            Request::OneSetup(r) => encode(Ok(self.one_setup(r.id))),
+            Request::PrepareDeploy(r) => encode(Ok(self.prepare_deploy(r.author))),
+            Request::Deploys(r) => encode(self.deploys(&r).await),
+            Request::BootLog(r) => encode(Ok(self.boot_log(&r))),
+            Request::PreparePower(r) => encode(Ok(self.prepare_power(&r))),
+            Request::Power(r) => encode(self.machine_power(&r).await),
             Request::Invites(r) => encode(Ok(self.invites(r.after.as_ref()))),
             Request::ReadRoots(_) => encode(Ok(self.roots())),
             Request::SubmitRoots(r) => encode(self.submit_roots(r).await),

@@ -132,8 +132,7 @@ impl Api {
                 && !self.is_reset(&views, o)
                 && members.iter().any(|m| views.is_member(m, &o.deployment.group))
         });
-        let last = views.orders.iter().filter(|o| o.author == *author);
-        let number = last.map(|o| o.deployment.number).max().unwrap_or(0) + 1;
+        let number = super::boot::next_number(&views, author);
         Ok(PublishPlan {
             members: members.iter().map(|m| m.name.clone()).collect(),
             number,

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use dht_store::view::Machine;
 use p2pinst_chunks::fetch::place::{Place, SiteTag};
 use p2pinst_types::record::Distance;
-use p2pinst_types::{Hash, Name, NodeId};
+use p2pinst_types::{Hash, Labels, Name, NodeId};
 
 use crate::store::StoreHandle;
 
@@ -20,7 +19,7 @@ impl Places {
     pub fn of_roster(store: StoreHandle, own: NodeId) -> Self {
         Self::from_fn(move |node| {
             let views = store.views();
-            place(views.machine_of(&own.0), views.machine_of(&node.0))
+            place(views.place_of(&own.0), views.place_of(&node.0))
         })
     }
 
@@ -60,15 +59,20 @@ impl fmt::Debug for Places {
     }
 }
 
+/// A node's site and labels.
+pub(super) type At<'a> = Option<(&'a Name, &'a Labels)>;
+
 /// Where a machine is, seen from another. One that is not known counts as far, at a site of its own.
-pub(super) fn place(here: Option<&Machine>, there: Option<&Machine>) -> Place {
-    let (Some(here), Some(there)) = (here, there) else { return Place::Far(SiteTag(0)) };
-    if here.site != there.site {
-        return Place::Far(tag(&there.site));
+pub(super) fn place(here: At<'_>, there: At<'_>) -> Place {
+    let (Some((here, ours)), Some((there, theirs))) = (here, there) else {
+        return Place::Far(SiteTag(0));
+    };
+    if here != there {
+        return Place::Far(tag(there));
     }
     let rack =
-        |m: &Machine| m.labels.iter().find(|(k, _)| k.as_str() == "rack").map(|(_, v)| v.clone());
-    if rack(here).is_some_and(|r| rack(there) == Some(r)) { Place::Rack } else { Place::Site }
+        |labels: &Labels| labels.iter().find(|(k, _)| k.as_str() == "rack").map(|(_, v)| v.clone());
+    if rack(ours).is_some_and(|r| rack(theirs) == Some(r)) { Place::Rack } else { Place::Site }
 }
 
 fn tag(site: &Name) -> SiteTag {

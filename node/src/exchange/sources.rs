@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use dht_store::Views;
-use dht_store::view::Machine;
 use p2pinst_chunks::fetch::place::{Place, is_gateway};
 use p2pinst_types::{Hash, Name, NodeId};
 
-use super::places::{number, place};
+use super::places::{At, number, place};
 use crate::peers::Peers;
 
 /// Sources in use at once.
@@ -40,18 +39,19 @@ impl Candidates {
     /// this node's own, so that not all ask the same. Only who is up.
     #[must_use]
     pub fn of(views: &Views, peers: &Peers, own: NodeId, holders: &[NodeId], group: &Name) -> Self {
-        let here = views.machine_of(&own.0);
-        let source = |machine: Option<&Machine>, node| Source { node, place: place(here, machine) };
+        let here = views.place_of(&own.0);
+        let source = |at: At<'_>, node| Source { node, place: place(here, at) };
         let is_member = |n: &NodeId| *n != own && !holders.contains(n) && peers.is_up(n);
         let members = views.members(group).filter(|m| is_member(&m.node));
-        let mut members: Vec<_> = members.map(|m| source(Some(m), m.node)).collect();
+        let mut members: Vec<_> =
+            members.map(|m| source(Some((&m.site, &m.labels)), m.node)).collect();
         members.sort_by_cached_key(|s| {
             // the same seen from both: those who come first for one have that one among their first
             let (a, b) = (own.min(s.node), own.max(s.node));
             Hash::of_parts("p2pinst/neighbours/2", &[a.0.as_bytes(), b.0.as_bytes()])
         });
         let holders = holders.iter().filter(|n| **n != own && peers.is_up(n));
-        let holders = holders.map(|n| source(views.machine_of(&n.0), *n));
+        let holders = holders.map(|n| source(views.place_of(&n.0), *n));
         Self { own, peers: holders.chain(members).collect() }
     }
 

@@ -113,6 +113,15 @@ impl Storage {
         Some(ended)
     }
 
+    /// Fetches a blob from whoever has it, making room for it, and keeps it for a while.
+    ///
+    /// # Errors
+    /// Why it is not here.
+    pub(crate) async fn get(&self, blob: BlobRef) -> Result<(), String> {
+        let running = Running::new(Some(blob));
+        self.bring(blob.root, Some(blob), (Vec::new(), Wish::default()), &running).await
+    }
+
     /// Runs a fetch to its end, and says how that was.
     pub(super) async fn run_fetch(self, ask: Ask) {
         let Ask { root, blob, holders, delta_from, running } = ask;

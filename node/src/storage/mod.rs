@@ -14,6 +14,7 @@ mod room;
 mod task;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -126,7 +127,7 @@ impl Storage {
         net: Net,
         node: NodeId,
         quota: Quota,
-        pins: std::path::PathBuf,
+        pins: PathBuf,
     ) -> Result<(Self, Task), PinError> {
         let (asks, receiver) = mpsc::channel(QUEUE);
         let table = Table {
@@ -220,6 +221,12 @@ impl Storage {
             self.inner.wake.notify_one();
         }
         Ok(changed)
+    }
+
+    /// The file of a complete blob.
+    #[must_use]
+    pub(crate) fn blob_path(&self, root: &Hash) -> Option<PathBuf> {
+        self.blobs().path(root)
     }
 
     /// Announces a blob in the DHT.

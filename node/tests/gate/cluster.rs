@@ -222,6 +222,7 @@ impl Cluster {
             uses,
             not_after: Millis(now.0.checked_add_signed(ends).unwrap()),
             replaces: None,
+            boot: None,
         };
         let invite_cell =
             self.submit(Kind::INVITE, key.public().as_bytes(), &invite).await.unwrap();

@@ -54,6 +54,8 @@ const NEWS: u32 = 16;
 pub(super) enum Cooked {
     /// Pieces were built.
     Built(Assembled),
+    /// So many bytes of the blob were on its disk already.
+    TakenOver(PathBuf, u64),
     /// No recipe was of use.
     Nothing,
     /// The disk says no.
@@ -66,6 +68,8 @@ pub(super) struct Delta {
     open: bool,
     /// Files, disks and directories that hold older versions.
     from: Vec<PathBuf>,
+    /// The disk that is to become the blob, before anybody has looked at it.
+    onto: Option<PathBuf>,
     /// Whether other blobs are here that have recipes, or may want one.
     seeds: bool,
     named: Vec<Named>,
@@ -92,6 +96,7 @@ impl Delta {
         Self {
             open,
             from: wish.delta_from,
+            onto: wish.onto,
             seeds: open && !(blobs.seeds(1).is_empty() && blobs.without_recipe().is_empty()),
             named: blobs.recipe(&blob.root).filter(|_| open).into_iter().collect(),
             first: None,
@@ -104,7 +109,7 @@ impl Delta {
 
     /// Whether the scheduler has to wait until it is known what is here.
     pub(super) fn is_open(&self) -> bool {
-        self.open
+        self.open || self.onto.is_some()
     }
 
     pub(super) fn is_at_work(&self) -> bool {
@@ -160,6 +165,10 @@ impl Running<'_> {
             }
             return false;
         }
+        if let Some(path) = self.delta.onto.take() {
+            self.take_over(path);
+            return false;
+        }
         if !self.delta.open {
             return self.start();
         }
@@ -188,6 +197,21 @@ impl Running<'_> {
         self.start()
     }
 
+    /// Looks what of the blob is on its disk.
+    fn take_over(&mut self, path: PathBuf) {
+        self.delta.begun = (Instant::now(), LONGEST_NAMED);
+        let (blobs, root) = (self.exchange.blobs.clone(), self.blob.root);
+        let stop = Arc::clone(&self.delta.stop);
+        self.delta.tasks.spawn(async move {
+            let look = move || blobs.take_over(&root, &mut || !stop.load(Ordering::Relaxed));
+            match tokio::task::spawn_blocking(look).await {
+                Ok(Ok(bytes)) => Cooked::TakenOver(path, bytes),
+                Ok(Err(error)) => Cooked::Disk(error),
+                Err(_) => Cooked::Nothing,
+            }
+        });
+    }
+
     /// Fetches a recipe, and builds what can be built.
     fn cook(&mut self) {
         let mib = u32::try_from(self.blob.len() >> 20).unwrap_or(u32::MAX);
@@ -196,6 +220,7 @@ impl Running<'_> {
             false => LONGEST_NAMED,
         };
         self.delta.begun = (Instant::now(), longest);
+        self.delta.stop = Arc::default();
         let cook = Cook {
             until: Instant::now() + PATIENCE.0 + PATIENCE.1 * mib,
             exchange: self.exchange.clone(),
@@ -222,6 +247,14 @@ impl Running<'_> {
                 let partial = if done.wrong == 0 { done.partial } else { BTreeMap::new() };
                 let parts = |(piece, ranges)| Some((piece, Parts::new(ranges).ok()?));
                 self.delta.partial = partial.into_iter().filter_map(parts).collect();
+            }
+            Cooked::TakenOver(path, bytes) => {
+                self.done.local += bytes;
+                if bytes > 0 {
+                    info!(blob = %self.blob.root.short(), path = %path.display(), bytes, "a disk has a part of its image already");
+                    self.delta.from.push(path);
+                }
+                return Ok(self.consider());
             }
             Cooked::Nothing => {}
             Cooked::Disk(error) => return Err(error.into()),
@@ -341,7 +374,7 @@ impl Exchange {
     fn fetch_recipe(&self, recipe: BlobRef, sources: SharedSources) -> BoxFuture<'static, bool> {
         let exchange = self.clone();
         let sources = Box::new(move || sources());
-        let plain = Wish { delta: false, delta_from: Vec::new() };
+        let plain = Wish { delta: false, delta_from: Vec::new(), onto: None };
         Box::pin(async move { exchange.fetch_as(recipe, sources, plain).await.is_ok() })
     }
 }

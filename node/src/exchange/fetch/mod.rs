@@ -85,12 +85,15 @@ pub struct Wish {
     pub delta: bool,
     /// Files, disks and directories that hold older versions of it, beside the blobs that are here.
     pub delta_from: Vec<PathBuf>,
+    /// The disk, partition or file that is to become the blob, instead of one in the store. What of the blob, or of an older
+    /// version, is on it need not come.
+    pub onto: Option<PathBuf>,
 }
 
 impl Default for Wish {
     /// With what the blobs that are here have.
     fn default() -> Self {
-        Self { delta: true, delta_from: Vec::new() }
+        Self { delta: true, delta_from: Vec::new(), onto: None }
     }
 }
 
@@ -197,6 +200,9 @@ impl Exchange {
         let held = turn.lock().await;
         if self.blobs.status(&blob.root).is_some_and(|s| s.complete) {
             return Ok(Fetched::default());
+        }
+        if let Some(path) = wish.onto.clone() {
+            self.blobs.aim(blob.root, path)?;
         }
         if self.blobs.status(&blob.root).is_some_and(|s| s.blob != blob) {
             // begun by a version that cut it otherwise: none of its pieces fits

@@ -111,7 +111,7 @@ async fn a_file_that_is_named_gives_what_it_has() {
     let older = dir.path().join("older.img");
     // inserted bytes move the rest
     std::fs::write(&older, [&noise(12_345, 9), old.as_slice()].concat()).unwrap();
-    let wish = Wish { delta: true, delta_from: vec![dir.path().join("none"), older] };
+    let wish = Wish { delta: true, delta_from: vec![dir.path().join("none"), older], onto: None };
     let fetched = fetch(&here, blob, &[&source], wish).await;
     assert!(is_whole(&here, &blob, &new));
     assert!(fetched.local > 12 * MIB as u64 && fetched.received < 4 * MIB as u64, "{fetched:?}");
@@ -130,10 +130,41 @@ async fn a_directory_that_is_named_gives_what_its_files_have() {
     std::fs::write(tree.join("first"), first).unwrap();
     std::fs::write(tree.join("deep/second"), second).unwrap();
     std::fs::write(tree.join("other"), noise(9 * MIB, 8)).unwrap();
-    let wish = Wish { delta: true, delta_from: vec![tree] };
+    let wish = Wish { delta: true, delta_from: vec![tree], onto: None };
     let fetched = fetch(&here, blob, &[&source], wish).await;
     assert!(is_whole(&here, &blob, &new));
     assert!(fetched.local > 11 * MIB as u64 && fetched.received < 5 * MIB as u64, "{fetched:?}");
+}
+
+/// Fetches a blob onto a disk, and finishes it.
+async fn onto(disk: &std::path::Path, blob: BlobRef, from: &[&Host]) -> Fetched {
+    let (_dir, here) = store();
+    let wish = Wish { onto: Some(disk.to_owned()), ..Wish::default() };
+    let fetched = fetch(&here, blob, from, wish).await;
+    assert_eq!(here.path(&blob.root), None);
+    assert_eq!(here.finish_target(&blob.root).unwrap(), disk);
+    fetched
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_fetched_onto_a_disk_and_only_what_is_not_there() {
+    let (old, new) = versions();
+    let ((_d1, full), (dir, _)) = (store(), store());
+    let (first, second) = (ingest(&full, &old), ingest(&full, &new));
+    let source = honest(&full).await;
+    let disk = dir.path().join("disk");
+    std::fs::write(&disk, noise(17 * MIB, 5)).unwrap();
+    let fetched = onto(&disk, first, &[&source]).await;
+    assert_eq!((fetched.local, fetched.received), (0, old.len() as u64));
+    assert!(std::fs::read(&disk).unwrap()[..old.len()] == old);
+    // the second version over the first: what was held back comes anew, and what changed
+    let fetched = onto(&disk, second, &[&source]).await;
+    assert!(std::fs::read(&disk).unwrap()[..new.len()] == new);
+    assert!(fetched.received < 4 * MIB as u64, "{fetched:?}");
+    // once more, after the power failed before the end: nothing but what was held back
+    let fetched = onto(&disk, second, &[&source]).await;
+    assert!(std::fs::read(&disk).unwrap()[..new.len()] == new);
+    assert!(fetched.received <= MIB as u64, "{fetched:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

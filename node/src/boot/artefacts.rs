@@ -1,0 +1,147 @@
+//! The files of the newest scout: fetched like any blob, and linked to where the boot service sees them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use dht_store::Views;
+use p2pinst_boot::dhcp::client::Family;
+use p2pinst_boot::dhcp::table::{Artefacts as Offered, FileName, Files};
+use p2pinst_boot::service::Program;
+use p2pinst_files::{Context, FileError};
+use p2pinst_types::record::{Image, ImageKind};
+use p2pinst_types::{BlobRef, ImageId};
+use tracing::{info, warn};
+
+use crate::storage::Storage;
+
+/// The scout as one program that UEFI starts.
+const UKI: &str = "scout.efi";
+/// Its kernel and initramfs.
+const LINUX: (&str, &str) = ("vmlinuz", "initrd");
+/// iPXE for BIOS, and for UEFI: the first that there is.
+const IPXE: (&[&str], &[&str]) = (&["undionly.kpxe"], &["snponly.efi", "ipxe.efi"]);
+/// The kernel's arguments where a script of iPXE starts it.
+const ARGUMENTS: &str = "console=tty0 console=ttyS0,115200 p2pinst.peer={peer}";
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Artefacts {
+    directory: PathBuf,
+    /// The scout whose files are there.
+    here: Option<(ImageId, Image)>,
+}
+
+/// A scout whose files are to be fetched.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    id: ImageId,
+    image: Image,
+    directory: PathBuf,
+}
+
+/// Makes the directory of boot files, which everybody may read.
+pub(super) fn make_directory(directory: &Path) -> Result<(), FileError> {
+    fs::create_dir_all(directory).context("make the directory", directory)?;
+    let open = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(directory, open).context("open to all", directory)
+}
+
+impl Artefacts {
+    pub(super) fn new(directory: PathBuf) -> Self {
+        Self { directory, here: None }
+    }
+
+    /// The newest scout that is published for this kind of machine, unless its files are here.
+    pub(super) fn wanted(&self, views: &Views) -> Option<Wanted> {
+        let scouts = views.images.iter().filter(|(_, p)| p.image.kind == ImageKind::Scout);
+        let (id, newest) = scouts.max_by_key(|(id, p)| (p.hlc, **id))?;
+        let new = self.here.as_ref().is_none_or(|(here, _)| here != id);
+        let (image, directory) = (newest.image.clone(), self.directory.clone());
+        new.then_some(Wanted { id: *id, image, directory })
+    }
+
+    /// A fetch has ended.
+    pub(super) fn came(&mut self, done: Option<Result<Wanted, String>>) {
+        match done {
+            Some(Ok(wanted)) => {
+                info!(scout = %wanted.image.name, "the files of the scout are here");
+                self.here = Some((wanted.id, wanted.image));
+            }
+            Some(Err(reason)) => warn!(%reason, "the scout's files are not to be had now"),
+            None => {}
+        }
+    }
+
+    fn has(&self, name: &str) -> Option<FileName> {
+        let (_, image) = self.here.as_ref()?;
+        image.files.contains_key(name).then(|| name.parse().ok()).flatten()
+    }
+
+    fn first(&self, names: &[&str]) -> Option<FileName> {
+        names.iter().find_map(|name| self.has(name))
+    }
+
+    /// The files that the boot service gives away.
+    pub(super) fn files(&self) -> impl Iterator<Item = FileName> {
+        let names = self.here.iter().flat_map(|(_, image)| image.files.keys());
+        names.filter_map(|name| name.parse().ok())
+    }
+
+    /// What each family of machines starts.
+    pub(super) fn offered(&self) -> (Offered, BTreeMap<Family, Program>) {
+        let (uki, kernel, initrd) = (self.has(UKI), self.has(LINUX.0), self.has(LINUX.1));
+        let mut programs = BTreeMap::new();
+        if let Some(file) = uki.clone() {
+            programs.insert(Family::EfiX64, Program::Uki { file });
+        }
+        if let (Some(kernel), Some(initrd), Ok(arguments)) = (kernel, initrd, ARGUMENTS.parse()) {
+            programs.insert(Family::Bios, Program::Linux { kernel, initrd, arguments });
+        }
+        let files = |family: Family, scout: Option<FileName>, ipxe: &[&str]| {
+            let script = programs.contains_key(&family);
+            (family, Files { scout, ipxe: self.first(ipxe), script })
+        };
+        let offered = [files(Family::Bios, None, IPXE.0), files(Family::EfiX64, uki, IPXE.1)];
+        (Offered(offered.into()), programs)
+    }
+}
+
+impl Wanted {
+    /// Brings the files, and links them to their places.
+    pub(super) async fn fetch(self, storage: Storage) -> Result<Self, String> {
+        for blob in self.image.files.values() {
+            storage.get(*blob).await?;
+        }
+        tokio::task::spawn_blocking(move || self.link_all(&storage))
+            .await
+            .map_err(|_| "the node is stopping".to_owned())?
+    }
+
+    fn link_all(self, storage: &Storage) -> Result<Self, String> {
+        for (name, blob) in &self.image.files {
+            let from = storage.blob_path(&blob.root);
+            let from = from.ok_or_else(|| format!("{name} was removed again"))?;
+            link(&from, &self.directory.join(name), blob).map_err(|e| e.to_string())?;
+        }
+        Ok(self)
+    }
+}
+
+/// Links a blob to a place, at once: whoever reads what was there goes on.
+fn link(from: &Path, to: &Path, blob: &BlobRef) -> Result<(), FileError> {
+    let temp = to.with_file_name(format!(".{}", blob.root.short()));
+    match fs::remove_file(&temp) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        removed => removed.context("remove", &temp)?,
+    }
+    // another filesystem: a copy
+    if fs::hard_link(from, &temp).is_err() {
+        fs::copy(from, &temp).context("copy", from)?;
+    }
+    let readable = fs::Permissions::from_mode(0o644);
+    fs::set_permissions(&temp, readable).context("open to all", &temp)?;
+    fs::rename(&temp, to).context("rename", &temp)
+}

@@ -1,0 +1,107 @@
+//! What a machine that introduces itself is told. Pure.
+
+use dht_store::Views;
+use dht_store::view::Assigned;
+use p2pinst_trust::ScoutHello;
+use p2pinst_types::record::Assignment;
+use p2pinst_types::{Mac, MachineId, Millis, NodeId};
+
+/// Until a machine asks again that has nothing to do yet: soon enough for who waits at the keyboard.
+const SOON: u16 = 5;
+/// The same of one that may wait for long.
+const LATER: u16 = 15;
+
+/// What a machine that introduces itself is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is to ask again.
+    Wait {
+        /// Why.
+        reason: String,
+        /// After how many seconds.
+        secs: u16,
+        /// Whether a code from its console would help.
+        code: bool,
+    },
+    /// Nobody knows it.
+    Stranger {
+        /// The interface by which it may be adopted.
+        mac: Mac,
+    },
+    /// Another machine says that it is this one, and is at work.
+    Spoofed {
+        /// The machine.
+        machine: MachineId,
+        /// The scout that is at work.
+        scout: NodeId,
+    },
+    /// It becomes the scout of a machine.
+    Certify {
+        /// The machine.
+        machine: MachineId,
+    },
+}
+
+fn wait(reason: impl Into<String>, secs: u16) -> Verdict {
+    Verdict::Wait { reason: reason.into(), secs, code: false }
+}
+
+/// Whether a machine's wave may begin, and why not.
+pub(super) type Gate<'a> = &'a dyn Fn(&Assigned) -> Result<(), String>;
+
+/// Judges what a machine says of itself, which was verified to be its own word. `heard`: the interface that it called from, as
+/// this machine's kernel knows it; `is_alive`: whether a scout was heard of a moment ago; `gate`: whether its wave may begin.
+#[must_use]
+pub(super) fn judge(
+    views: &Views,
+    hello: &ScoutHello,
+    heard: Option<Mac>,
+    now: Millis,
+    is_alive: &dyn Fn(&NodeId) -> bool,
+    gate: Gate<'_>,
+) -> Verdict {
+    if let Some(mac) = heard.filter(|mac| !hello.macs.contains(mac)) {
+        return wait(format!("it calls from {mac}, which is none of its interfaces"), LATER);
+    }
+    // the interface that it called over, where that is known: others may be those of another machine's order
+    let own = heard.into_iter().chain(hello.macs.iter().copied());
+    let Some(machine) = own.clone().find_map(|mac| views.machine_with(&mac)) else {
+        return match own.clone().find(|mac| !mac.is_group()) {
+            Some(mac) => Verdict::Stranger { mac },
+            None => wait("it has no interface that it could be known by", LATER),
+        };
+    };
+    let Some(assigned) = views.current_assignment(&machine).filter(|a| a.is_armed(now)) else {
+        return wait(
+            "no order is in force for this machine (p2pinst deploy, p2pinst boot arm)",
+            SOON,
+        );
+    };
+    if let Some(reason) = refuses(&assigned.order, hello) {
+        return reason;
+    }
+    if let Err(reason) = gate(assigned) {
+        return wait(reason, LATER);
+    }
+    let other = views.scouts().find(|s| {
+        s.machine == machine && s.node.0 != hello.key && now <= s.not_after && is_alive(&s.node)
+    });
+    match other {
+        Some(scout) => Verdict::Spoofed { machine, scout: scout.node },
+        None => Verdict::Certify { machine },
+    }
+}
+
+/// Whether the order wants a code that was not given.
+fn refuses(order: &Assignment, hello: &ScoutHello) -> Option<Verdict> {
+    let wanted = order.code?;
+    let given = hello.code.as_deref().map(Assignment::code_hash);
+    if given == Some(wanted) {
+        return None;
+    }
+    let reason = match given {
+        Some(_) => "the code is wrong",
+        None => "the order wants a code, typed at this machine's console",
+    };
+    Some(Verdict::Wait { reason: reason.to_owned(), secs: SOON, code: true })
+}

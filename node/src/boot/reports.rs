@@ -1,0 +1,58 @@
+//! What this node says of machines that it boots or switches: how far each is, in its boot status.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dht_store::view::Assigned;
+use p2pinst_types::record::{BootState, BootStatus, Role};
+use p2pinst_types::{AssignmentId, Hlc, Kind};
+use tracing::debug;
+
+use crate::replicate::Replicas;
+use crate::store::StoreHandle;
+
+/// Orders of which it is remembered what was said.
+const SAID: usize = 4096;
+
+/// See the module. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Reports {
+    replicas: Replicas,
+    store: StoreHandle,
+    said: Arc<Mutex<BTreeMap<AssignmentId, (BootState, String)>>>,
+}
+
+impl Reports {
+    /// Of this node.
+    #[must_use]
+    pub fn new(replicas: Replicas, store: StoreHandle) -> Self {
+        Self { replicas, store, said: Arc::default() }
+    }
+
+    /// A machine has come so far, as this node saw. Says nothing twice, and nothing without the boot or the power role.
+    pub async fn say(&self, assigned: &Assigned, state: BootState, detail: String) {
+        let (views, now) = (self.store.views(), self.store.clock().now());
+        let roles = views.roles(&self.replicas.node().0, Hlc::at(now));
+        if !roles.iter().any(|r| matches!(r, Role::Boot | Role::Power)) {
+            return;
+        }
+        {
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            let this = (state, detail.clone());
+            if said.len() >= SAID && !said.contains_key(&assigned.id) {
+                said.pop_first();
+            }
+            if said.insert(assigned.id, this.clone()) == Some(this) {
+                return;
+            }
+        }
+        let record =
+            BootStatus { assignment: assigned.id, state, since: now, done: (0, 0), detail };
+        let subject = assigned.machine.as_bytes().to_vec();
+        if let Err(error) =
+            self.replicas.write(Kind::BOOT_STATUS, subject, Vec::new(), record).await
+        {
+            debug!(%error, "cannot say how far a machine is");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What the boot service may do, made of what the cluster says. Pure.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use dht_store::Views;
+use p2pinst_boot::dhcp::table::{Armed, Mode, Style, Table, Wants};
+use p2pinst_boot::service::Tables;
+use p2pinst_types::{AssignmentId, Hash, Millis};
+
+use super::Parts;
+use super::artefacts::Artefacts;
+use crate::net::socket_addr;
+
+/// Made of what the views say now.
+pub(super) fn make(parts: &Parts, artefacts: &Artefacts, views: &Views, now: Millis) -> Tables {
+    let mut table = Table::off(parts.node);
+    table.mode = parts.config.mode().unwrap_or(Mode::Off);
+    table.cluster = cluster(&views.roots.cluster().0);
+    table.node_port = parts.addrs.iter().find_map(|a| socket_addr(a)).map_or(0, |a| a.port());
+    table.http_port = parts.config.http_port;
+    table.members = views.machines.values().map(|m| m.node).collect();
+    // every machine of which anything is known: those without an order start from their disks
+    let disk = Armed { assignment: Hash([0; 32]), style: Style::default(), wants: Wants::Disk };
+    for adopted in views.adopted.values() {
+        for mac in &adopted.adoption.macs {
+            table.machines.insert(*mac, disk);
+        }
+    }
+    for assigned in views.assignments.values().filter(|a| a.is_armed(now)) {
+        let assignment = number(&assigned.id);
+        let scout = Armed { assignment, style: Style::default(), wants: Wants::Scout };
+        for mac in &assigned.order.macs {
+            table.machines.insert(*mac, scout);
+        }
+    }
+    let (offered, programs) = artefacts.offered();
+    table.artefacts = offered;
+    Tables { table, files: artefacts.files().collect::<BTreeSet<_>>(), programs }
+}
+
+/// The first bytes of the cluster's id, as beacons have them.
+pub(crate) fn cluster(id: &Hash) -> [u8; 8] {
+    id.0.first_chunk().copied().unwrap_or_default()
+}
+
+fn number(id: &AssignmentId) -> Hash {
+    Hash::of_parts("p2pinst/boot-rank/1", &[id.as_bytes()])
+}
+
+/// Until the next order ends by itself.
+pub(super) fn next_end(views: &Views, now: Millis) -> Option<Duration> {
+    let armed = views.assignments.values().filter(|a| a.is_armed(now));
+    armed.map(|a| a.order.not_after.since(now) + Duration::from_millis(1)).min()
+}

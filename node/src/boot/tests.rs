@@ -1,0 +1,224 @@
+//! What machines are told, by what the cluster says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dht_store::view::Assigned;
+use dht_store::{Store, Views};
+use p2pinst_trust::fixture::{Invited, Lab, key, name};
+use p2pinst_trust::{ScoutHello, SecretKey};
+use p2pinst_types::record::{
+    Adoption, Assignment, BootUse, Disarmament, Ended, Firmware, Guise, Inventory, Invite, Role,
+    Task,
+};
+use p2pinst_types::{Cell, Kind, Labels, Mac, MachineId, NodeId};
+
+use super::judge::{Verdict, judge};
+use super::waves::may_begin;
+
+const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
+const OTHER: Mac = Mac([0x52, 0x54, 0, 0, 0, 2]);
+
+struct World {
+    lab: Lab,
+    store: Store,
+    _dir: tempfile::TempDir,
+}
+
+fn world() -> World {
+    let lab = Lab::default();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store.redb"), lab.roots.clone()).unwrap();
+    let mut world = World { lab, store, _dir: dir };
+    let grants = [world.lab.operator_grant.clone(), world.lab.publisher_grant.clone()];
+    world.apply(&grants);
+    world
+}
+
+impl World {
+    fn apply(&mut self, cells: &[Cell]) {
+        let later = self.lab.clock.after(Duration::from_secs(60));
+        let outcomes = self.store.apply(cells.to_vec(), &[], later).unwrap();
+        assert!(outcomes.iter().all(dht_store::Outcome::is_here), "{outcomes:?}");
+    }
+
+    fn views(&self) -> Arc<Views> {
+        self.store.views()
+    }
+
+    fn adopt(&mut self, mac: Mac, named: &str) -> MachineId {
+        let (site, labels) = (name("lab"), Labels::default());
+        let record = Adoption { name: name(named), macs: vec![mac], site, labels, removed: false };
+        let (machine, alice) = (Adoption::machine(mac), self.lab.operator.clone());
+        let cell = self.lab.write(&alice, Kind::ADOPTION, machine.as_bytes(), &record);
+        self.apply(&[cell]);
+        machine
+    }
+
+    fn order(&mut self, mac: Mac, named: &str, change: impl FnOnce(&mut Assignment)) -> Assigned {
+        let machine = Adoption::machine(mac);
+        let mut order = Assignment {
+            number: 1,
+            task: Task::Inspect,
+            name: name(named),
+            site: name("lab"),
+            labels: Labels::default(),
+            macs: vec![mac],
+            power: false,
+            wave: 0,
+            gate: 100,
+            code: None,
+            not_after: self.lab.clock.after(Duration::from_secs(3600)),
+        };
+        change(&mut order);
+        let alice = self.lab.operator.clone();
+        let place = (Kind::ASSIGNMENT, machine.as_bytes().as_slice(), None);
+        let cell = self.lab.write_in(&alice, place, &order);
+        self.apply(&[cell]);
+        self.views().current_assignment(&machine).unwrap().clone()
+    }
+
+    fn ended(&mut self, assigned: &Assigned, ended: Ended) {
+        let record = Disarmament { assignment: assigned.id, ended, reason: String::new() };
+        let slot = assigned.id.as_bytes().to_vec();
+        let place = (Kind::DISARMAMENT, assigned.machine.as_bytes().as_slice(), Some(slot));
+        let alice = self.lab.operator.clone();
+        let cell = self.lab.write_in(&alice, place, &record);
+        self.apply(&[cell]);
+    }
+
+    fn hello(&self, by: &SecretKey, macs: &[Mac]) -> ScoutHello {
+        ScoutHello {
+            cluster: *self.lab.cluster(),
+            key: by.public(),
+            macs: macs.to_vec(),
+            inventory: Inventory {
+                uuid: None,
+                vendor: None,
+                product: None,
+                serial: None,
+                firmware: Firmware::Bios,
+                arch: "x86_64".to_owned(),
+                cpu: None,
+                cpus: 1,
+                memory: 1,
+                disks: Vec::new(),
+                nics: Vec::new(),
+                controller: None,
+            },
+            code: None,
+            addrs: Vec::new(),
+        }
+    }
+
+    fn judge(&self, hello: &ScoutHello, heard: Option<Mac>, alive: bool) -> Verdict {
+        let gate = |_: &Assigned| Ok(());
+        judge(&self.views(), hello, heard, self.lab.clock, &|_| alive, &gate)
+    }
+}
+
+fn waits(verdict: &Verdict, why: &str) {
+    assert!(matches!(verdict, Verdict::Wait { reason, .. } if reason.contains(why)), "{verdict:?}");
+}
+
+#[test]
+fn only_a_machine_with_an_order_in_force_becomes_a_scout() {
+    let mut world = world();
+    let hello = world.hello(&key(7), &[MAC]);
+    assert_eq!(world.judge(&hello, Some(MAC), false), Verdict::Stranger { mac: MAC });
+    let machine = world.adopt(MAC, "b1");
+    waits(&world.judge(&hello, Some(MAC), false), "no order");
+    let assigned = world.order(MAC, "b1", |_| {});
+    assert_eq!(world.judge(&hello, Some(MAC), false), Verdict::Certify { machine });
+    assert_eq!(world.judge(&hello, None, false), Verdict::Certify { machine }, "beyond a router");
+    waits(&world.judge(&hello, Some(OTHER), false), "none of its interfaces");
+    // beside others' interfaces its own counts: that of which the kernel knows
+    world.adopt(OTHER, "b2");
+    let both = world.hello(&key(7), &[OTHER, MAC]);
+    assert_eq!(world.judge(&both, Some(MAC), false), Verdict::Certify { machine });
+    world.ended(&assigned, Ended::Installed);
+    waits(&world.judge(&hello, Some(MAC), false), "no order");
+    world.order(MAC, "b1", |o| o.number = 2);
+    assert_eq!(world.judge(&hello, Some(MAC), false), Verdict::Certify { machine });
+    world.lab.clock = world.lab.clock.after(Duration::from_secs(3700));
+    waits(&world.judge(&hello, Some(MAC), false), "no order");
+}
+
+#[test]
+fn a_code_that_is_wanted_is_needed() {
+    let mut world = world();
+    let machine = world.adopt(MAC, "b1");
+    world.order(MAC, "b1", |o| o.code = Some(Assignment::code_hash("4711")));
+    let mut hello = world.hello(&key(7), &[MAC]);
+    assert!(matches!(world.judge(&hello, None, false), Verdict::Wait { code: true, .. }));
+    hello.code = Some("0815".to_owned());
+    waits(&world.judge(&hello, None, false), "wrong");
+    hello.code = Some("4711".to_owned());
+    assert_eq!(world.judge(&hello, None, false), Verdict::Certify { machine });
+}
+
+#[test]
+fn a_second_machine_that_says_it_is_the_first_is_kept_out_while_that_one_works() {
+    let mut world = world();
+    let machine = world.adopt(MAC, "b1");
+    let assigned = world.order(MAC, "b1", |_| {});
+    let (alice, booter) = (world.lab.operator.clone(), key(9));
+    let joined = world.lab.invite(100, 1);
+    let node = world.lab.node(&joined, 101, "n1");
+    let grant = world.lab.grant(booter.public(), "booter", &[Role::Boot]);
+    let admitted = world.lab.admit(&alice, &node);
+    world.apply(&[joined.cell, admitted, grant]);
+    let invite_key = key(200);
+    let invite = Invite {
+        key: invite_key.public(),
+        site: name("lab"),
+        labels: Labels::default(),
+        uses: 1,
+        not_after: world.lab.clock.after(Duration::from_secs(3600)),
+        replaces: Some(machine),
+        boot: Some(BootUse { assignment: assigned.id, guise: Guise::Scout }),
+    };
+    let cell = world.lab.write(&booter, Kind::INVITE, invite.key.as_bytes(), &invite);
+    let invited = Invited { key: invite_key, invite, cell };
+    let scout = world.lab.node(&invited, 201, "b1");
+    let admitted = world.lab.admit(&node.key, &scout);
+    world.apply(&[invited.cell.clone(), admitted]);
+    assert!(world.views().scout_of(&scout.id(), world.lab.clock).is_some());
+
+    let spoofer = world.hello(&key(7), &[MAC]);
+    let spoofed = Verdict::Spoofed { machine, scout: NodeId(scout.id()) };
+    assert_eq!(world.judge(&spoofer, Some(MAC), true), spoofed);
+    // the machine has lost power, and comes again with another key
+    assert_eq!(world.judge(&spoofer, Some(MAC), false), Verdict::Certify { machine });
+    // the scout itself asks again: its answer was lost
+    let again = world.hello(&scout.key, &[MAC]);
+    assert_eq!(world.judge(&again, Some(MAC), true), Verdict::Certify { machine });
+}
+
+#[test]
+fn a_wave_begins_when_enough_of_those_before_are_installed() {
+    let mut world = world();
+    let mac = |n: u8| Mac([2, 0, 0, 0, 0, n]);
+    let mut first = Vec::new();
+    for n in 0..4 {
+        world.adopt(mac(n), &format!("b{n}"));
+        first.push(world.order(mac(n), &format!("b{n}"), |_| {}));
+    }
+    world.adopt(mac(9), "b9");
+    let second = world.order(mac(9), "b9", |o| (o.wave, o.gate) = (1, 75));
+    assert_eq!(may_begin(&world.views(), &first[0]), Ok(()));
+    for (done, assigned) in first.iter().enumerate().take(3) {
+        let why = may_begin(&world.views(), &second).unwrap_err();
+        assert!(why.contains(&format!("{done} of 4")), "{why}");
+        world.ended(assigned, Ended::Installed);
+    }
+    assert_eq!(may_begin(&world.views(), &second), Ok(()));
+    // what was taken back is not installed
+    let mut world = self::world();
+    world.adopt(MAC, "b1");
+    let one = world.order(MAC, "b1", |_| {});
+    world.adopt(OTHER, "b2");
+    let two = world.order(OTHER, "b2", |o| o.wave = 1);
+    world.ended(&one, Ended::Cancelled);
+    assert!(may_begin(&world.views(), &two).is_err());
+}

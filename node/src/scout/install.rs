@@ -1,0 +1,337 @@
+//! Carrying out the order: plan, write, make the system a member, say so, end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use dht_store::Views;
+use dht_store::view::Assigned;
+use dht_store::wire::{Request, Response};
+use p2pinst_boot::setup::apply::{self, Context, Inject, Nodes};
+use p2pinst_boot::setup::document::Setup;
+use p2pinst_boot::setup::plan::{
+    Epoch, ImageFacts, ImageKind as Kind, Request as Wanted, Subject, plan,
+};
+use p2pinst_boot::setup::probe;
+use p2pinst_trust::{SecretKey, Welcome};
+use p2pinst_types::record::{BootState, Guise, ImageKind, Inventory, Role, Task};
+use p2pinst_types::{BlobRef, Hash, Hlc, Name, NodeId};
+use tokio::runtime::Handle;
+use tracing::{info, warn};
+
+use super::Options;
+use super::core::Core;
+use super::images::{FromSwarm, Progress};
+use super::report::Reporter;
+use super::system;
+use crate::rpc;
+
+/// How a scout ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The machine is installed.
+    Installed,
+    /// It was told to.
+    Stopped,
+}
+
+/// Between two reports while a disk is written.
+const REPORT: Duration = Duration::from_secs(2);
+/// First and longest pause after a failure.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// Between two rounds of questions to those who have the boot role.
+const ASK: Duration = Duration::from_secs(2);
+/// How long the last report may take to leave.
+const LEAVE: Duration = Duration::from_secs(2);
+
+/// Why a machine is not installed.
+#[derive(Debug)]
+enum Stuck {
+    /// Nothing helps but another order.
+    Refused(String),
+    /// Another attempt may.
+    Failed(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Stuck {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Installs the machine as its order says; goes on until it is.
+pub(super) async fn install(
+    core: &Core,
+    options: &Arc<Options>,
+    inventory: Inventory,
+) -> anyhow::Result<Ended> {
+    let assigned = ordered(core).await;
+    let reporter = Reporter::new(core);
+    reporter.show(inventory.clone()).await;
+    if assigned.order.task == Task::Inspect {
+        reporter.say(BootState::Scouting, (0, 0), "it was looked at, and waits for an order").await;
+        std::future::pending::<()>().await;
+    }
+    reporter.say(BootState::Scouting, (0, 0), "the scout runs").await;
+    let key = SecretKey::generate()?;
+    let mut pause = PAUSE.0;
+    loop {
+        let attempt =
+            Attempt { core, options, reporter: &reporter, assigned: &assigned, key: &key };
+        match attempt.run(&inventory).await {
+            Ok(what) => {
+                finish(core, &reporter, what).await;
+                return Ok(Ended::Installed);
+            }
+            Err(Stuck::Refused(reason)) => {
+                warn!(%reason, "the order is not carried out; another order is needed");
+                reporter.say(BootState::Failed, (0, 0), reason).await;
+                std::future::pending::<()>().await;
+            }
+            Err(Stuck::Failed(error)) => {
+                warn!("not installed: {error:#}; again in {} s", pause.as_secs());
+                reporter.say(BootState::Failed, (0, 0), format!("{error:#}")).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
+        }
+    }
+}
+
+/// The order, once it and this scout are known here.
+async fn ordered(core: &Core) -> Assigned {
+    let mut views = core.store.watch();
+    loop {
+        let now = views.borrow_and_update().clone();
+        if now.scout_machine(&core.own.node.0).is_some()
+            && let Some(assigned) = now.assignments.get(&core.assignment)
+        {
+            return assigned.clone();
+        }
+        if views.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+struct Attempt<'a> {
+    core: &'a Core,
+    options: &'a Arc<Options>,
+    reporter: &'a Reporter<'a>,
+    assigned: &'a Assigned,
+    key: &'a SecretKey,
+}
+
+/// What an order asks for, as the views have it.
+struct Material {
+    setup: Setup,
+    facts: BTreeMap<Name, ImageFacts>,
+    blobs: BTreeMap<Name, BlobRef>,
+    plan: Option<Hash>,
+}
+
+fn material(views: &Views, assigned: &Assigned) -> Result<Material, String> {
+    let Task::Install { setup, images, plan } = &assigned.order.task else {
+        return Err("the order installs nothing".to_owned());
+    };
+    let record = views.setups.get(setup).ok_or("the order's setup is not here (yet)")?;
+    let setup =
+        Setup::parse(&record.text).map_err(|e| format!("the setup {}: {e}", record.name))?;
+    let (mut facts, mut blobs) = (BTreeMap::new(), BTreeMap::new());
+    for (name, id) in images {
+        let published = views.images.get(id);
+        let image = &published.ok_or_else(|| format!("the image {name} is not here (yet)"))?.image;
+        let kind = match image.kind {
+            ImageKind::Disk => Kind::Disk,
+            ImageKind::Partition => Kind::Partition,
+            ImageKind::Rootfs => Kind::Tar,
+            other @ (ImageKind::Scout | ImageKind::Templates) => {
+                return Err(format!("the image {name} is a {other}, which no disk is made of"));
+            }
+        };
+        let file = image.files.values().next();
+        let blob = *file.ok_or_else(|| format!("the image {name} has no file"))?;
+        facts.insert(name.clone(), ImageFacts { kind, size: blob.len() });
+        blobs.insert(name.clone(), blob);
+    }
+    Ok(Material { setup, facts, blobs, plan: *plan })
+}
+
+impl Attempt<'_> {
+    /// Says what was done.
+    async fn run(&self, inventory: &Inventory) -> Result<String, Stuck> {
+        let material = material(&self.core.store.views(), self.assigned).map_err(|e| anyhow!(e))?;
+        let work = system::work_dir(&self.options.dir);
+        p2pinst_files::make_private_dir(&work)?;
+        let subject = Subject {
+            machine: self.core.machine,
+            name: self.core.name.clone(),
+            epoch: Epoch(self.assigned.hlc.0),
+        };
+        let planned = {
+            let (work, roots) = (work.clone(), self.options.roots.clone());
+            let (inventory, setup) = (inventory.clone(), material.setup.clone());
+            let facts = material.facts.clone();
+            tokio::task::spawn_blocking(move || {
+                apply::release(&work).context("cannot release what an attempt before has left")?;
+                let found = probe::read(&roots, &inventory.disks)?;
+                let (images, templates) = (facts, BTreeSet::new());
+                Ok::<_, anyhow::Error>(plan(&Wanted {
+                    setup: &setup,
+                    subject: &subject,
+                    inventory: &inventory,
+                    found: &found,
+                    images: &images,
+                    templates: &templates,
+                }))
+            })
+            .await??
+        };
+        let planned = planned.map_err(|refusals| Stuck::Refused(refusals.to_string()))?;
+        if material.plan.is_some_and(|wanted| wanted != planned.hash()) {
+            return Err(Stuck::Refused(format!(
+                "the machine is not what it was when the order was given: the plan would be another\n{}",
+                planned.describe()
+            )));
+        }
+        info!("the plan:\n{}", planned.describe());
+        let agent = match material.setup.agent {
+            true => self.agent().await?,
+            false => Vec::new(),
+        };
+        let progress = Arc::new(Progress::default());
+        let images = FromSwarm {
+            own: self.core.own.node,
+            net: self.core.net.clone(),
+            exchange: self.core.exchange.clone(),
+            blobs: material.blobs,
+            progress: Arc::clone(&progress),
+            runtime: Handle::current(),
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = StopOnDrop(Arc::clone(&stop));
+        let roots = self.options.roots.clone();
+        let job = tokio::task::spawn_blocking(move || {
+            let context = Context {
+                roots,
+                work: &work,
+                nodes: Nodes::Auto,
+                images: &images,
+                templates: &|name| Err(format!("there is no template {name}").into()),
+                agent: &agent,
+                watch: &|_| match stop.load(Ordering::Relaxed) {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                },
+            };
+            apply::apply(&planned, &context)
+        });
+        let applied = self.watch(job, &progress).await??;
+        drop(stopping);
+        let (received, saved) = progress.moved();
+        for remark in &applied.remarks {
+            warn!("{remark}");
+        }
+        Ok(format!("{} steps, {received} bytes received, {saved} were here", applied.steps))
+    }
+
+    /// Reports while the disks are written.
+    async fn watch<T>(
+        &self,
+        job: tokio::task::JoinHandle<T>,
+        progress: &Progress,
+    ) -> Result<T, tokio::task::JoinError> {
+        tokio::pin!(job);
+        let mut tick = tokio::time::interval(REPORT);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut job => return done,
+                _ = tick.tick() => {
+                    let Some((image, blob)) = progress.current() else {
+                        self.reporter.say(BootState::Writing, (0, 0), "disks are set up").await;
+                        continue;
+                    };
+                    let status = self.core.exchange.blobs().status(&blob.root);
+                    let pieces = status.map_or(0, |s| u64::from(s.have.count()));
+                    let done = pieces.saturating_mul(blob.piece_len()).min(blob.len());
+                    let detail = progress.trouble().unwrap_or_else(|| format!("the image {image}"));
+                    self.reporter.say(BootState::Writing, (done, blob.len()), detail).await;
+                }
+            }
+        }
+    }
+
+    /// A certificate for the system that is installed, and the files that go with it.
+    async fn agent(&self) -> Result<Vec<Inject>, Stuck> {
+        let key = self.key.public();
+        let welcome: Welcome = loop {
+            let request = Request::Certify { node: key };
+            match ask_booters(self.core, &request).await {
+                Some(Response::Certified(welcome)) => break *welcome,
+                Some(Response::Refused(why)) => {
+                    return Err(anyhow!("the new system gets no certificate: {why}").into());
+                }
+                _ => tokio::time::sleep(ASK).await,
+            }
+        };
+        let roots = self.core.store.views().roots.clone();
+        let welcomed = welcome.verify(&roots, &key, Guise::System);
+        let welcomed = welcomed.context("the certificate of the new system is worth nothing")?;
+        if welcomed.assignment != self.core.assignment {
+            return Err(anyhow!("the certificate of the new system is of another order").into());
+        }
+        Ok(system::agent(self.key, self.core.machine, &welcome, &welcomed)?)
+    }
+}
+
+/// The blocking work stops at its next step when nobody waits for it.
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Asks those who have the boot role, one after the other, until one answers.
+async fn ask_booters(core: &Core, request: &Request) -> Option<Response> {
+    let views = core.store.views();
+    let now = Hlc::at(core.store.clock().now());
+    let peers = core.net.peers();
+    let nodes = views.machines.values().map(|m| (m.node, m.addrs.clone()));
+    let mut able: Vec<(NodeId, Vec<String>)> =
+        nodes.filter(|(n, _)| views.roles(&n.0, now).contains(&Role::Boot)).collect();
+    able.sort_by_key(|(n, _)| !peers.get(n).connected);
+    let mut refused = None;
+    for (node, addrs) in able {
+        let known = [peers.addrs_of(&node), addrs].concat();
+        match rpc::ask(&core.net, node, &known, request).await {
+            // another may know more
+            Ok(Response::Refused(why)) => refused = Some(Response::Refused(why)),
+            Ok(response) => return Some(response),
+            Err(error) => warn!(%node, %error, "a node with the boot role does not answer"),
+        }
+    }
+    refused
+}
+
+/// Tells the cluster that the machine starts from its disk from now on; not before somebody has heard it may it start anew.
+async fn finish(core: &Core, reporter: &Reporter<'_>, what: String) {
+    reporter.say(BootState::Finishing, (0, 0), what.clone()).await;
+    loop {
+        let request = Request::Installed { what: what.clone() };
+        match ask_booters(core, &request).await {
+            Some(Response::Noted) => break,
+            other => {
+                warn!(?other, "nobody notes that this machine is installed; again");
+                tokio::time::sleep(ASK).await;
+            }
+        }
+    }
+    reporter.say(BootState::Rebooting, (0, 0), what).await;
+    tokio::time::sleep(LEAVE).await;
+}
