@@ -16,8 +16,10 @@ use crate::context::{Context, Global};
 use crate::error::{CliError, Kind};
 
 mod args;
+mod bare;
 mod choose;
 mod commands;
+mod confirm;
 mod context;
 mod error;
 mod follow;
@@ -27,6 +29,7 @@ mod handover;
 mod keystore;
 mod mirror;
 mod packed;
+mod planning;
 mod progress;
 mod rootkeys;
 mod screen;

@@ -19,6 +19,8 @@ use crate::keystore::{Key, Keystore};
 
 /// Cells that are handed over at once; the node takes no more.
 const BATCH: usize = 64;
+/// Kinds of which several of one author stand beside each other on one subject.
+const BY_TIME: [Kind; 4] = [Kind::GRANT, Kind::REVOCATION, Kind::MACHINE_NAME, Kind::ASSIGNMENT];
 
 /// A key about to sign a batch of cells. Holds the key's lock.
 #[derive(Debug)]
@@ -143,7 +145,7 @@ impl Signer {
         payload: Vec<u8>,
     ) -> Result<Cell, CliError> {
         let (version, hlc) = self.log.next(self.now);
-        let by_time = [Kind::GRANT, Kind::REVOCATION, Kind::MACHINE_NAME].contains(&kind);
+        let by_time = BY_TIME.contains(&kind);
         let slot = if by_time { hlc.0.to_be_bytes().to_vec() } else { slot.to_vec() };
         self.sign(kind, subject, slot, (version, hlc), payload)
     }
@@ -161,6 +163,11 @@ impl Signer {
         let cell = draft.sign(&self.cluster, |message| self.key.secret.sign(message))?;
         self.cells.push(CellBytes(cell.bytes().to_vec()));
         Ok(cell)
+    }
+
+    /// The time of what is signed next, for what depends on it.
+    pub(crate) fn next_hlc(&self) -> Hlc {
+        self.log.hlc.next(self.now)
     }
 
     /// Dates what is signed from now on after a time: after what it is to replace, which may have

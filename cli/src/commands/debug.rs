@@ -4,8 +4,10 @@ use p2pinst_api::inspect::{CellPage, KeyPage, PeerView};
 use p2pinst_api::request::{CellBytes, DebugCells, DebugKeys, DebugPeers, Info};
 use p2pinst_types::cell::FORMAT_CBOR;
 use p2pinst_types::record::{
-    Admission, Deployment, Grant, Group, GroupEdit, HistorySegment, Invite, LabelEdit, MachineName,
-    NodeRecord, Release, Retirement, Revocation, Standing, Status,
+    Admission, Adoption, Assignment, BootStatus, Controller, Deployment, Disarmament, Grant, Group,
+    GroupEdit, HistorySegment, Image, Inventory, Invite, LabelEdit, MachineName, NodeRecord,
+    PowerOrder, PowerStatus, Release, Resealed, Retirement, Revocation, Setup, Sighting, Standing,
+    Status,
 };
 use p2pinst_types::{Cell, Hlc, Kind, Millis, NodeId, PublicKey};
 use serde::Serialize;
@@ -148,6 +150,18 @@ fn payload(cell: &Cell) -> Option<Value> {
         Kind::DEPLOYMENT => value::<Deployment>(cell),
         Kind::RETIREMENT => value::<Retirement>(cell),
         Kind::STANDING => value::<Standing>(cell),
+        Kind::ADOPTION => value::<Adoption>(cell),
+        Kind::IMAGE => value::<Image>(cell),
+        Kind::SETUP => value::<Setup>(cell),
+        Kind::ASSIGNMENT => value::<Assignment>(cell),
+        Kind::DISARMAMENT => value::<Disarmament>(cell),
+        Kind::SIGHTING => value::<Sighting>(cell),
+        Kind::BOOT_STATUS => value::<BootStatus>(cell),
+        Kind::INVENTORY => value::<Inventory>(cell),
+        Kind::CONTROLLER => value::<Controller>(cell),
+        Kind::POWER_ORDER => value::<PowerOrder>(cell),
+        Kind::RESEALED => value::<Resealed>(cell),
+        Kind::POWER_STATUS => value::<PowerStatus>(cell),
         Kind::NODE_RECORD => value::<NodeRecord>(cell),
         Kind::HISTORY => value::<HistorySegment>(cell),
         Kind::STATUS => value::<Status>(cell),

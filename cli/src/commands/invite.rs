@@ -152,7 +152,7 @@ pub(super) async fn run(context: &Context, args: InviteArgs) -> Result<(), CliEr
         Some(machine) => (machine.site.clone(), machine.labels.clone(), 1, Some(machine.machine)),
         None => (args.site, labels, args.uses, None),
     };
-    let invite = Invite { key: key.public(), site, labels, uses, not_after, replaces };
+    let invite = Invite { key: key.public(), site, labels, uses, not_after, replaces, boot: None };
     if let Some(machine) = &replaced {
         let reason = "replaced".to_owned();
         let revocation = Revocation { key: machine.id.0, last_good: None, reason };

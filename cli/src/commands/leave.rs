@@ -1,12 +1,12 @@
 //! `p2pinst leave`
 
-use std::io::{self, BufRead, IsTerminal};
 use std::time::{Duration, Instant};
 
 use p2pinst_api::request::Leave;
 use p2pinst_types::Name;
 use serde::Serialize;
 
+use crate::confirm;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::format;
@@ -46,7 +46,9 @@ struct Document {
 pub(super) async fn run(context: &Context, args: LeaveArgs) -> Result<(), CliError> {
     let (mut client, info) = context.connect_info().await?;
     if !args.yes {
-        confirm(&format!("Take {} out of the cluster {}?", info.name, info.cluster_name))?;
+        let question = format!("Take {} out of the cluster {}?", info.name, info.cluster_name);
+        let refused = "nothing was done: this machine stays a member";
+        confirm::ask(&question, "leaving must be confirmed", refused)?;
     }
     let LeaveArgs { reason, alone, .. } = args;
     let left = client.call(Leave { reason, alone }).await?;
@@ -76,18 +78,4 @@ pub(super) async fn run(context: &Context, args: LeaveArgs) -> Result<(), CliErr
         context.print_json(&Document { name: left.name, told: left.told, ended })?;
     }
     Ok(())
-}
-
-fn confirm(question: &str) -> Result<(), CliError> {
-    if !io::stdin().is_terminal() {
-        return Err(CliError::usage("leaving must be confirmed").hint("say so with --yes"));
-    }
-    drop(io::Write::write_all(&mut io::stderr(), format!("{question} [y/N] ").as_bytes()));
-    let mut answer = String::new();
-    let read = io::stdin().lock().read_line(&mut answer);
-    read.map_err(|e| CliError::failed(format!("cannot read the answer: {e}")))?;
-    if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
-        return Ok(());
-    }
-    Err(CliError::failed("nothing was done: this machine stays a member"))
 }

@@ -3,12 +3,16 @@
 use crate::context::Context;
 use crate::error::CliError;
 
+mod boot;
 mod debug;
+mod deploy;
+mod deploys;
 mod doctor;
 mod fetch;
 mod grant;
 mod group;
 mod history;
+mod image;
 mod init;
 mod invite;
 mod join;
@@ -17,13 +21,17 @@ mod leave;
 mod limits;
 mod machine;
 mod node;
+mod power;
 mod preheat;
 mod publish;
 mod retire;
 mod revoke;
 mod root;
+mod roster;
 mod rotate;
+mod scout;
 mod seed;
+mod setup;
 mod status;
 mod store;
 mod swarm;
@@ -44,8 +52,21 @@ pub(crate) enum Command {
     Node(node::NodeCommand),
     #[command(subcommand)]
     Group(group::GroupCommand),
+    #[command(subcommand)]
+    Power(power::PowerCommand),
     Publish(publish::PublishArgs),
     Preheat(preheat::PreheatArgs),
+    #[command(subcommand)]
+    Machine(machine::MachineCommand),
+    #[command(subcommand)]
+    Image(image::ImageCommand),
+    #[command(subcommand)]
+    Scout(scout::ScoutCommand),
+    #[command(subcommand)]
+    Setup(setup::SetupCommand),
+    Deploy(deploy::DeployArgs),
+    #[command(subcommand)]
+    Boot(boot::BootCommand),
     Retire(retire::RetireArgs),
     Status(status::StatusArgs),
     Swarm(swarm::SwarmArgs),
@@ -77,8 +98,15 @@ impl Command {
             Self::Revoke(args) => revoke::run(context, args).await,
             Self::Node(command) => node::run(context, command).await,
             Self::Group(command) => group::run(context, command).await,
+            Self::Power(command) => power::run(context, command).await,
             Self::Publish(args) => publish::run(context, args).await,
             Self::Preheat(args) => preheat::run(context, args).await,
+            Self::Machine(command) => machine::run(context, command).await,
+            Self::Image(command) => image::run(context, command).await,
+            Self::Scout(command) => scout::run(context, command).await,
+            Self::Setup(command) => setup::run(context, command).await,
+            Self::Deploy(args) => deploy::run(context, args).await,
+            Self::Boot(command) => boot::run(context, command).await,
             Self::Retire(args) => retire::run(context, args).await,
             Self::Status(args) => status::run(context, args).await,
             Self::Swarm(args) => swarm::run(context, args).await,

@@ -4,7 +4,7 @@ use p2pinst_api::view::{NodeInfo, NodeView, RemovalView};
 use p2pinst_types::{Millis, Name};
 use serde::Serialize;
 
-use crate::commands::machine;
+use crate::commands::roster;
 use crate::context::{Context, cluster_now};
 use crate::error::CliError;
 use crate::format::{self, Table};
@@ -14,9 +14,9 @@ use crate::format::{self, Table};
 pub(crate) enum NodeCommand {
     Ls(LsArgs),
     Show(ShowArgs),
-    Label(machine::LabelArgs),
-    Rename(machine::RenameArgs),
-    Rm(machine::RmArgs),
+    Label(roster::LabelArgs),
+    Rename(roster::RenameArgs),
+    Rm(roster::RmArgs),
 }
 
 /// List the machines: name, id, site, labels, addresses, whether they are up, version
@@ -42,9 +42,9 @@ pub(super) async fn run(context: &Context, command: NodeCommand) -> Result<(), C
     match command {
         NodeCommand::Ls(LsArgs {}) => list(context).await,
         NodeCommand::Show(args) => show(context, &args.name).await,
-        NodeCommand::Label(args) => machine::label(context, args).await,
-        NodeCommand::Rename(args) => machine::rename(context, args).await,
-        NodeCommand::Rm(args) => machine::rm(context, args).await,
+        NodeCommand::Label(args) => roster::label(context, args).await,
+        NodeCommand::Rename(args) => roster::rename(context, args).await,
+        NodeCommand::Rm(args) => roster::rm(context, args).await,
     }
 }
 
@@ -141,7 +141,7 @@ async fn show(context: &Context, name: &str) -> Result<(), CliError> {
     let (mut client, info) = context.connect_info().await?;
     let nodes = client.nodes(true).await?;
     let now = cluster_now(&info);
-    let node = machine::find(context, &nodes, name)?;
+    let node = roster::find(context, &nodes, name)?;
     if context.json {
         return context.print_json(node);
     }

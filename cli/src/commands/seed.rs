@@ -82,14 +82,14 @@ enum File {
 }
 
 /// A directory for what is made on the way; goes with all that is in it when it is dropped.
-fn room(temp: Option<&PathBuf>) -> Result<TempDir, CliError> {
+pub(super) fn room(temp: Option<&PathBuf>) -> Result<TempDir, CliError> {
     let dir = temp.cloned().unwrap_or_else(mirror::temporary);
     let made = tempfile::Builder::new().prefix(".p2pinst-").tempdir_in(&dir);
     Ok(made.context("create a directory in", &dir)?)
 }
 
 /// Waits for a download; tells it to stop when a signal comes, and does not wait for it after a second one.
-async fn stoppable<T>(
+pub(super) async fn stoppable<T>(
     download: impl Future<Output = Result<Result<T, CliError>, JoinError>>,
     stop: &AtomicBool,
     signal: impl AsyncFn() -> std::io::Result<()>,
@@ -108,7 +108,7 @@ async fn stoppable<T>(
     downloaded.map_err(|e| CliError::new(Kind::Bug, e))?
 }
 
-fn interrupted() -> CliError {
+pub(super) fn interrupted() -> CliError {
     CliError::failed("interrupted")
 }
 
@@ -198,7 +198,7 @@ async fn pack(
     Ok((packed, room))
 }
 
-async fn hand_over(context: &Context, path: &Path) -> Result<BlobRef, CliError> {
+pub(super) async fn hand_over(context: &Context, path: &Path) -> Result<BlobRef, CliError> {
     let source = Source::open(path)?;
     let mut client = context.connect().await?;
     let blob = source.hand_over(context, &mut client).await?;

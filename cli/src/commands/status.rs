@@ -3,11 +3,14 @@
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use p2pinst_api::request::{Info, Status, Watch};
+use p2pinst_api::boot::DeployView;
+use p2pinst_api::request::{Deploys, Info, Status, Watch};
 use p2pinst_api::view::{DeploymentView, FEW, Lines, MachineStatus, NeedsView, StatusView};
 use p2pinst_types::Millis;
 use p2pinst_types::record::State;
+use serde::Serialize;
 
+use super::deploys;
 use crate::context::{Context, cluster_now};
 use crate::error::CliError;
 use crate::follow::Link;
@@ -32,6 +35,9 @@ const WAIT_REDRAWING: Duration = Duration::from_secs(5);
 /// Without a name: the latest deployments, and the machines that do not have them yet. With one:
 /// its machines, and how fast the file came to them, if they are at most 64. Of more machines the
 /// counts are shown; options say what to show besides.
+///
+/// Orders to install bare machines (p2pinst deploy) are shown by their names, too: each machine with its state, for how long
+/// it has been in it, and why it waits or failed. A machine is healthy when its own system has checked in and is up.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   p2pinst status
@@ -94,7 +100,20 @@ struct Shown {
     width: Option<usize>,
 }
 
+/// What is shown of everything: of packages, and the orders of bare metal beside them.
+#[derive(Serialize)]
+struct All<'a> {
+    #[serde(flatten)]
+    view: &'a StatusView,
+    deploys: &'a [DeployView],
+}
+
 pub(super) async fn run(context: &Context, args: StatusArgs) -> Result<(), CliError> {
+    if let Some(name) = &args.deployment
+        && deploys::show(context, name, args.watch, args.until_done).await?
+    {
+        return Ok(());
+    }
     let client = context.connect().await?;
     let mut link = Link::new(context, client);
     if args.watch {
@@ -105,15 +124,29 @@ pub(super) async fn run(context: &Context, args: StatusArgs) -> Result<(), CliEr
         };
     }
     let view = link.status(args.ask()).await?;
+    let orders = match args.deployment {
+        None => link.call(Deploys { name: None, after: None }).await?,
+        Some(_) => Vec::new(),
+    };
     if context.json {
-        return context.print_json(&view);
+        return context.print_json(&All { view: &view, deploys: &orders });
     }
-    if view.deployments.is_empty() && view.needs.is_empty() {
+    if view.deployments.is_empty() && view.needs.is_empty() && orders.is_empty() {
         context.tell("Nothing has been published yet.");
         return Ok(());
     }
     let now = cluster_now(&link.call(Info {}).await?);
-    context.print(report(&view, args.shown(), now))
+    let mut text = String::new();
+    if !view.deployments.is_empty() || !view.needs.is_empty() {
+        text.push_str(&report(&view, args.shown(), now));
+    }
+    if !orders.is_empty() {
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(&deploys::table(&orders, now, false));
+    }
+    context.print(text)
 }
 
 async fn watch(context: &Context, link: &mut Link<'_>, args: &StatusArgs) -> Result<(), CliError> {

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use p2pinst_api::boot::{BootEvent, SightingView};
 use p2pinst_api::inspect::{CellPage, Check, KeyPage, PeerView};
+use p2pinst_api::power::{PowerPlan, PowerView};
 use p2pinst_api::request::{
     ApiError, CellBytes, ErrorKind, Head, Holders, InviteMaterial, Left, LimitsChange, PublishPlan,
     Request, Roots, SubmitRoots, Submitted,
@@ -86,10 +88,16 @@ pub(crate) struct State {
     pub(crate) blobs: Vec<StoredView>,
     /// Answers to one look at a fetch after the other; the last one stays.
     pub(crate) fetches: Vec<FetchView>,
+    /// Machines that were seen.
+    pub(crate) seen: Vec<SightingView>,
+    /// What happened on its segments.
+    pub(crate) events: Vec<BootEvent>,
+    /// What machines are made of, by name.
+    pub(crate) made: BTreeMap<Name, record::Inventory>,
     limits: Rates,
     socket: std::path::PathBuf,
     /// What the machines are called and labelled by now.
-    nodes: Vec<NodeView>,
+    pub(crate) nodes: Vec<NodeView>,
 }
 
 /// A running fake.
@@ -151,6 +159,9 @@ impl Fake {
             removed: None,
             blobs: vec![],
             fetches: vec![],
+            seen: vec![],
+            events: vec![],
+            made: BTreeMap::new(),
             limits: Rates::default(),
             socket: data.socket(),
             nodes: nodes(),
@@ -305,6 +316,13 @@ impl State {
                     deployments: vec![],
                 }))
             }
+            // what needs controllers is tried in the scenarios, with real ones
+            Request::PreparePower(ask) => {
+                let unknown = ask.hosts.terms().map(str::to_owned).collect();
+                let nodes = [].into();
+                say(Ok(PowerPlan { machines: vec![], unknown, nodes, number: 1 }))
+            }
+            Request::Power(_) => say(Ok(Vec::<PowerView>::new())),
             Request::Swarm(ask) => {
                 let reason = format!("nothing is at work: {:?}", ask.what);
                 say::<SwarmView>(Err(ApiError::new(ErrorKind::Invalid, reason)))
@@ -362,6 +380,13 @@ impl State {
             }
             Request::FindRelease(ask) => say(crate::store::find(self, &ask.what)),
             Request::FetchBlob(_) => say(Ok(next(&mut self.fetches))),
+            Request::Machines(ask) => say(Ok(crate::fakebare::machines(self, &ask))),
+            Request::Sightings(ask) => say(Ok(crate::fakebare::sightings(self, ask.after))),
+            Request::Images(ask) => say(Ok(crate::fakebare::images(self, ask.after))),
+            Request::OneSetup(ask) => say(Ok(crate::fakebare::setup(self, ask.id))),
+            Request::PrepareDeploy(_) => say(Ok(crate::fakebare::plan(self))),
+            Request::Deploys(ask) => say(Ok(crate::fakebare::deploys(self, &ask))),
+            Request::BootLog(ask) => say(Ok(crate::fakebare::log(self, &ask))),
             Request::PutBlob(_) => unreachable!(),
         }
     }

@@ -7,7 +7,9 @@
     reason = "a test that cannot go on fails, in its helpers too"
 )]
 
+mod bare;
 mod fake;
+mod fakebare;
 mod groups;
 mod inspect;
 mod members;

@@ -39,8 +39,42 @@ const COMMANDS: &[&str] = &[
     "group rm",
     "group import",
     "group export",
+    "power",
+    "power on",
+    "power off",
+    "power soft",
+    "power cycle",
+    "power reset",
+    "power status",
+    "power boot-next",
+    "power set",
     "publish",
     "preheat",
+    "machine",
+    "machine ls",
+    "machine show",
+    "machine adopt",
+    "machine import",
+    "machine rm",
+    "image",
+    "image publish",
+    "image ls",
+    "image rm",
+    "image inspect",
+    "image capture",
+    "scout",
+    "scout build",
+    "scout publish",
+    "setup",
+    "setup check",
+    "setup plan",
+    "deploy",
+    "boot",
+    "boot ls",
+    "boot show",
+    "boot arm",
+    "boot disarm",
+    "boot log",
     "seed",
     "fetch",
     "store",
@@ -68,6 +102,12 @@ const COMMANDS: &[&str] = &[
     "version",
 ];
 
+/// Commands of commands.
+const GROUPS: &[&str] = &[
+    "", "key", "node", "group", "limits", "store", "debug", "root", "machine", "image", "scout",
+    "setup", "boot", "power",
+];
+
 /// `UPDATE_HELP=1 cargo test -p p2pinst-cli` writes the file anew.
 #[test]
 fn help_is_as_recorded() {
@@ -88,10 +128,7 @@ fn help_is_as_recorded() {
 #[test]
 fn every_command_has_an_example() {
     let dir = temp();
-    for command in COMMANDS
-        .iter()
-        .filter(|c| !["", "key", "node", "group", "limits", "store", "debug", "root"].contains(c))
-    {
+    for command in COMMANDS.iter().filter(|c| !GROUPS.contains(c)) {
         let args: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         let help = run(dir.path(), &args);
         assert!(help.ok().contains(&format!("  p2pinst {command}")), "{command}");

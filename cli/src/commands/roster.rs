@@ -115,7 +115,7 @@ pub(super) fn find<'a>(
 }
 
 /// An operator about to sign.
-async fn operator(
+pub(super) async fn operator(
     context: &Context,
     client: &mut Client,
     named: Option<&Name>,

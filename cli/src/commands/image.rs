@@ -1,0 +1,457 @@
+//! `p2pinst image`
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::ProgressBar;
+use p2pinst_api::Client;
+use p2pinst_api::boot::ImageView;
+use p2pinst_api::request::{PinBlob, SeedBlob};
+use p2pinst_boot::image::{self, Prepared, Watch, archive, capture, layout, prepare};
+use p2pinst_types::record::{Image, ImageKind, Role};
+use p2pinst_types::{BlobRef, ImageId, Kind, Name, codec, limits};
+use serde::Serialize;
+use tempfile::TempDir;
+
+use super::seed;
+use crate::bare;
+use crate::choose::{self, Need};
+use crate::context::{Context, cluster_now};
+use crate::error::{CliError, Kind as Failure};
+use crate::format::{self, Table};
+use crate::handover::{self, Source};
+use crate::signer::Signer;
+
+/// Publish, list and capture images: what is installed on bare machines
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum ImageCommand {
+    Publish(PublishArgs),
+    Ls(LsArgs),
+    Rm(RmArgs),
+    Inspect(InspectArgs),
+    Capture(CaptureArgs),
+}
+
+/// Publish an image under a name
+///
+/// A disk (raw, qcow2, vmdk, vdi, vhdx), the image of one partition, or a root filesystem as a tar; also compressed with
+/// zstd, gzip or xz. It is unpacked here, once, so that machines write it as it comes and two versions share what is
+/// equal. The publisher signs what it is; this machine keeps it until `image rm`, others fetch it from each other.
+/// A second image of the same name is a newer version: what is ordered from then on gets that.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:
+  p2pinst image publish debian-12.qcow2 --name debian
+  p2pinst image publish rootfs.tar.zst --name debian-root --arch x86_64 --about 'bookworm, 2026-11-20'")]
+pub(crate) struct PublishArgs {
+    /// The image
+    file: PathBuf,
+    /// What it is called
+    #[arg(long)]
+    name: Name,
+    /// The architecture that it is for, as `uname -m` says [default: any]
+    #[arg(long, value_name = "ARCH", value_parser = arch, default_value = "", hide_default_value = true)]
+    arch: String,
+    /// What it is, for people
+    #[arg(long, value_name = "TEXT", value_parser = about, default_value = "", hide_default_value = true)]
+    about: String,
+    /// Where to put what is unpacked until the node has it [default: $TMPDIR or /var/tmp]
+    #[arg(long, value_name = "DIR")]
+    temp: Option<PathBuf>,
+    /// The publisher's key that signs [default: the only one that may]
+    #[arg(long, value_name = "NAME")]
+    key: Option<Name>,
+}
+
+/// List the published images
+///
+/// Of each name the newest; HERE: whether this machine has all of it.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:\n  p2pinst image ls\n  p2pinst image ls --all")]
+pub(crate) struct LsArgs {
+    /// Also the versions that a newer one has replaced
+    #[arg(long)]
+    all: bool,
+}
+
+/// Let this machine remove an image from its store
+///
+/// Unpins all versions of the image on this machine: they go when there is need for room. What was published stays
+/// published, and machines that have an image go on giving it to others. To end its use, publish another one under the
+/// name.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Example:\n  p2pinst image rm debian")]
+pub(crate) struct RmArgs {
+    /// The image's name
+    name: Name,
+}
+
+/// Show what is in an image: partitions, filesystems, the system in a tar
+///
+/// A file or a disk, or the name of a published image; of one that is not on this machine only what its publisher said.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_long_help = "Examples:\n  p2pinst image inspect disk.raw\n  p2pinst image inspect debian\n  p2pinst image inspect /dev/sdb"
+)]
+pub(crate) struct InspectArgs {
+    /// A file or a disk, or an image's name
+    #[arg(value_name = "FILE|NAME")]
+    what: String,
+}
+
+/// Make an image of a disk or a partition
+///
+/// Copies what its filesystems use; the rest are holes. Mounted filesystems are refused, or frozen while they are copied
+/// (--running), so that the image is consistent. What is in swap space is never copied.
+///
+/// --seal takes out what is this one machine's: machine-id, ssh host keys, p2pinst's data. Free space is emptied, and
+/// every byte searched for what was taken out. Do not publish an image that is not sealed.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Examples:
+  p2pinst image capture /dev/sdb golden.raw --seal
+  p2pinst image capture /dev/sda golden.raw --running --seal")]
+pub(crate) struct CaptureArgs {
+    /// The disk or the partition, or a file with one
+    disk: PathBuf,
+    /// The new file
+    out: PathBuf,
+    /// Take out what makes it one machine's
+    #[arg(long)]
+    seal: bool,
+    /// Its filesystems may be in use: each is frozen while it is copied
+    #[arg(long)]
+    running: bool,
+}
+
+/// An image that was just published.
+#[derive(Debug, Serialize)]
+pub(super) struct Published {
+    image: ImageId,
+    name: Name,
+    kind: ImageKind,
+    arch: String,
+    files: BTreeMap<String, BlobRef>,
+    size: u64,
+    peers: usize,
+}
+
+#[derive(Serialize)]
+struct List {
+    images: Vec<ImageView>,
+}
+
+#[derive(Serialize)]
+struct Removed {
+    name: Name,
+    unpinned: usize,
+}
+
+#[derive(Serialize)]
+struct Inspected {
+    image: Option<ImageView>,
+    layout: Option<layout::Layout>,
+}
+
+#[derive(Serialize)]
+struct Captured {
+    file: PathBuf,
+    size: u64,
+    stored: u64,
+    /// Whether nobody could have written to any part while it was copied.
+    consistent: bool,
+    /// `None`: it is not sealed.
+    removed: Option<Vec<PathBuf>>,
+}
+
+fn arch(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    match text.len() <= limits::HARDWARE_TEXT && text.chars().all(plain) {
+        true => Ok(text.to_owned()),
+        false => Err("write it as `uname -m` does: x86_64".to_owned()),
+    }
+}
+
+fn about(text: &str) -> Result<String, String> {
+    match text.len() <= limits::DESCRIPTION {
+        true => Ok(text.to_owned()),
+        false => Err(format!("longer than {} bytes", limits::DESCRIPTION)),
+    }
+}
+
+pub(super) async fn run(context: &Context, command: ImageCommand) -> Result<(), CliError> {
+    match command {
+        ImageCommand::Publish(args) => publish(context, args).await,
+        ImageCommand::Ls(args) => list(context, &args).await,
+        ImageCommand::Rm(args) => rm(context, args).await,
+        ImageCommand::Inspect(args) => inspect(context, args).await,
+        ImageCommand::Capture(args) => capture_disk(context, args).await,
+    }
+}
+
+/// Does something long on a thread of its own; a signal ends it.
+async fn work<T: Send + 'static>(
+    bar: &ProgressBar,
+    job: impl FnOnce(&Watch<'_>) -> Result<T, CliError> + Send + 'static,
+) -> Result<T, CliError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (stopped, shown) = (Arc::clone(&stop), bar.clone());
+    let task = tokio::task::spawn_blocking(move || {
+        let progress = |done: u64, all: Option<u64>| {
+            all.into_iter().for_each(|all| shown.set_length(all));
+            shown.set_position(done);
+        };
+        job(&Watch { progress: &progress, stop: &stopped })
+    });
+    let done = seed::stoppable(task, &stop, tokio::signal::ctrl_c).await;
+    bar.finish_and_clear();
+    if stop.load(Ordering::Relaxed) { Err(seed::interrupted()) } else { done }
+}
+
+async fn prepared(
+    context: &Context,
+    file: &Path,
+    temp: Option<&PathBuf>,
+) -> Result<(Prepared, TempDir), CliError> {
+    let room = seed::room(temp)?;
+    let source = Source::open(file)?;
+    let options = prepare::Options {
+        work_dir: room.path().to_owned(),
+        max_len: limits::BLOB,
+        limits: archive::Limits::default(),
+    };
+    let bar = handover::bytes_bar(context, source.len(), "looking into it");
+    let path = file.to_owned();
+    let job = move |watch: &Watch<'_>| prepare(&path, &options, watch).map_err(CliError::failed);
+    let made = work(&bar, job).await?;
+    source.check_unchanged()?;
+    Ok((made, room))
+}
+
+async fn publish(context: &Context, args: PublishArgs) -> Result<(), CliError> {
+    let (mut client, info) = context.connect_info().await?;
+    // before it takes its time: may anybody here publish?
+    let need = Need::All(&[Role::Publisher]);
+    choose::key(context, &mut client, args.key.as_ref(), need).await?;
+    let (made, _room) = prepared(context, &args.file, args.temp.as_ref()).await?;
+    let (kind, file) = match made.kind {
+        layout::Kind::Disk => (ImageKind::Disk, "disk.raw"),
+        layout::Kind::Partition { .. } => (ImageKind::Partition, "partition.raw"),
+        layout::Kind::Rootfs => (ImageKind::Rootfs, "rootfs.tar"),
+    };
+    let blob = tokio::select! {
+        blob = seed::hand_over(context, &made.path) => blob?,
+        _ = tokio::signal::ctrl_c() => return Err(seed::interrupted()),
+    };
+    let files = BTreeMap::from([(file.to_owned(), blob)]);
+    let at = cluster_now(&info);
+    let PublishArgs { name, arch, about, key, .. } = args;
+    let image = Image { name, kind, arch, files, about, at };
+    let published = sign(context, &mut client, key.as_ref(), image).await?;
+    context.tell(format_args!("{}", made.description.describe().trim_end()));
+    told(context, &published)
+}
+
+/// Signs an image whose files the node has, and hands it over.
+pub(super) async fn sign(
+    context: &Context,
+    client: &mut Client,
+    key: Option<&Name>,
+    image: Image,
+) -> Result<Published, CliError> {
+    let need = Need::All(&[Role::Publisher]);
+    let key = choose::key(context, client, key, need).await?.key;
+    let info = client.call(p2pinst_api::request::Info {}).await?;
+    let mut signer = Signer::open(context, client, key, info.cluster).await?;
+    let payload = codec::encode(&image)?;
+    let id = Image::id(&payload);
+    signer.add_encoded(Kind::IMAGE, id.0.as_bytes(), payload)?;
+    let peers = signer.submit(client).await?.peers;
+    let size = image.files.values().map(BlobRef::len).sum();
+    let Image { name, kind, arch, files, .. } = image;
+    Ok(Published { image: id, name, kind, arch, files, size, peers })
+}
+
+impl Published {
+    fn words(&self) -> String {
+        let (name, kind, size) = (&self.name, self.kind, format::size(self.size));
+        let told = format::count(self.peers, "peer");
+        format!("{name} is published ({kind}, {size}); {told} told.")
+    }
+}
+
+/// Says what was published.
+pub(super) fn told(context: &Context, published: &Published) -> Result<(), CliError> {
+    context.tell(published.words());
+    match context.json {
+        true => context.print_json(published),
+        false => context.print(format_args!("{}\n", published.image.0)),
+    }
+}
+
+async fn list(context: &Context, args: &LsArgs) -> Result<(), CliError> {
+    let (mut client, info) = context.connect_info().await?;
+    let mut images = bare::images(&mut client).await?;
+    images.retain(|i| args.all || !i.replaced);
+    if context.json {
+        return context.print_json(&List { images });
+    }
+    if images.is_empty() {
+        context.tell("No image is published yet.");
+        return Ok(());
+    }
+    let now = cluster_now(&info);
+    let mut table =
+        Table::new(&["NAME", "ID", "KIND", "ARCH", "SIZE", "HERE", "AGE", "BY", "ABOUT"]);
+    for view in &images {
+        let image = &view.image;
+        table.row([
+            image.name.to_string(),
+            view.id.0.short(),
+            image.kind.to_string(),
+            if image.arch.is_empty() { "any".to_owned() } else { image.arch.clone() },
+            format::size(view.size),
+            if view.here { "yes" } else { "no" }.to_owned(),
+            format::age(now.since(image.at)),
+            view.author.as_ref().map_or_else(|| "?".to_owned(), Name::to_string),
+            format::brief(&image.about),
+        ]);
+    }
+    context.print(table.text(""))
+}
+
+async fn rm(context: &Context, args: RmArgs) -> Result<(), CliError> {
+    let mut client = context.connect().await?;
+    let images = bare::images(&mut client).await?;
+    let named: Vec<&ImageView> = images.iter().filter(|i| i.image.name == args.name).collect();
+    if named.is_empty() {
+        return Err(bare::no_image(context, &args.name));
+    }
+    let mut unpinned = 0;
+    for blob in named.iter().filter(|i| i.here).flat_map(|i| i.image.files.values()) {
+        let pin = PinBlob { blob: blob.root.to_string(), pin: false };
+        unpinned += usize::from(client.call(pin).await?.changed);
+    }
+    let name = &args.name;
+    context.tell(format_args!(
+        "{} of {name} may go from this machine when there is need for room. {name} stays published: what was \
+         published cannot be taken back, only replaced.",
+        format::count(unpinned, "file")
+    ));
+    if context.json {
+        context.print_json(&Removed { name: args.name, unpinned })?;
+    }
+    Ok(())
+}
+
+async fn inspect(context: &Context, args: InspectArgs) -> Result<(), CliError> {
+    let path = PathBuf::from(&args.what);
+    if path.exists() {
+        let layout = look(context, path).await?;
+        return inspected(context, &Inspected { image: None, layout: Some(layout) });
+    }
+    let Ok(name) = args.what.parse::<Name>() else {
+        return Err(CliError::failed(format!("there is no file {}", args.what)));
+    };
+    let mut client = context.connect().await?;
+    let images = bare::images(&mut client).await?;
+    let image = bare::image(context, &images, &name)?;
+    let mut files = image.image.files.values();
+    let layout = match (image.here, files.next(), files.next()) {
+        (true, Some(blob), None) => {
+            let path = context.dir.blobs().join(format!("{}.blob", blob.root));
+            Some(look(context, path).await?)
+        }
+        _ => None,
+    };
+    inspected(context, &Inspected { image: Some(image.clone()), layout })
+}
+
+async fn look(context: &Context, path: PathBuf) -> Result<layout::Layout, CliError> {
+    let bar = handover::bytes_bar(context, 0, "looking into it");
+    let job = move |watch: &Watch<'_>| image::inspect(&path, watch).map_err(CliError::failed);
+    work(&bar, job).await
+}
+
+fn inspected(context: &Context, found: &Inspected) -> Result<(), CliError> {
+    if context.json {
+        return context.print_json(found);
+    }
+    let mut text = String::new();
+    if let Some(view) = &found.image {
+        let mut table = Table::bare();
+        let image = &view.image;
+        table.row(["image".to_owned(), format!("{} {}", image.name, view.id.0)]);
+        let kind = [image.kind.as_str(), image.arch.as_str()].join(" ");
+        table.row(["kind".to_owned(), kind]);
+        table.row(["published".to_owned(), image.at.to_string()]);
+        table.row(["about".to_owned(), image.about.clone()]);
+        for (name, blob) in &image.files {
+            let size = format::size(blob.len());
+            table.row(["file".to_owned(), format!("{name} {size} {}", blob.root)]);
+        }
+        text.push_str(&table.text(""));
+    }
+    let described = found.layout.as_ref().map(layout::Layout::describe);
+    text.push_str(&format::clean_lines(&described.unwrap_or_default()));
+    context.print(text)
+}
+
+async fn capture_disk(context: &Context, args: CaptureArgs) -> Result<(), CliError> {
+    let bar = handover::bytes_bar(context, 0, "copying");
+    let CaptureArgs { disk, out, seal, running } = args;
+    if out.exists() {
+        return Err(
+            CliError::failed(format!("{} is there already", out.display())).hint("name a new file")
+        );
+    }
+    let data = std::path::absolute(context.dir.path());
+    let data = data.map_err(|e| CliError::new(Failure::Failed, e))?;
+    let to = out.clone();
+    let job = move |watch: &Watch<'_>| {
+        let options = capture::Options { running, ..capture::Options::default() };
+        let captured = capture(&disk, &to, &options, watch).map_err(CliError::failed)?;
+        let sealed = seal.then(|| image::seal(&to, &[data, "/var/lib/p2pinst".into()], watch));
+        match sealed.transpose() {
+            Ok(sealed) => Ok((captured, sealed)),
+            Err(error) => {
+                // with one machine's keys in it: nobody shall publish it
+                drop(std::fs::remove_file(&to));
+                Err(CliError::failed(error))
+            }
+        }
+    };
+    let (captured, sealed) = work(&bar, job).await?;
+    let in_use = captured.parts.iter().any(|p| p.state == capture::State::InUse);
+    context.tell(captured.describe().trim_end());
+    match &sealed {
+        Some(sealed) => context.tell(format_args!(
+            "Sealed: {} taken out.",
+            format::count(sealed.removed.len(), "file of this machine")
+        )),
+        None => context.tell(
+            "It is not sealed: it has this machine's identity and keys. Publish what was captured with --seal.",
+        ),
+    }
+    if !context.json {
+        return Ok(());
+    }
+    context.print_json(&Captured {
+        file: out,
+        size: captured.len,
+        stored: captured.stored,
+        consistent: !in_use,
+        removed: sealed.map(|s| s.removed),
+    })
+}
+
+/// Hands over and pins one file.
+pub(super) async fn keep(
+    context: &Context,
+    client: &mut Client,
+    path: &Path,
+) -> Result<BlobRef, CliError> {
+    let blob = Source::open(path)?.hand_over(context, client).await?;
+    client.call(SeedBlob { root: blob.root }).await?;
+    Ok(blob)
+}

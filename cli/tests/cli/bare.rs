@@ -1,0 +1,295 @@
+//! Bare metal, with a node that answers from a script.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use p2pinst_api::boot::{BootEvent, SightingView};
+use p2pinst_types::record::{
+    Adoption, Assignment, Disarmament, Disk, Ended, Firmware, Grant, Image, ImageKind, Inventory,
+    Nic, Role, Setup, Task,
+};
+use p2pinst_types::{Kind, Mac, Millis, PublicKey};
+
+use crate::fake::{Fake, NOW, name};
+use crate::fakebare::assignments;
+use crate::online::cluster;
+use crate::run::{run, temp};
+
+fn mac(last: u8) -> Mac {
+    Mac([0x52, 0x54, 0, 0, 0, last])
+}
+
+fn made(content: Option<&str>) -> Inventory {
+    let disk = Disk {
+        name: "vda".to_owned(),
+        path: None,
+        size: 8 << 30,
+        wwn: None,
+        serial: Some("S1".to_owned()),
+        model: None,
+        rotational: false,
+        removable: false,
+        content: content.map(str::to_owned),
+    };
+    let nic = |last| Nic {
+        name: format!("eth{last}"),
+        mac: mac(last),
+        driver: None,
+        link: true,
+        mbit: None,
+    };
+    Inventory {
+        uuid: None,
+        vendor: Some("QEMU".to_owned()),
+        product: None,
+        serial: None,
+        firmware: Firmware::Uefi,
+        arch: "x86_64".to_owned(),
+        cpu: None,
+        cpus: 2,
+        memory: 1 << 30,
+        disks: vec![disk],
+        nics: vec![nic(1), nic(9)],
+        controller: None,
+    }
+}
+
+/// A raw disk with an empty DOS partition table.
+fn disk(dir: &Path) {
+    let mut bytes = vec![0; 1 << 20];
+    bytes[446..462].copy_from_slice(&[0x80, 0, 0, 0, 0x83, 0, 0, 0, 8, 0, 0, 0, 0, 4, 0, 0]);
+    bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(dir.join("disk.raw"), bytes).unwrap();
+}
+
+/// A cluster with an image, a node that boots, and two machines that were adopted: n5 and n6.
+fn lab(dir: &Path) -> Fake {
+    let fake = cluster(dir);
+    fake.grant(&PublicKey([1; 32]).to_string(), "n1", &[Role::Boot]);
+    disk(dir);
+    run(dir, &["image", "publish", "disk.raw", "--name", "debian", "--arch", "x86_64"]).ok();
+    fs::write(dir.join("list.csv"), "mac,name,site\n525400000005,n5,pisa\n525400000006,n6,pisa\n")
+        .unwrap();
+    run(dir, &["machine", "import", "list.csv"]).ok();
+    fake
+}
+
+#[test]
+fn a_machine_is_granted_power_by_its_name() {
+    let dir = temp();
+    let fake = cluster(dir.path());
+    let granted =
+        run(dir.path(), &["grant", "n2", "--role", "boot", "--role", "power", "--json"]).json();
+    assert_eq!(granted["name"], "n2");
+    let grant: Grant = fake.cells(Kind::GRANT)[0].record().unwrap();
+    assert_eq!((grant.key.0, grant.roles), ([2; 32], BTreeSet::from([Role::Boot, Role::Power])));
+    assert!(run(dir.path(), &["grant", "n9", "--role", "boot"]).failed(1).contains("public key"));
+}
+
+#[test]
+fn images_are_published_listed_and_looked_into() {
+    let dir = temp();
+    let fake = cluster(dir.path());
+    disk(dir.path());
+    let args =
+        ["image", "publish", "disk.raw", "--name", "debian", "--about", "bookworm", "--json"];
+    let published = run(dir.path(), &args).json();
+    assert_eq!((&published["kind"], &published["size"]), (&"disk".into(), &(1 << 20).into()));
+    let image: Image = fake.cells(Kind::IMAGE)[0].record().unwrap();
+    assert_eq!((image.kind, image.about.as_str()), (ImageKind::Disk, "bookworm"));
+    assert!(run(dir.path(), &["image", "ls"]).ok().contains("debian"));
+    assert!(run(dir.path(), &["image", "inspect", "disk.raw"]).ok().contains("disk, 1 MiB"));
+    assert!(run(dir.path(), &["image", "rm", "nope"]).failed(1).contains("image ls"));
+    fs::write(dir.path().join("text"), "no image at all, but a text\n").unwrap();
+    let text = run(dir.path(), &["image", "publish", "text", "--name", "x"]);
+    assert!(text.failed(1).contains("no partition table"), "{}", text.stderr);
+}
+
+#[test]
+fn strangers_are_shown_and_adopted_with_all_their_interfaces() {
+    let dir = temp();
+    let fake = cluster(dir.path());
+    let seen = SightingView { mac: mac(1), at: NOW, inventory: Some(made(None)) };
+    fake.with(|s| s.seen = vec![seen]);
+    let ls = run(dir.path(), &["machine", "ls"]);
+    assert!(ls.ok().contains("stranger") && ls.ok().contains("QEMU, 2 processors"), "{}", ls.ok());
+    assert!(ls.stderr.contains("machine adopt 52:54:00:00:00:01"), "{}", ls.stderr);
+    let stranger = run(dir.path(), &["machine", "show", "52:54:00:00:00:01"]);
+    assert!(stranger.ok().contains("vda, 8.0 GiB, empty"), "{}", stranger.ok());
+    let adopt = ["machine", "adopt", "525400000001", "--name", "n5", "--label", "gpu=true"];
+    run(dir.path(), &adopt).ok();
+    let adoption: Adoption = fake.cells(Kind::ADOPTION)[0].record().unwrap();
+    assert_eq!(adoption.macs, [mac(1), mac(9)]);
+    assert_eq!(fake.cells(Kind::ADOPTION)[0].id.subject, Adoption::machine(mac(1)).as_bytes());
+    // what is not said anew stays
+    run(dir.path(), &["machine", "adopt", "n5", "--site", "pisa"]).ok();
+    let again: Adoption = fake.cells(Kind::ADOPTION)[1].record().unwrap();
+    assert_eq!((again.labels, again.site.as_str()), (adoption.labels, "pisa"));
+    assert!(
+        run(dir.path(), &["machine", "adopt", "525400000003", "--name", "n5"])
+            .failed(1)
+            .contains("is called n5")
+    );
+    assert!(
+        run(dir.path(), &["machine", "adopt", "525400000003"]).failed(2).contains("needs a name")
+    );
+    assert!(run(dir.path(), &["machine", "adopt", "n2"]).failed(1).contains("--mac"));
+    let group = ["machine", "adopt", "525400000003", "--name", "n6", "--group", "nope"];
+    assert!(run(dir.path(), &group).failed(1).contains("no group nope"));
+    assert_eq!(fake.cells(Kind::ADOPTION).len(), 2);
+    run(dir.path(), &["machine", "rm", "n5"]).ok();
+    assert!(run(dir.path(), &["machine", "rm", "n5"]).failed(1).contains("no machine n5"));
+}
+
+#[test]
+fn of_a_wrong_list_nothing_is_adopted() {
+    let dir = temp();
+    let fake = cluster(dir.path());
+    fs::write(dir.path().join("bad.csv"), "mac,name\nxx,n5\n525400000005,n6\n525400000006,n1\n")
+        .unwrap();
+    let bad = run(dir.path(), &["machine", "import", "bad.csv"]);
+    assert!(bad.failed(1).contains("line 2: ") && !bad.stderr.contains("line 3"), "{}", bad.stderr);
+    fs::write(dir.path().join("bad.csv"), "mac,name\n525400000005,n6\n525400000006,n1\n").unwrap();
+    let bad = run(dir.path(), &["machine", "import", "bad.csv"]);
+    assert!(bad.failed(1).contains("line 3: another machine"), "{}", bad.stderr);
+    assert!(fake.cells(Kind::ADOPTION).is_empty());
+}
+
+#[test]
+fn a_deployment_is_one_assignment_for_each_machine() {
+    let dir = temp();
+    let fake = lab(dir.path());
+    fake.with(|s| s.made.insert(name("n5"), made(None)));
+    let deployed = run(
+        dir.path(),
+        &["deploy", "debian", "--nodes", "n[5-6]", "--waves", "2", "--ttl", "1h", "--json"],
+    )
+    .json();
+    assert_eq!(
+        (&deployed["name"], deployed["machines"].as_array().unwrap().len()),
+        (&"alice-42".into(), 2)
+    );
+    let orders = fake.with(|s| assignments(s));
+    let waves: BTreeSet<u16> = orders.iter().map(|(_, o)| o.wave).collect();
+    assert_eq!(waves, BTreeSet::from([0, 1]));
+    for (_, order) in &orders {
+        assert_eq!((order.number, order.gate, order.power, order.code), (42, 90, false, None));
+        assert_eq!(order.not_after.0, NOW.0 + 3_600_000);
+        let Task::Install { setup, images, plan } = &order.task else { panic!() };
+        assert_eq!(images.len(), 1);
+        assert_eq!(plan.is_some(), order.name == name("n5"), "planned where the disks are known");
+        let record: Setup = fake.cells(Kind::SETUP)[0].record().unwrap();
+        assert_eq!(Setup::id(fake.cells(Kind::SETUP)[0].payload()), *setup);
+        assert!(record.text.contains("wipe = \"never\""));
+    }
+    let status = run(dir.path(), &["status", "alice-42"]);
+    assert!(
+        status.ok().contains("n5  wave") && status.ok().contains("0/2 healthy, 2 armed"),
+        "{}",
+        status.ok()
+    );
+    assert_eq!(
+        run(dir.path(), &["status", "alice-42", "--json"]).json()["lines"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+    assert!(run(dir.path(), &["status"]).ok().contains("alice-42"));
+    assert!(run(dir.path(), &["boot", "ls"]).ok().contains("install debian"));
+}
+
+#[test]
+fn what_would_lose_data_is_refused_or_asked_for() {
+    let dir = temp();
+    let fake = lab(dir.path());
+    fake.with(|s| s.made.insert(name("n5"), made(Some("gpt"))));
+    let deploy = |args: &[&str]| run(dir.path(), &[&["deploy", "debian"], args].concat());
+    let refused = deploy(&["--nodes", "n[5-6]"]);
+    assert!(
+        refused.failed(1).contains("n5: ") && refused.stderr.contains("has data"),
+        "{}",
+        refused.stderr
+    );
+    let unasked = deploy(&["--nodes", "n5", "--wipe"]);
+    // stdin is no terminal
+    assert!(
+        unasked.code == Some(2) && unasked.stderr.contains("vda (8.0 GiB, gpt)"),
+        "{}",
+        unasked.stderr
+    );
+    assert!(fake.cells(Kind::ASSIGNMENT).is_empty() && fake.cells(Kind::SETUP).is_empty());
+    deploy(&["--nodes", "n5", "--wipe", "--yes"]).ok();
+    assert_eq!(fake.cells(Kind::ASSIGNMENT).len(), 1);
+    assert!(deploy(&["--nodes", "n9"]).failed(1).contains("n9"));
+    assert!(deploy(&["--nodes", "n2"]).failed(1).contains("interfaces are not known"));
+    assert!(deploy(&["--nodes", "n6", "--power", "cycle"]).failed(1).contains("--role power"));
+    let wrong = made(None);
+    fake.with(|s| s.made.insert(name("n6"), Inventory { arch: "aarch64".to_owned(), ..wrong }));
+    assert!(deploy(&["--nodes", "n6"]).failed(1).contains("the machine is aarch64"));
+}
+
+#[test]
+fn orders_are_taken_back_and_given_again() {
+    let dir = temp();
+    let fake = lab(dir.path());
+    assert!(run(dir.path(), &["boot", "arm", "n5"]).failed(1).contains("--inspect"));
+    assert!(run(dir.path(), &["boot", "disarm", "n5"]).failed(1).contains("no order is in force"));
+    run(dir.path(), &["deploy", "debian", "--nodes", "n5", "--code", "1234"]).ok();
+    assert!(run(dir.path(), &["machine", "rm", "n5"]).failed(1).contains("boot disarm n5"));
+    run(dir.path(), &["boot", "disarm", "n5", "--reason", "wrong rack"]).ok();
+    let over: Disarmament = fake.cells(Kind::DISARMAMENT)[0].record().unwrap();
+    assert_eq!((over.ended, over.reason.as_str()), (Ended::Cancelled, "wrong rack"));
+    assert_eq!(fake.cells(Kind::DISARMAMENT)[0].id.slot, over.assignment.as_bytes());
+    assert_eq!(run(dir.path(), &["boot", "arm", "n5"]).ok(), "alice-43\n");
+    assert_eq!(run(dir.path(), &["boot", "arm", "525400000006", "--inspect"]).ok(), "alice-44\n");
+    let orders = fake.with(|s| assignments(s));
+    let tasks: Vec<&Assignment> = orders.iter().map(|(_, o)| o).collect();
+    assert_eq!(tasks[0].task, tasks[1].task);
+    assert_eq!(
+        (tasks[1].code, tasks[2].task.clone()),
+        (Some(Assignment::code_hash("1234")), Task::Inspect)
+    );
+    assert!(run(dir.path(), &["boot", "show", "n5"]).ok().contains("console code    wanted"));
+    assert!(
+        run(dir.path(), &["boot", "ls", "--json"]).json()["machines"].as_array().unwrap().len()
+            == 2
+    );
+}
+
+#[test]
+fn the_log_of_a_node_is_read_to_its_end() {
+    let dir = temp();
+    let fake = lab(dir.path());
+    let event = |number, last| BootEvent {
+        number,
+        at: Millis(NOW.0),
+        mac: Some(mac(last)),
+        what: format!("event {number}\x1b"),
+    };
+    fake.with(|s| s.events = vec![event(1, 5), event(2, 6), event(3, 5)]);
+    let log = run(dir.path(), &["boot", "log"]);
+    assert_eq!(log.ok().lines().count(), 3);
+    assert!(log.ok().contains("event 2?") && log.stderr.contains("br0"), "{}", log.ok());
+    assert_eq!(run(dir.path(), &["boot", "log", "n5"]).ok().lines().count(), 2);
+    let json = run(dir.path(), &["boot", "log", "--json"]).json();
+    assert_eq!(json["events"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn setups_are_checked_and_planned() {
+    let dir = temp();
+    let fake = lab(dir.path());
+    let write = |text: &str| fs::write(dir.path().join("s.toml"), text).unwrap();
+    write("name = \"s\"\n[[disk]]\nmatch = {}\nwipe = \"once\"\nimage = \"debian\"\n");
+    assert!(run(dir.path(), &["setup", "check", "s.toml"]).ok().contains("s: 1 disk"));
+    let plan = ["setup", "plan", "s.toml", "--node", "n5"];
+    assert!(run(dir.path(), &plan).failed(1).contains("--inspect"));
+    fake.with(|s| s.made.insert(name("n5"), made(Some("gpt"))));
+    assert!(run(dir.path(), &plan).ok().contains("ERASE"));
+    write("name = \"s\"\n[[disk]]\nmatch = {}\nwype = 1\n");
+    assert!(
+        run(dir.path(), &["setup", "check", "s.toml"]).failed(1).contains("did you mean `wipe`")
+    );
+}
