@@ -16,12 +16,14 @@ pub mod image;
 pub mod lab;
 pub mod net;
 pub mod node;
+pub mod os;
 pub mod ready;
 pub mod registry;
 pub mod root;
 pub mod sim;
 pub mod stats;
 pub mod view;
+pub mod vm;
 pub mod wait;
 
 pub use cluster::Invite;

@@ -16,13 +16,15 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What each crate may use of the others.
-const EDGES: [(&str, &[&str]); 10] = [
+const EDGES: [(&str, &[&str]); 12] = [
     ("p2pinst-types", &[]),
     ("p2pinst-files", &[]),
     ("p2pinst-trust", &["p2pinst-types"]),
     ("dht-store", &["p2pinst-types", "p2pinst-trust"]),
     ("p2pinst-chunks", &["p2pinst-types", "p2pinst-files"]),
-    ("p2pinst-install", &["p2pinst-types", "p2pinst-files"]),
+    ("p2pinst-command", &[]),
+    ("p2pinst-install", &["p2pinst-types", "p2pinst-files", "p2pinst-command"]),
+    ("p2pinst-boot", &["p2pinst-types", "p2pinst-files", "p2pinst-command"]),
     ("p2pinst-api", &["p2pinst-types", "p2pinst-files"]),
     (
         "p2pinst-node",
@@ -33,6 +35,7 @@ const EDGES: [(&str, &[&str]); 10] = [
             "dht-store",
             "p2pinst-chunks",
             "p2pinst-install",
+            "p2pinst-boot",
             "p2pinst-api",
         ],
     ),
@@ -45,6 +48,7 @@ const EDGES: [(&str, &[&str]); 10] = [
             "p2pinst-trust",
             "p2pinst-chunks",
             "p2pinst-install",
+            "p2pinst-boot",
             "p2pinst-api",
             "p2pinst-node",
         ],
@@ -72,7 +76,7 @@ const FOREIGN: [(&str, &[&str]); 2] =
 const WORDS: [(&[&str], &[&str]); 3] = [
     (&["libp2p::"], &["node/src/net", "node/src/join"]),
     (&["redb::"], &["crates/dht-store", "crates/chunks"]),
-    (&["process::", "Command"], &["crates/install", "crates/boot", "testnet"]),
+    (&["process::", "Command"], &["crates/command", "crates/install", "crates/boot", "testnet"]),
 ];
 
 /// The longest that a file may be, its tests aside.

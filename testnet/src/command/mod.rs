@@ -6,6 +6,7 @@ mod delay_line;
 mod down;
 mod goodput;
 mod ls;
+mod machine_power;
 mod node;
 mod run;
 mod sim;
@@ -44,6 +45,9 @@ pub(crate) enum Command {
     /// Send and take in as much as goes through: a part of the benchmarks
     #[command(hide = true)]
     Goodput(goodput::Args),
+    /// Switch a machine: a part of its simulated controller
+    #[command(hide = true)]
+    MachinePower(machine_power::Args),
 }
 
 impl Command {
@@ -60,6 +64,7 @@ impl Command {
             Self::Sim(args) => args.run(),
             Self::DelayLine(args) => args.run(),
             Self::Goodput(args) => args.run(),
+            Self::MachinePower(args) => args.run(),
         }
     }
 }

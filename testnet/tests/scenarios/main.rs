@@ -11,6 +11,7 @@
 )]
 
 mod bad_input;
+mod baremetal;
 mod clocks;
 mod concurrency;
 mod crashes;
@@ -27,6 +28,7 @@ mod liar;
 mod limits;
 mod liveness;
 mod lives;
+mod machines;
 mod main_job;
 mod many;
 mod member;
@@ -35,6 +37,7 @@ mod mirrors;
 mod network;
 mod newer;
 mod poison;
+mod power;
 mod rivals;
 mod second_operator;
 mod spread;

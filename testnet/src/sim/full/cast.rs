@@ -69,6 +69,7 @@ fn invite(lab: &mut Lab, site: &str, uses: u32) -> Invited {
         uses,
         not_after: lab.clock.after(Duration::from_secs(24 * 3600)),
         replaces: None,
+        boot: None,
     };
     let operator = lab.operator.clone();
     let cell = lab.write(&operator, Kind::INVITE, invite.key.as_bytes(), &invite);
