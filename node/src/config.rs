@@ -91,6 +91,9 @@ pub struct BootConfig {
     pub http_port: u16,
     /// As whom the boot service runs, once it has its sockets.
     pub user: String,
+    /// How long a machine that is started for an order may say nothing, in seconds: then its power is switched once more, by a
+    /// node with the power role. Servers with much memory test it for minutes.
+    pub patience_secs: u32,
     /// Addresses for `isolated-dhcp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool: Option<IsolatedPool>,
@@ -103,6 +106,7 @@ impl Default for BootConfig {
             interfaces: Vec::new(),
             http_port: HTTP_PORT,
             user: "nobody".to_owned(),
+            patience_secs: 300,
             pool: None,
         }
     }

@@ -170,6 +170,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         replicas: replicas.clone(),
         reports,
         file: dir.controllers(),
+        patience: Duration::from_secs(config.boot.patience_secs.into()),
     };
     let (power, switching) = Power::new(switching, announce);
     let boot_log = Arc::new(boot::Log::default());

@@ -281,10 +281,23 @@ impl Node {
     /// # Errors
     /// When its namespace does not say.
     pub fn received(&self) -> Result<u64> {
+        self.interface_counter(0)
+    }
+
+    /// Bytes that have left by its cable, whether the daemon runs or not.
+    ///
+    /// # Errors
+    /// When its namespace does not say.
+    pub fn sent(&self) -> Result<u64> {
+        self.interface_counter(8)
+    }
+
+    /// A column of `/proc/net/dev` (proc(5)): bytes received are column 0, bytes sent column 8.
+    fn interface_counter(&self, column: usize) -> Result<u64> {
         let table = self.exec("cat").arg("/proc/net/dev").run()?.ok()?.stdout;
         let line = table.lines().find_map(|l| l.trim().strip_prefix("eth0:")).context("no eth0")?;
-        let first = line.split_whitespace().next().context("no number")?;
-        first.parse().with_context(|| format!("`{first}` is no number"))
+        let word = line.split_whitespace().nth(column).context("no number")?;
+        word.parse().with_context(|| format!("`{word}` is no number"))
     }
 
     /// All that the daemon has said.

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use dht_store::view::Assigned;
 use p2pinst_types::record::{BootState, BootStatus, Role};
-use p2pinst_types::{AssignmentId, Hlc, Kind};
+use p2pinst_types::{AssignmentId, Hlc, Kind, Millis};
 use tracing::debug;
 
 use crate::replicate::Replicas;
@@ -13,14 +14,19 @@ use crate::store::StoreHandle;
 
 /// Orders of which it is remembered what was said.
 const SAID: usize = 4096;
+/// A machine that asks for something to boot again so much later is a new sign of it.
+const SIGN: Duration = Duration::from_secs(5);
 
 /// See the module. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reports {
     replicas: Replicas,
     store: StoreHandle,
-    said: Arc<Mutex<BTreeMap<AssignmentId, (BootState, String)>>>,
+    said: Arc<Mutex<BTreeMap<AssignmentId, Said>>>,
 }
+
+/// What was said last of a machine, and when.
+type Said = (BootState, String, Millis);
 
 impl Reports {
     /// Of this node.
@@ -29,7 +35,8 @@ impl Reports {
         Self { replicas, store, said: Arc::default() }
     }
 
-    /// A machine has come so far, as this node saw. Says nothing twice, and nothing without the boot or the power role.
+    /// A machine has come so far, as this node saw. Says nothing twice but that it asks for something to
+    /// boot, and nothing without the boot or the power role.
     pub async fn say(&self, assigned: &Assigned, state: BootState, detail: String) {
         let (views, now) = (self.store.views(), self.store.clock().now());
         let roles = views.roles(&self.replicas.node().0, Hlc::at(now));
@@ -38,13 +45,15 @@ impl Reports {
         }
         {
             let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-            let this = (state, detail.clone());
-            if said.len() >= SAID && !said.contains_key(&assigned.id) {
-                said.pop_first();
-            }
-            if said.insert(assigned.id, this.clone()) == Some(this) {
+            let fresh = |then: Millis| state != BootState::Booting || now.since(then) < SIGN;
+            let before = said.get(&assigned.id);
+            if before.is_some_and(|(s, d, then)| *s == state && *d == detail && fresh(*then)) {
                 return;
             }
+            if said.len() >= SAID && before.is_none() {
+                said.pop_first();
+            }
+            said.insert(assigned.id, (state, detail.clone(), now));
         }
         let record =
             BootStatus { assignment: assigned.id, state, since: now, done: (0, 0), detail };

@@ -18,7 +18,7 @@ use p2pinst_types::{Cell, Kind, MachineId, Millis, NodeId, limits};
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
-use super::job::{self, Job, Observed, Want};
+use super::job::{self, Job, Observed, Standing, Want};
 use super::learnt::Memory;
 use super::secrets;
 use super::turn::{Case, LEASE, RENEW, SETTLE, STAGGER, Said, Turn};
@@ -80,6 +80,7 @@ struct Inner {
     reports: Reports,
     desk: Desk,
     memory: Memory,
+    patience: Duration,
     permits: Semaphore,
     looks: Semaphore,
     epoch: Instant,
@@ -100,6 +101,8 @@ pub struct Parts {
     pub reports: Reports,
     /// Where it is kept what is known of controllers.
     pub file: std::path::PathBuf,
+    /// How long a machine that starts over the network may say nothing.
+    pub patience: Duration,
 }
 
 fn short(text: impl Into<String>) -> String {
@@ -114,7 +117,7 @@ impl Conductor {
     /// Of this node.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { own, store, net, replicas, reports, file } = parts;
+        let Parts { own, store, net, replicas, reports, file, patience } = parts;
         Self(Arc::new(Inner {
             own,
             store,
@@ -123,6 +126,7 @@ impl Conductor {
             reports,
             desk: Desk::default(),
             memory: Memory::load(file),
+            patience,
             permits: Semaphore::new(AT_ONCE),
             looks: Semaphore::new(LOOKS),
             epoch: Instant::now(),
@@ -185,10 +189,13 @@ impl Conductor {
         if !job.is_wanted(&self.0.store.views(), self.now()) {
             return Ok(Next::Over);
         }
-        if matches!(job.cause, PowerCause::Assignment(_))
-            && self.observe(job).await?.booted.is_some()
-        {
-            return Ok(Next::Over);
+        let mut still = None;
+        if matches!(job.want, Want::Netboot(_)) {
+            match self.observe(job).await?.standing(self.0.patience, self.now()) {
+                Standing::Goes(until) => return Ok(Next::Again(until)),
+                Standing::Still(since) => still = Some(since),
+                Standing::NotBegun => {}
+            }
         }
         let own = self.0.own.node.0;
         let peers = self.0.net.peers();
@@ -200,6 +207,7 @@ impl Conductor {
             since: job.since,
             attempts: job.attempts(),
             in_band: job.in_band(),
+            still,
             able: &able,
             own: &own,
         };
@@ -246,7 +254,10 @@ impl Conductor {
     async fn observe(&self, job: &Job) -> Result<Observed, StoreFailure> {
         let subject = job.machine.as_bytes().to_vec();
         let read = self.0.replicas.read(Kind::BOOT_STATUS, subject).await?;
-        Ok(job::observe(&read.cells, job.cause, self.now()))
+        let views = self.0.store.views();
+        let scout = views.scouts().find(|s| job.cause == PowerCause::Assignment(s.assignment));
+        let scout = scout.map(|s| (s.node.0, s.admitted.millis()));
+        Ok(job::observe(&read.cells, job.cause, scout, self.now()))
     }
 
     async fn inventory(&self, machine: &MachineId) -> Result<Option<Inventory>, StoreFailure> {
@@ -296,7 +307,7 @@ impl Conductor {
         let plan = Plan {
             desired: job.desired(),
             boot,
-            expect: job.expect(attempt).map(Duration::from_secs),
+            expect: job.expect(attempt, self.0.patience),
             forced: job.forced(),
             deadline: self.0.epoch.elapsed().saturating_add(limit),
             pace: Pace::default(),
@@ -344,7 +355,9 @@ impl Conductor {
 
     fn limit(&self, job: &Job, attempt: u32) -> Duration {
         let left = job.until.since(self.now());
-        let starts = job.expect(attempt).map(|secs| (Duration::from_secs(secs) + SWITCHES) * 3);
+        // silent at first, and again after its last sign, at each of three starts
+        let expect = job.expect(attempt, self.0.patience);
+        let starts = expect.map(|time| time.saturating_mul(2).saturating_add(SWITCHES) * 3);
         left.min(starts.unwrap_or(LONGEST))
     }
 
@@ -399,7 +412,13 @@ impl Conductor {
             }
             Ended::Said(outcome, detail) => {
                 (status.outcome, status.detail) = (Some(outcome), short(detail));
-                Next::Over
+                match (outcome, &job.want) {
+                    // until it is installed, it may stand still again
+                    (PowerOutcome::Done | PowerOutcome::Unknown, Want::Netboot(_)) => {
+                        Next::Again(self.now().after(self.0.patience))
+                    }
+                    _ => Next::Over,
+                }
             }
         };
         if let Some(outcome) = status.outcome {

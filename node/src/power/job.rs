@@ -1,6 +1,7 @@
 //! What is to be done about the power of machines, and who can do it, as the cluster says. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use dht_store::Views;
 use dht_store::view::{Assigned, Controlled};
@@ -13,10 +14,8 @@ use p2pinst_types::{Cell, Hlc, MachineId, Millis, PublicKey};
 
 use crate::boot::waves;
 
-/// How often a machine is started for its assignment, each time with more patience.
-const ATTEMPTS: u32 = 2;
-/// How long a machine may take at first until it asks for something to boot: servers with much memory test it for minutes.
-const BOOTS: u64 = 300;
+/// How often a machine is started for its assignment, in attempts of several starts.
+const ATTEMPTS: u32 = 4;
 /// So old may a scout's word be that it writes its machine's disk.
 const WRITING: u64 = 60;
 
@@ -88,15 +87,18 @@ impl Job {
                 BootFrom::Disk => BootDevice::Disk,
             },
             // what nearly every firmware has comes first
-            Want::Netboot(_) if attempt > 1 && firmware == Firmware::Uefi => BootDevice::UefiHttp,
+            Want::Netboot(_) if attempt % 2 == 0 && firmware == Firmware::Uefi => {
+                BootDevice::UefiHttp
+            }
             Want::Netboot(_) => BootDevice::Pxe,
         };
         Some(Boot { device, firmware, span: Span::Once })
     }
 
-    /// How long after each start the machine must be seen, in seconds; `None`: its controller's word is enough.
-    pub(super) fn expect(&self, attempt: u32) -> Option<u64> {
-        matches!(self.want, Want::Netboot(_)).then(|| BOOTS.saturating_mul(attempt.into()))
+    /// How long after each start, and each sign of it, the machine may say nothing; `None`: its controller's word is enough.
+    /// `patience` is for the first attempt, and twice that for later ones.
+    pub(super) fn expect(&self, attempt: u32, patience: Duration) -> Option<Duration> {
+        matches!(self.want, Want::Netboot(_)).then(|| patience.saturating_mul(attempt.min(2)))
     }
 
     /// Whether it is done also while a scout is writing.
@@ -159,13 +161,12 @@ pub(super) fn open(views: &Views, own: &PublicKey, now: Millis) -> Vec<Job> {
         let want = Want::Order(o.order.clone());
         job(m, PowerCause::Order(o.id), want, o.hlc.millis(), o.order.not_after)
     });
-    let scouts: BTreeSet<_> = views.scouts().map(|s| s.assignment).collect();
     // what holds for a wave is found out once
     let mut waves = BTreeMap::new();
     let netboots = views.controllers.keys().filter_map(|machine| {
         let assigned = views.current_assignment(machine)?;
         let order = &assigned.order;
-        if !order.power || !assigned.is_armed(now) || scouts.contains(&assigned.id) {
+        if !order.power || !assigned.is_armed(now) {
             return None;
         }
         let wave = (assigned.author, order.number, order.wave, order.gate);
@@ -195,23 +196,63 @@ fn begins(views: &Views, assigned: &Assigned) -> Option<Hlc> {
 pub(super) struct Observed {
     /// Its scout is writing its disk.
     pub(super) writing: bool,
-    /// When it was seen to start over the network for its assignment, or was further.
+    /// When it was last seen to start over the network for its assignment.
     pub(super) booted: Option<Millis>,
+    /// When its scout was admitted.
+    pub(super) arrived: Option<Millis>,
+    /// What its scout said last, and when.
+    pub(super) said: Option<(BootState, Millis)>,
 }
 
-/// What the boot statuses of a machine say, at a time.
-pub(super) fn observe(cells: &[Cell], cause: PowerCause, now: Millis) -> Observed {
+/// Whether a machine that is to be installed comes along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing was seen of it yet.
+    NotBegun,
+    /// It comes along, or waits for people; to be looked at again then.
+    Goes(Millis),
+    /// Nothing was heard of it since then, and for too long: it hangs, or has no power.
+    Still(Millis),
+}
+
+impl Observed {
+    /// Whether it comes along, when it may say nothing for so long.
+    pub(super) fn standing(&self, patience: Duration, now: Millis) -> Standing {
+        let heard = [self.booted, self.arrived, self.said.map(|(_, then)| then)];
+        let Some(last) = heard.into_iter().flatten().max() else { return Standing::NotBegun };
+        let talks = matches!(self.said, None | Some((BootState::Scouting | BootState::Writing, _)));
+        match last.after(patience) {
+            until if now < until => Standing::Goes(until),
+            // who failed, or is done, says nothing more
+            _ if !talks => Standing::Goes(now.after(patience)),
+            _ => Standing::Still(last),
+        }
+    }
+}
+
+/// What the boot statuses of a machine say, at a time, and its scout's admission.
+pub(super) fn observe(
+    cells: &[Cell],
+    cause: PowerCause,
+    scout: Option<(PublicKey, Millis)>,
+    now: Millis,
+) -> Observed {
     let read = |cell: &Cell| cell.record::<BootStatus>().ok().map(|status| (cell.hlc, status));
     let all: Vec<_> = cells.iter().filter_map(read).collect();
     let newest = all.iter().max_by_key(|(hlc, _)| *hlc);
     let writing = newest.is_some_and(|(hlc, status)| {
         status.state == BootState::Writing && now.since(hlc.millis()).as_secs() < WRITING
     });
-    let seen = all.iter().filter(|(_, status)| {
-        cause == PowerCause::Assignment(status.assignment)
-            && !matches!(status.state, BootState::Armed | BootState::Powering | BootState::Failed)
-    });
-    Observed { writing, booted: seen.map(|(_, status)| status.since).max() }
+    let of_this = |status: &BootStatus| cause == PowerCause::Assignment(status.assignment);
+    let seen = all.iter().filter(|(_, s)| of_this(s) && s.state == BootState::Booting);
+    let by_scout = cells.iter().filter(|cell| scout.is_some_and(|(key, _)| key == cell.id.author));
+    let said = by_scout.filter_map(read).filter(|(_, s)| of_this(s)).max_by_key(|(hlc, _)| *hlc);
+    Observed {
+        writing,
+        booted: seen.map(|(_, status)| status.since).max(),
+        arrived: scout.map(|(_, admitted)| admitted),
+        said: said.map(|(hlc, status)| (status.state, hlc.millis())),
+    }
 }
 
 #[cfg(test)]
@@ -241,6 +282,7 @@ mod tests {
         let mut cells = vec![status(&mut lab, &nodes[0], BootState::Booting, other)];
         cells.push(status(&mut lab, &nodes[1], BootState::Powering, this));
         let now = lab.clock;
+        let observe = |cells: &[Cell], cause, now| observe(cells, cause, None, now);
         assert_eq!(observe(&cells, cause, now), Observed::default());
         cells.push(status(&mut lab, &nodes[0], BootState::Booting, this));
         let at = cells[2].record::<BootStatus>().unwrap().since;
@@ -251,6 +293,44 @@ mod tests {
         assert!(!observe(&cells, cause, now.after(Duration::from_secs(61))).writing);
         // also while it is ordered otherwise
         assert!(observe(&cells, PowerCause::Assignment(other), now).writing);
+    }
+
+    #[test]
+    fn a_machine_that_says_nothing_stands_still() {
+        let mut lab = Lab::default();
+        let invited = lab.invite(100, 5);
+        let nodes: Vec<_> = (1..3).map(|n| lab.node(&invited, 100 + n, &format!("n{n}"))).collect();
+        let this = AssignmentId([1; 16]);
+        let cause = PowerCause::Assignment(this);
+        let patience = Duration::from_secs(300);
+        let late = |now: Millis| now.after(Duration::from_secs(301));
+        let mut cells = Vec::new();
+        let at =
+            |cells: &[Cell], scout, now| observe(cells, cause, scout, now).standing(patience, now);
+        assert_eq!(at(&cells, None, lab.clock), Standing::NotBegun);
+        cells.push(status(&mut lab, &nodes[0], BootState::Booting, this));
+        let booted = cells[0].record::<BootStatus>().unwrap().since;
+        assert_eq!(at(&cells, None, booted), Standing::Goes(booted.after(patience)));
+        assert_eq!(at(&cells, None, late(booted)), Standing::Still(booted));
+        // its scout was admitted, and said nothing yet
+        let admitted = booted.after(Duration::from_secs(20));
+        let scout = Some((nodes[1].id(), admitted));
+        assert_eq!(at(&cells, scout, late(booted)), Standing::Goes(admitted.after(patience)));
+        assert_eq!(at(&cells, scout, late(admitted)), Standing::Still(admitted));
+        for (state, talks) in [
+            (BootState::Scouting, true),
+            (BootState::Writing, true),
+            (BootState::Failed, false),
+            (BootState::Finishing, false),
+        ] {
+            cells.truncate(1);
+            cells.push(status(&mut lab, &nodes[1], state, this));
+            let said = cells[1].hlc.millis().max(admitted);
+            let now = late(said);
+            let still = matches!(at(&cells, scout, now), Standing::Still(last) if last == said);
+            assert_eq!(still, talks, "{state}");
+            assert_eq!(at(&cells, scout, said), Standing::Goes(said.after(patience)));
+        }
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub(super) struct Case<'a> {
     pub(super) attempts: u32,
     /// Whether the machine switches itself: then whoever is asked is not there to see it.
     pub(super) in_band: bool,
+    /// Since when nothing is heard of a machine that had begun: what was done before did not last.
+    pub(super) still: Option<Millis>,
     /// The nodes that can do it and are up, this one among them.
     pub(super) able: &'a [PublicKey],
     /// This node.
@@ -118,10 +120,14 @@ impl Case<'_> {
                 .map(|s| (s.status.attempt, s.status.at))
                 .max()
         };
-        if ended(PowerOutcome::Done).is_some() || ended(PowerOutcome::Unknown).is_some() {
-            return Turn::Over;
+        let mut failed = ended(PowerOutcome::Failed);
+        if let Some(done) = ended(PowerOutcome::Done).max(ended(PowerOutcome::Unknown)) {
+            if self.still.is_none() {
+                return Turn::Over;
+            }
+            // whose machine was seen, and then no more, has not done it after all
+            failed = failed.max(Some(done));
         }
-        let failed = ended(PowerOutcome::Failed);
         if failed.is_some_and(|(last, _)| last >= self.attempts) {
             return Turn::Over;
         }
@@ -200,6 +206,7 @@ mod tests {
             since: SINCE,
             attempts: 1,
             in_band: false,
+            still: None,
             able,
             own,
         }
@@ -302,6 +309,19 @@ mod tests {
         assert_eq!(case.turn(&all, secs(40)), Turn::Act(2));
         all.push(ended(nodes[2], 2, PowerOutcome::Failed, secs(50)));
         assert_eq!(case.turn(&all, secs(100)), Turn::Over);
+    }
+
+    #[test]
+    fn what_did_not_last_is_done_again() {
+        let nodes = nodes();
+        let mut case = case(&nodes, &nodes[0]);
+        case.attempts = 3;
+        let said = [ended(nodes[1], 1, PowerOutcome::Done, secs(10))];
+        assert_eq!(case.turn(&said, secs(400)), Turn::Over);
+        case.still = Some(secs(60));
+        assert_eq!(case.turn(&said, secs(400)), Turn::Act(2));
+        let said = [&said[..], &[ended(nodes[2], 3, PowerOutcome::Done, secs(500))]].concat();
+        assert_eq!(case.turn(&said, secs(900)), Turn::Over, "it was tried often enough");
     }
 
     #[test]

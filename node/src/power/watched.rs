@@ -75,7 +75,9 @@ impl Watched {
     pub(super) fn observed(&self, observed: Observed, (now, own): (Millis, Duration)) {
         let mut inner = self.inner();
         inner.seen.writing = observed.writing;
-        inner.seen.booted = observed.booted.map(|then| own.saturating_sub(now.since(then)));
+        let on_own_clock = |then: Millis| own.saturating_sub(now.since(then));
+        inner.seen.booted = observed.booted.map(on_own_clock);
+        inner.seen.arrived = observed.arrived.map(on_own_clock);
     }
 
     fn seen(&self) -> Seen {
@@ -149,9 +151,15 @@ mod tests {
     #[test]
     fn what_others_saw_is_put_on_the_clock_of_the_conversation() {
         let watched = Watched::new(Instant::now() + Duration::from_secs(60));
-        let observed = Observed { writing: true, booted: Some(Millis(95_000)) };
+        let observed = Observed {
+            writing: true,
+            booted: Some(Millis(95_000)),
+            arrived: Some(Millis(99_000)),
+            said: None,
+        };
         watched.observed(observed, (Millis(100_000), Duration::from_secs(30)));
         let seen = watched.seen();
-        assert_eq!((seen.writing, seen.booted), (true, Some(Duration::from_secs(25))));
+        let on_own_clock = [seen.booted, seen.arrived].map(|then| then.map(|t| t.as_secs()));
+        assert_eq!((seen.writing, on_own_clock), (true, [Some(25), Some(29)]));
     }
 }

@@ -24,7 +24,8 @@ pub struct Plan {
     pub desired: Option<Desired>,
     /// The override, set immediately before every start.
     pub boot: Option<Boot>,
-    /// How long after its start the machine itself must be seen (a DISCOVER, a hello); none: the controller's word is enough.
+    /// How long the machine may say nothing after its start, and after each sign of it, until it has arrived; none: the
+    /// controller's word is enough.
     pub expect: Option<Duration>,
     /// Switches off and resets although a scout is writing.
     pub forced: bool,
@@ -83,8 +84,10 @@ pub struct History {
 pub struct Seen {
     /// Its scout is writing its disk.
     pub writing: bool,
-    /// When it was last seen to start from the network, or its own system to come up.
+    /// When it was last seen on its way: it asked for something to boot.
     pub booted: Option<Duration>,
+    /// When it arrived: its scout is known.
+    pub arrived: Option<Duration>,
     /// Nobody wants the run any more.
     pub called_off: bool,
 }
@@ -190,6 +193,17 @@ pub enum Reason {
     )]
     NotSeen {
         /// How long it had, each time.
+        within: Duration,
+        /// How often it was started.
+        starts: u32,
+    },
+    /// The machine began to start, and did not arrive.
+    #[error(
+        "the machine asked for something to boot and then nothing more was heard of it for {} s, after {starts} starts: look at its console, and at `p2pinst boot log`",
+        within.as_secs()
+    )]
+    NotArrived {
+        /// How long it said nothing, each time.
         within: Duration,
         /// How often it was started.
         starts: u32,

@@ -368,15 +368,20 @@ impl Run {
 
     fn expect(&mut self, now: Duration, seen: Seen, since: Duration) -> Result<Output, Reason> {
         let within = self.plan.expect.unwrap_or_default();
-        if seen.booted.is_some_and(|booted| booted >= since) {
+        let of_this_start = |then: &Duration| *then >= since;
+        if seen.arrived.is_some_and(|arrived| of_this_start(&arrived)) {
             self.blind = false;
             return Ok(self.disarmed(self.done()));
         }
-        let until = since.saturating_add(within);
+        let sign = seen.booted.filter(of_this_start);
+        let until = sign.unwrap_or(since).saturating_add(within);
         if now < until && now < self.plan.deadline {
             return Ok(Output::Wait(until.min(self.plan.deadline)));
         }
-        let not_seen = Reason::NotSeen { within, starts: self.starts };
+        let not_seen = match sign {
+            None => Reason::NotSeen { within, starts: self.starts },
+            Some(_) => Reason::NotArrived { within, starts: self.starts },
+        };
         // a controller that cannot switch off, or a machine that starts from what it likes, is not started again and again
         if now >= self.plan.deadline || self.starts >= 3 || !self.can.off {
             return Ok(self.disarmed(Outcome::Failed(not_seen)));

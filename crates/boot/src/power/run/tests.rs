@@ -46,6 +46,8 @@ struct World {
     seen: Seen,
     /// How many starts go by before the machine really starts from the network.
     dead_starts: u32,
+    /// How many of those that begin stop on their way.
+    broken_starts: u32,
     log: Vec<DriverStep>,
 }
 
@@ -62,6 +64,7 @@ impl World {
             boot: None,
             seen: Seen::default(),
             dead_starts: 0,
+            broken_starts: 0,
             log: Vec::new(),
         }
     }
@@ -78,7 +81,13 @@ impl World {
         if self.dead_starts > 0 {
             self.dead_starts -= 1;
         } else if self.boot.is_some() {
-            self.seen.booted = Some(self.now + self.slow + secs(5));
+            let booted = self.now + self.slow + secs(5);
+            self.seen.booted = Some(booted);
+            self.seen.arrived = match self.broken_starts {
+                0 => Some(booted + secs(20)),
+                _ => None,
+            };
+            self.broken_starts = self.broken_starts.saturating_sub(1);
         }
         if self.boot.is_some_and(|boot| boot.span == Span::Once) {
             self.boot = None;
@@ -131,7 +140,9 @@ impl World {
         let mut run = Run::new(plan, can, history, 7);
         let mut input = Input::Tick;
         for _ in 0..10_000 {
-            let seen = Seen { booted: self.seen.booted.filter(|at| *at <= self.now), ..self.seen };
+            let past = |at: &Duration| *at <= self.now;
+            let (booted, arrived) = (self.seen.booted.filter(past), self.seen.arrived.filter(past));
+            let seen = Seen { booted, arrived, ..self.seen };
             match run.step(self.now, seen, input) {
                 Output::Do(step) => input = Input::Did(self.answer(step)),
                 Output::Wait(until) => {
@@ -355,8 +366,30 @@ fn only_the_machine_itself_proves_that_it_starts() {
     // seen before the start does not count
     let mut world = World::new(true);
     world.dead_starts = 100;
-    world.seen.booted = Some(secs(99));
+    (world.seen.booted, world.seen.arrived) = (Some(secs(98)), Some(secs(99)));
     assert!(matches!(world.run(armed, ALL).0, Outcome::Failed(Reason::NotSeen { .. })));
+}
+
+#[test]
+fn a_start_that_stops_on_its_way_is_repeated() {
+    let armed = Plan { boot: Some(PXE), expect: Some(secs(60)), ..plan(Desired::Cycle) };
+    let mut world = World::new(true);
+    world.broken_starts = 1;
+    assert_eq!(world.run(armed, ALL).0, Outcome::Ok { orders: 4 });
+    // as long as there are signs of it, it is waited for
+    let mut world = World::new(true);
+    (world.broken_starts, world.slow) = (1, secs(50));
+    assert_eq!(world.run(armed, ALL).0, Outcome::Ok { orders: 4 });
+    assert!(world.now >= secs(100 + 50 + 55 + 60), "{:?}", world.now);
+
+    let mut world = World::new(true);
+    world.broken_starts = 100;
+    let (outcome, _) = world.run(armed, ALL);
+    assert!(
+        matches!(outcome, Outcome::Failed(Reason::NotArrived { starts: 3, .. })),
+        "{outcome:?}"
+    );
+    assert_eq!(world.boot, None, "a lasting override is taken back");
 }
 
 #[test]
@@ -452,6 +485,7 @@ proptest! {
         lies in 0u32..10,
         loses in 0u32..4,
         dead_starts in 0u32..4,
+        broken_starts in 0u32..4,
         armed: bool,
         expect: bool,
         writing: bool,
@@ -464,6 +498,7 @@ proptest! {
         world.lies = lies;
         world.loses = loses;
         world.dead_starts = dead_starts;
+        world.broken_starts = broken_starts;
         world.seen.writing = writing;
         world.faults = faults.into_iter().map(|i| classes[i]).collect();
         let plan = Plan {
