@@ -41,6 +41,11 @@ impl Clock {
         self.state().peers.now(local())
     }
 
+    /// Presumes that it is this time until enough peers were heard.
+    pub fn presume(&self, time: Millis) {
+        self.state().peers.presume(time, local());
+    }
+
     /// Hears a peer's clock.
     pub fn heard(&self, peer: NodeId, theirs: Millis) {
         let mut state = self.state();

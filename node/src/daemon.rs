@@ -429,7 +429,9 @@ async fn answer(parts: Answering, peer: NodeId, mut stream: NetStream) {
         Request::Holds { root } => {
             Ok(Response::Holds(exchange.blobs().status(&root).is_some_and(|s| s.complete)))
         }
-        Request::Greet { hello } => Ok(Response::Greeting(greeter.greet(&hello, None).await)),
+        Request::Greet { hello, heard } => {
+            Ok(Response::Greeting(greeter.greet(&hello, heard).await))
+        }
         Request::Certify { node } => Ok(greeter.certify_system(peer, node).await),
         Request::Installed { what } => Ok(greeter.installed(peer, what).await),
         Request::Power { machine } => Ok(Response::Power(power.look(machine).await)),

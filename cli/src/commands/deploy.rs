@@ -12,7 +12,8 @@ use p2pinst_api::boot::{ImageView, MachineView};
 use p2pinst_api::request::PrepareDeploy;
 use p2pinst_boot::setup::Setup;
 use p2pinst_types::hostexpr::HostExpr;
-use p2pinst_types::record::{Assignment, Role};
+use p2pinst_trust::console;
+use p2pinst_types::record::{ConsoleCode, Role};
 use p2pinst_types::{AssignmentId, Hash, MachineId, Name, SetupId};
 use serde::Serialize;
 
@@ -84,9 +85,9 @@ pub(crate) struct DeployArgs {
     /// Switch the machines' power, so that they start over the network now
     #[arg(long, value_enum, default_value = "none")]
     power: Power,
-    /// A scout gets its certificate only when this is typed at the machine's console
+    /// A scout gets its certificate only when a code is typed at the machine's console; you are asked for it
     #[arg(long, conflicts_with = "code_file")]
-    code: Option<String>,
+    code: bool,
     /// The same, in a file
     #[arg(long, value_name = "FILE")]
     code_file: Option<PathBuf>,
@@ -179,23 +180,26 @@ pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), CliEr
     context.print_json(&Document { name, number, setup, machines, peers })
 }
 
-/// The hash of the console code, if one is wanted.
-fn code(args: &DeployArgs) -> Result<Option<Hash>, CliError> {
-    let text = match (&args.code, &args.code_file) {
-        (Some(code), _) => code.clone(),
-        (None, Some(file)) => {
-            let bytes = p2pinst_files::read(file, CODE_MAX)?;
+/// What the order says of the console code, if one is wanted.
+fn code(args: &DeployArgs) -> Result<Option<ConsoleCode>, CliError> {
+    let text = match (args.code, &args.code_file) {
+        (true, _) => rpassword::prompt_password("Code for the machines' consoles: ").map_err(|e| {
+            CliError::failed(format!("cannot ask for the code: {e}"))
+                .hint("without a terminal, put it into a file that only you can read: --code-file")
+        })?,
+        (false, Some(file)) => {
+            let bytes = p2pinst_files::read_private(file, CODE_MAX)?;
             String::from_utf8(bytes)
                 .map_err(|_| CliError::failed("the code is no text in UTF-8"))?
         }
-        (None, None) => return Ok(None),
+        (false, None) => return Ok(None),
     };
     let code = text.trim();
-    if code.is_empty() || code.len() > p2pinst_types::limits::HARDWARE_TEXT {
-        let most = p2pinst_types::limits::HARDWARE_TEXT;
-        return Err(CliError::usage(format!("a code has 1 to {most} bytes")));
+    let most = p2pinst_types::limits::HARDWARE_TEXT;
+    if code.len() > most {
+        return Err(CliError::usage(format!("a code has {most} bytes at most")));
     }
-    Ok(Some(Assignment::code_hash(code)))
+    console::demand(code).map(Some).map_err(|e| CliError::usage(e.to_string()))
 }
 
 /// The setup of an image alone.

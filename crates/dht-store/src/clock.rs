@@ -18,29 +18,45 @@ const NOISE: i64 = 500;
 pub struct PeerClocks {
     /// Peer's clock minus ours, in milliseconds, as last heard.
     offsets: BTreeMap<NodeId, i64>,
+    /// What counts until enough peers were heard.
+    presumed: i64,
     correction: i64,
 }
 
-/// The lower median of the offsets; zero without a quorum.
-fn median(offsets: &BTreeMap<NodeId, i64>) -> i64 {
+/// The lower median of the offsets; nothing without a quorum.
+fn median(offsets: &BTreeMap<NodeId, i64>) -> Option<i64> {
     if offsets.len() < QUORUM {
-        return 0;
+        return None;
     }
     let mut sorted: Vec<i64> = offsets.values().copied().collect();
     sorted.sort_unstable();
-    sorted.get((sorted.len() - 1) / 2).copied().unwrap_or(0)
+    sorted.get((sorted.len() - 1) / 2).copied()
+}
+
+fn signed(at: Millis) -> i64 {
+    i64::try_from(at.0).unwrap_or(i64::MAX)
 }
 
 impl PeerClocks {
+    /// Presumes that it is this time, at a moment of the local clock, until enough peers were heard: what a machine does whose own
+    /// clock knows nothing (its battery is empty).
+    pub fn presume(&mut self, time: Millis, local: Millis) {
+        self.presumed = signed(time) - signed(local);
+        self.correct();
+    }
+
+    fn correct(&mut self) {
+        let difference = median(&self.offsets).unwrap_or(self.presumed);
+        self.correction = if difference.abs() < NOISE { 0 } else { difference };
+    }
+
     /// Hears a peer's clock at a moment of the local one.
     pub fn heard(&mut self, peer: NodeId, theirs: Millis, local: Millis) {
-        let signed = |at: Millis| i64::try_from(at.0).unwrap_or(i64::MAX);
         if self.offsets.len() >= SAMPLES && !self.offsets.contains_key(&peer) {
             self.offsets.pop_first();
         }
         self.offsets.insert(peer, signed(theirs) - signed(local));
-        let median = median(&self.offsets);
-        self.correction = if median.abs() < NOISE { 0 } else { median };
+        self.correct();
     }
 
     /// What is added to the local clock, in milliseconds.
@@ -78,6 +94,18 @@ mod tests {
         assert_eq!(clock.now(NOW), NOW, "two peers are no quorum");
         clock.heard(node(3), Millis(NOW.0 + HOUR), NOW);
         assert_eq!(clock.now(NOW), Millis(NOW.0 + HOUR));
+    }
+
+    #[test]
+    fn a_presumed_time_counts_until_a_quorum_is_heard() {
+        let mut clock = PeerClocks::default();
+        clock.presume(NOW, Millis(HOUR));
+        assert_eq!(clock.now(Millis(HOUR + 5)), Millis(NOW.0 + 5));
+        for n in 1..=3 {
+            assert_eq!(clock.now(Millis(HOUR)), NOW);
+            clock.heard(node(n), Millis(NOW.0 + 7000), Millis(HOUR));
+        }
+        assert_eq!(clock.now(Millis(HOUR)), Millis(NOW.0 + 7000));
     }
 
     #[test]

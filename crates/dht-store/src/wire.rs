@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use p2pinst_trust::{Greeting, Welcome};
 use p2pinst_types::record::{Progress, SignedRoot};
-use p2pinst_types::{Cell, Hash, Kind, MachineId, Millis, PublicKey};
+use p2pinst_types::{Cell, Hash, Kind, Mac, MachineId, Millis, PublicKey};
 use serde::{Deserialize, Serialize};
 
 use crate::admission::Outcome;
@@ -133,6 +133,9 @@ pub enum Request {
         /// A signed [`p2pinst_trust::ScoutHello`].
         #[serde(with = "serde_bytes")]
         hello: Vec<u8>,
+        /// The interface that it called from, as the kernel of the node knows that it called.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        heard: Option<Mac>,
     },
     /// Of a scout, to a node with the boot role: certify the key of the system that it installs.
     Certify {

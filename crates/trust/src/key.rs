@@ -24,6 +24,8 @@ pub enum Domain {
     NodeCert,
     /// What a scout shows of itself.
     ScoutHello,
+    /// A scout's key, by the key of a console's code.
+    ConsoleCode,
 }
 
 impl Domain {
@@ -33,6 +35,7 @@ impl Domain {
             Self::Grant => b"p2pinst/grant/1\0",
             Self::NodeCert => b"p2pinst/node-cert/1\0",
             Self::ScoutHello => b"p2pinst/scout-hello/1\0",
+            Self::ConsoleCode => b"p2pinst/console-code/1\0",
         }
     }
 

@@ -3,6 +3,7 @@
 //! Everything here verifies or makes signatures over bytes in memory; nothing does I/O, nothing
 //! reads a clock. Time comes in as a parameter.
 
+pub mod console;
 #[cfg(any(test, feature = "fixture"))]
 #[doc(hidden)]
 pub mod fixture;

@@ -5,7 +5,7 @@
 
 use p2pinst_types::record::{Grant, Guise, Inventory, Invite, NodeCert, SignedCert, SignedRoot};
 use p2pinst_types::{
-    AssignmentId, Cell, ClusterId, Kind, Mac, PublicKey, Signature, codec, limits,
+    AssignmentId, Cell, ClusterId, Hlc, Kind, Mac, PublicKey, Signature, codec, limits,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -25,9 +25,9 @@ pub struct ScoutHello {
     pub macs: Vec<Mac>,
     /// What its machine is made of.
     pub inventory: Inventory,
-    /// The code that somebody has typed at its console.
+    /// What shows that the order's code was typed at its console ([`crate::console`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
+    pub code: Option<Signature>,
     /// Where it will listen.
     pub addrs: Vec<String>,
 }
@@ -50,8 +50,13 @@ pub enum Greeting {
         reason: String,
         /// After how many seconds.
         secs: u16,
-        /// Whether a code from the console would help.
-        code: bool,
+        /// Where a code from the console would help: the salt of its key.
+        code: Option<[u8; 16]>,
+    },
+    /// The machine has a system of its own, and there is nothing to be done: it is to start that.
+    Leave {
+        /// Why, for people; at most [`limits::DESCRIPTION`] bytes.
+        reason: String,
     },
     /// It is one.
     Welcome(Box<Welcome>),
@@ -85,6 +90,8 @@ pub struct Welcomed {
     pub cert: NodeCert,
     /// What the machine is to do.
     pub assignment: AssignmentId,
+    /// When the invite was written, by the cluster's clock.
+    pub written: Hlc,
 }
 
 /// What a scout is made with: whose it is. Public: everybody on a segment can read it.
@@ -177,7 +184,6 @@ impl ScoutHello {
         }
         let bounded = hello.macs.len() <= limits::HARDWARE_NICS
             && hello.inventory.is_bounded()
-            && hello.code.as_ref().is_none_or(|c| c.len() <= limits::HARDWARE_TEXT)
             && hello.addrs.len() <= limits::ADDRS
             && hello.addrs.iter().all(|a| a.len() <= 256);
         if bounded { Ok(hello) } else { Err(ScoutError::Malformed) }
@@ -217,6 +223,7 @@ impl Welcome {
         if cert.node != *key || self.bootstrap.len() > limits::ADDRS {
             return Err(ScoutError::NotCertified);
         }
-        Ok(Welcomed { roots, invite, cert, assignment: boot.assignment })
+        let (assignment, written) = (boot.assignment, invite_cell.hlc);
+        Ok(Welcomed { roots, invite, cert, assignment, written })
     }
 }

@@ -1,7 +1,7 @@
 //! The files of the newest scout: fetched like any blob, and linked to where the boot service sees them.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -112,12 +112,20 @@ impl Artefacts {
 impl Wanted {
     /// Brings the files, and links them to their places.
     pub(super) async fn fetch(self, storage: Storage) -> Result<Self, String> {
-        for blob in self.image.files.values() {
+        let stopping = |_| "the node is stopping".to_owned();
+        // they may lie in their places, though the store has made room since, and nobody else is in reach
+        let look = move || {
+            let here = self.image.files.iter().all(|(n, b)| is_at(&self.directory.join(n), b));
+            (self, here)
+        };
+        let (this, here) = tokio::task::spawn_blocking(look).await.map_err(stopping)?;
+        if here {
+            return Ok(this);
+        }
+        for blob in this.image.files.values() {
             storage.get(*blob).await?;
         }
-        tokio::task::spawn_blocking(move || self.link_all(&storage))
-            .await
-            .map_err(|_| "the node is stopping".to_owned())?
+        tokio::task::spawn_blocking(move || this.link_all(&storage)).await.map_err(stopping)?
     }
 
     fn link_all(self, storage: &Storage) -> Result<Self, String> {
@@ -128,6 +136,19 @@ impl Wanted {
         }
         Ok(self)
     }
+}
+
+/// Whether a blob's content is at a place.
+fn is_at(path: &Path, blob: &BlobRef) -> bool {
+    let hash = |file: File| -> io::Result<bool> {
+        if file.metadata()?.len() != blob.len() {
+            return Ok(false);
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(file)?;
+        Ok(*hasher.finalize().as_bytes() == blob.root.0)
+    };
+    File::open(path).and_then(hash).unwrap_or(false)
 }
 
 /// Links a blob to a place, at once: whoever reads what was there goes on.
@@ -144,4 +165,23 @@ fn link(from: &Path, to: &Path, blob: &BlobRef) -> Result<(), FileError> {
     let readable = fs::Permissions::from_mode(0o644);
     fs::set_permissions(&temp, readable).context("open to all", &temp)?;
     fs::rename(&temp, to).context("rename", &temp)
+}
+
+#[cfg(test)]
+mod tests {
+    use p2pinst_types::Hash;
+
+    use super::*;
+
+    #[test]
+    fn what_lies_in_its_place_is_known_by_its_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("scout.efi");
+        let blob = BlobRef::new(Hash::of(b"the scout"), 9).unwrap();
+        assert!(!is_at(&path, &blob));
+        for (content, is) in [("the scout", true), ("the scour", false), ("the", false)] {
+            fs::write(&path, content).unwrap();
+            assert_eq!(is_at(&path, &blob), is, "{content}");
+        }
+    }
 }

@@ -11,11 +11,13 @@ use dht_store::store::Write;
 use dht_store::view::{Assigned, Scout};
 use dht_store::wire::{Request, Response};
 use dht_store::{Store, Views};
+use p2pinst_boot::setup::document::Setup;
 use p2pinst_trust::policy::sign_cert;
 use p2pinst_trust::scout::ScoutError;
 use p2pinst_trust::{Greeting, ScoutHello, SecretKey, Welcome};
 use p2pinst_types::record::{
     Assignment, BootState, BootUse, Disarmament, Ended, Guise, Invite, NodeCert, Role, Sighting,
+    Task,
 };
 use p2pinst_types::{AssignmentId, Cell, Hlc, Kind, Mac, MachineId, NodeId, PublicKey, limits};
 use thiserror::Error;
@@ -33,13 +35,14 @@ use crate::store::{Own, StoreFailure, StoreHandle};
 const SCOUT: Duration = Duration::from_secs(24 * 3600);
 /// How long a system may take to start for the first time.
 const SYSTEM: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Invites that this node gives for one assignment: a machine that loses power again and again, and no flood of records.
-const INVITES: u32 = 32;
+/// Invites that this node gives for one assignment and guise at once, and then one for each of these: a machine that loses power
+/// again and again, and no flood of records.
+const INVITES: Rate = Rate { most: 16, each: Duration::from_secs(60) };
 /// Assignments that it counts them for.
 const COUNTED: usize = 4096;
 /// Unknown machines that are noted at once, and then one for each of these: whoever invents addresses does not fill the
 /// cluster's records with them.
-const NOTED: (u32, Duration) = (32, Duration::from_secs(5));
+const NOTED: Rate = Rate { most: 32, each: Duration::from_secs(5) };
 /// How long a node with the boot role may take to answer.
 const RELAY: Duration = Duration::from_secs(8);
 /// Nodes with the boot role that are asked.
@@ -58,8 +61,11 @@ pub(super) enum SignError {
     #[error("this node does not have the boot role (p2pinst grant {0} --role boot)")]
     NoRole(NodeId),
     /// It was asked too often.
-    #[error("too many certificates were given for this order: cancel it, and order anew")]
+    #[error("many certificates were given for this order in a short time: the next one in a minute")]
     TooMany,
+    /// The scout's own order is over, or it installs no system of ours.
+    #[error("the order of this scout does not call for a system that joins")]
+    NoSystem,
     /// There is no randomness, or a record cannot be encoded.
     #[error("cannot sign: {0}")]
     Sign(String),
@@ -72,36 +78,48 @@ pub struct Greeter {
     net: Net,
     store: StoreHandle,
     announce: mpsc::Sender<Cell>,
-    given: Arc<Mutex<BTreeMap<AssignmentId, Given>>>,
+    given: Arc<Mutex<BTreeMap<(AssignmentId, Guise), Given>>>,
     pace: Arc<Mutex<Pace>>,
     sightings: Arc<Mutex<BTreeMap<Mac, u16>>>,
     addrs: Vec<String>,
     reports: Reports,
 }
 
-/// What was given for one assignment.
-#[derive(Debug, Default)]
+/// What was given for one assignment, in one guise.
+#[derive(Debug)]
 struct Given {
-    count: u32,
-    /// The latest for each guise: who asks again, because the answer was lost or was overheard, gets the same.
-    last: Vec<(Guise, PublicKey, Welcome)>,
+    pace: Pace,
+    /// The latest: who asks again, because the answer was lost or was overheard, gets the same.
+    last: Option<(PublicKey, Welcome)>,
 }
 
-/// How many unknown machines may be noted now.
+/// So many at once, and then one for each of these times.
+#[derive(Debug, Clone, Copy)]
+struct Rate {
+    most: u32,
+    each: Duration,
+}
+
+/// How many there may be now.
 #[derive(Debug)]
 struct Pace {
+    rate: Rate,
     left: u32,
     since: Instant,
 }
 
 impl Pace {
+    fn new(rate: Rate, now: Instant) -> Self {
+        Self { rate, left: rate.most, since: now }
+    }
+
     /// Takes one, if there is one.
     fn take(&mut self, now: Instant) -> bool {
-        let due = now.saturating_duration_since(self.since).as_secs() / NOTED.1.as_secs();
+        let due = now.saturating_duration_since(self.since).as_secs() / self.rate.each.as_secs();
         if due > 0 {
             self.since = now;
-            self.left =
-                self.left.saturating_add(u32::try_from(due).unwrap_or(u32::MAX)).min(NOTED.0);
+            let due = u32::try_from(due).unwrap_or(u32::MAX);
+            self.left = self.left.saturating_add(due).min(self.rate.most);
         }
         let taken = self.left > 0;
         self.left -= u32::from(taken);
@@ -110,7 +128,7 @@ impl Pace {
 }
 
 fn told(reason: impl Into<String>, secs: u16) -> Greeting {
-    Greeting::Wait { reason: reason.into(), secs, code: false }
+    Greeting::Wait { reason: reason.into(), secs, code: None }
 }
 
 impl Greeter {
@@ -125,7 +143,7 @@ impl Greeter {
         reports: Reports,
     ) -> Self {
         let (given, sightings) = (Arc::default(), Arc::default());
-        let pace = Arc::new(Mutex::new(Pace { left: NOTED.0, since: Instant::now() }));
+        let pace = Arc::new(Mutex::new(Pace::new(NOTED, Instant::now())));
         Self { own, net, store, announce, given, pace, sightings, addrs, reports }
     }
 
@@ -160,18 +178,18 @@ impl Greeter {
         if let Some(mac) = heard.filter(|mac| !said.macs.contains(mac)) {
             return told(format!("it calls from {mac}, which is none of its interfaces"), 60);
         }
-        self.relay(&views, hello).await
+        self.relay(&views, hello, heard).await
     }
 
     /// Asks nodes with the boot role, one after the other.
-    async fn relay(&self, views: &Views, hello: &[u8]) -> Greeting {
+    async fn relay(&self, views: &Views, hello: &[u8], heard: Option<Mac>) -> Greeting {
         let now = self.now();
         let mut able: Vec<NodeId> = views.machines.values().map(|m| m.node).collect();
         able.retain(|n| *n != self.own.node && Self::may_sign(views, &n.0, now));
         able.sort_by_key(|n| !self.net.peers().is_up(n));
         let peers = self.net.peers();
         for node in able.iter().take(ASKED) {
-            let request = Request::Greet { hello: hello.to_vec() };
+            let request = Request::Greet { hello: hello.to_vec(), heard };
             match tokio::time::timeout(
                 RELAY,
                 rpc::ask(&self.net, *node, &peers.addrs_of(node), &request),
@@ -204,6 +222,7 @@ impl Greeter {
         let now = self.store.clock().now();
         match judge(views, &said, heard, now, &is_alive, &gate) {
             Verdict::Wait { reason, secs, code } => Greeting::Wait { reason, secs, code },
+            Verdict::Leave { reason } => Greeting::Leave { reason },
             Verdict::Stranger { mac } => {
                 self.sight(mac, Some(&said)).await;
                 told(format!("nobody knows this machine: p2pinst machine adopt {mac}"), 10)
@@ -328,9 +347,9 @@ impl Greeter {
             bootstrap: self.bootstrap(&views),
         };
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = &mut given.entry(assigned.id).or_default().last;
-        last.retain(|(of, _, _)| *of != guise);
-        last.push((guise, key, welcome.clone()));
+        if let Some(given) = given.get_mut(&(assigned.id, guise)) {
+            given.last = Some((key, welcome.clone()));
+        }
         Ok(welcome)
     }
 
@@ -341,20 +360,17 @@ impl Greeter {
         guise: Guise,
         key: &PublicKey,
     ) -> Result<Option<Welcome>, SignError> {
+        let (now, of) = (Instant::now(), (id, guise));
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        if given.len() >= COUNTED && !given.contains_key(&id) {
+        if given.len() >= COUNTED && !given.contains_key(&of) {
             given.pop_first();
         }
-        let given = given.entry(id).or_default();
-        let same = given.last.iter().find(|(of, to, _)| *of == guise && to == key);
-        if let Some((_, _, welcome)) = same {
+        let new = || Given { pace: Pace::new(INVITES, now), last: None };
+        let given = given.entry(of).or_insert_with(new);
+        if let Some((_, welcome)) = given.last.as_ref().filter(|(to, _)| to == key) {
             return Ok(Some(welcome.clone()));
         }
-        if given.count >= INVITES {
-            return Err(SignError::TooMany);
-        }
-        given.count += 1;
-        Ok(None)
+        if given.pace.take(now) { Ok(None) } else { Err(SignError::TooMany) }
     }
 
     /// Where a scout finds the cluster: here, and at others that are up.
@@ -390,6 +406,10 @@ impl Greeter {
     /// A scout wants the key of the system certified that it installs.
     pub async fn certify_system(&self, peer: NodeId, key: PublicKey) -> Response {
         let Some(scout) = self.scout(peer) else { return refused("it is no scout") };
+        // under the order of this scout and no other: another may want a code
+        if !calls_for_system(&self.store.views(), &scout) {
+            return refused(&SignError::NoSystem.to_string());
+        }
         match self.certify(scout.machine, Guise::System, key, Vec::new()).await {
             Ok(welcome) => Response::Certified(Box::new(welcome)),
             Err(error) => refused(&error.to_string()),
@@ -427,6 +447,14 @@ impl Greeter {
     }
 }
 
+/// Whether what a scout installs is a system that joins.
+fn calls_for_system(views: &Views, scout: &Scout) -> bool {
+    let assigned = views.current_assignment(&scout.machine).filter(|a| a.id == scout.assignment);
+    let Some(Task::Install { setup, .. }) = assigned.map(|a| &a.order.task) else { return false };
+    let setup = views.setups.get(setup).and_then(|s| Setup::parse(&s.text).ok());
+    setup.is_some_and(|s| s.agent)
+}
+
 fn refused(why: &str) -> Response {
     Response::Refused(why.to_owned())
 }
@@ -438,11 +466,11 @@ mod tests {
     #[test]
     fn a_flood_of_unknown_machines_is_noted_at_a_walking_pace() {
         let start = Instant::now();
-        let mut pace = Pace { left: NOTED.0, since: start };
+        let mut pace = Pace::new(NOTED, start);
         assert_eq!((0..1000).filter(|_| pace.take(start)).count(), 32);
-        let later = start + 3 * NOTED.1;
+        let later = start + 3 * NOTED.each;
         assert_eq!((0..1000).filter(|_| pace.take(later)).count(), 3);
-        let long = later + 1000 * NOTED.1;
+        let long = later + 1000 * NOTED.each;
         assert_eq!((0..1000).filter(|_| pace.take(long)).count(), 32, "no more than at first");
     }
 }

@@ -2,7 +2,7 @@
 
 use dht_store::Views;
 use dht_store::view::Assigned;
-use p2pinst_trust::ScoutHello;
+use p2pinst_trust::{ScoutHello, console};
 use p2pinst_types::record::Assignment;
 use p2pinst_types::{Mac, MachineId, Millis, NodeId};
 
@@ -20,8 +20,13 @@ pub(super) enum Verdict {
         reason: String,
         /// After how many seconds.
         secs: u16,
-        /// Whether a code from its console would help.
-        code: bool,
+        /// Where a code from its console would help: the salt of its key.
+        code: Option<[u8; 16]>,
+    },
+    /// It has a system, and is to start that.
+    Leave {
+        /// Why.
+        reason: String,
     },
     /// Nobody knows it.
     Stranger {
@@ -43,7 +48,7 @@ pub(super) enum Verdict {
 }
 
 fn wait(reason: impl Into<String>, secs: u16) -> Verdict {
-    Verdict::Wait { reason: reason.into(), secs, code: false }
+    Verdict::Wait { reason: reason.into(), secs, code: None }
 }
 
 /// Whether a machine's wave may begin, and why not.
@@ -63,22 +68,38 @@ pub(super) fn judge(
     if let Some(mac) = heard.filter(|mac| !hello.macs.contains(mac)) {
         return wait(format!("it calls from {mac}, which is none of its interfaces"), LATER);
     }
-    // the interface that it called over, where that is known: others may be those of another machine's order
-    let own = heard.into_iter().chain(hello.macs.iter().copied());
-    let Some(machine) = own.clone().find_map(|mac| views.machine_with(&mac)) else {
-        return match own.clone().find(|mac| !mac.is_group()) {
+    let listed = || hello.macs.iter().find_map(|mac| views.machine_with(mac));
+    // the interface that it called over counts, where that is known: whoever likes can list those of others
+    let machine = match heard {
+        Some(mac) => views.machine_with(&mac),
+        None => listed(),
+    };
+    let Some(machine) = machine else {
+        if let (Some(mac), Some(other)) = (heard, listed()) {
+            let name = views.known_as(&other).map(|(name, ..)| name.to_string());
+            let name = name.unwrap_or_default();
+            let reason = format!("it calls from {mac}, which is not known as an interface of {name}");
+            return wait(format!("{reason}: adopt {name} with all its interfaces"), LATER);
+        }
+        let mut own = heard.into_iter().chain(hello.macs.iter().copied());
+        return match own.find(|mac| !mac.is_group()) {
             Some(mac) => Verdict::Stranger { mac },
             None => wait("it has no interface that it could be known by", LATER),
         };
     };
     let Some(assigned) = views.current_assignment(&machine).filter(|a| a.is_armed(now)) else {
-        return wait(
-            "no order is in force for this machine (p2pinst deploy, p2pinst boot arm)",
-            SOON,
-        );
+        let reason = "no order is in force for this machine (p2pinst deploy, p2pinst boot arm)";
+        return match views.machines.contains_key(&machine) {
+            true => Verdict::Leave { reason: reason.to_owned() },
+            false => wait(reason, SOON),
+        };
     };
     if let Some(reason) = refuses(&assigned.order, hello) {
         return reason;
+    }
+    if heard.is_none() && assigned.order.code.is_none() {
+        let reason = "it calls from another segment, where anybody could say that it is this machine";
+        return wait(format!("{reason}: order it with a code (p2pinst deploy --code)"), LATER);
     }
     if let Err(reason) = gate(assigned) {
         return wait(reason, LATER);
@@ -95,13 +116,13 @@ pub(super) fn judge(
 /// Whether the order wants a code that was not given.
 fn refuses(order: &Assignment, hello: &ScoutHello) -> Option<Verdict> {
     let wanted = order.code?;
-    let given = hello.code.as_deref().map(Assignment::code_hash);
-    if given == Some(wanted) {
+    let met = |code| console::is_met(&wanted, &hello.cluster, &hello.key, code);
+    if hello.code.as_ref().is_some_and(met) {
         return None;
     }
-    let reason = match given {
+    let reason = match hello.code {
         Some(_) => "the code is wrong",
         None => "the order wants a code, typed at this machine's console",
     };
-    Some(Verdict::Wait { reason: reason.to_owned(), secs: SOON, code: true })
+    Some(Verdict::Wait { reason: reason.to_owned(), secs: SOON, code: Some(wanted.salt) })
 }

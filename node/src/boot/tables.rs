@@ -6,7 +6,7 @@ use std::time::Duration;
 use dht_store::Views;
 use p2pinst_boot::dhcp::table::{Armed, Mode, Style, Table, Wants};
 use p2pinst_boot::service::Tables;
-use p2pinst_types::{AssignmentId, Hash, Millis};
+use p2pinst_types::{AssignmentId, Hash, Mac, Millis};
 
 use super::Parts;
 use super::artefacts::Artefacts;
@@ -20,9 +20,10 @@ pub(super) fn make(parts: &Parts, artefacts: &Artefacts, views: &Views, now: Mil
     table.node_port = parts.addrs.iter().find_map(|a| socket_addr(a)).map_or(0, |a| a.port());
     table.http_port = parts.config.http_port;
     table.members = views.machines.values().map(|m| m.node).collect();
-    // every machine of which anything is known: those without an order start from their disks
+    // where strangers get the scout: those that are known and without an order start from their disks
     let disk = Armed { assignment: Hash([0; 32]), style: Style::default(), wants: Wants::Disk };
-    for adopted in views.adopted.values() {
+    let takes_strangers = !matches!(table.mode, Mode::Off | Mode::Armed);
+    for adopted in views.adopted.values().filter(|_| takes_strangers) {
         for mac in &adopted.adoption.macs {
             table.machines.insert(*mac, disk);
         }
@@ -30,7 +31,9 @@ pub(super) fn make(parts: &Parts, artefacts: &Artefacts, views: &Views, now: Mil
     for assigned in views.assignments.values().filter(|a| a.is_armed(now)) {
         let assignment = number(&assigned.id);
         let scout = Armed { assignment, style: Style::default(), wants: Wants::Scout };
-        for mac in &assigned.order.macs {
+        // an interface that was moved to another machine since is that one's
+        let still = |mac: &&Mac| views.machine_with(mac) == Some(assigned.machine);
+        for mac in assigned.order.macs.iter().filter(still) {
             table.machines.insert(*mac, scout);
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dht_store::view::Assigned;
 use dht_store::{Store, Views};
 use p2pinst_trust::fixture::{Invited, Lab, key, name};
-use p2pinst_trust::{ScoutHello, SecretKey};
+use p2pinst_trust::{ScoutHello, SecretKey, console};
 use p2pinst_types::record::{
     Adoption, Assignment, BootUse, Disarmament, Ended, Firmware, Guise, Inventory, Invite, Role,
     Task,
@@ -130,12 +130,16 @@ fn only_a_machine_with_an_order_in_force_becomes_a_scout() {
     waits(&world.judge(&hello, Some(MAC), false), "no order");
     let assigned = world.order(MAC, "b1", |_| {});
     assert_eq!(world.judge(&hello, Some(MAC), false), Verdict::Certify { machine });
-    assert_eq!(world.judge(&hello, None, false), Verdict::Certify { machine }, "beyond a router");
+    waits(&world.judge(&hello, None, false), "another segment");
     waits(&world.judge(&hello, Some(OTHER), false), "none of its interfaces");
     // beside others' interfaces its own counts: that of which the kernel knows
     world.adopt(OTHER, "b2");
     let both = world.hello(&key(7), &[OTHER, MAC]);
     assert_eq!(world.judge(&both, Some(MAC), false), Verdict::Certify { machine });
+    // who lists another's interface is not it
+    let third = Mac([0x52, 0x54, 0, 0, 0, 3]);
+    let liar = world.hello(&key(8), &[third, MAC]);
+    waits(&world.judge(&liar, Some(third), false), "not known as an interface of b1");
     world.ended(&assigned, Ended::Installed);
     waits(&world.judge(&hello, Some(MAC), false), "no order");
     world.order(MAC, "b1", |o| o.number = 2);
@@ -148,12 +152,22 @@ fn only_a_machine_with_an_order_in_force_becomes_a_scout() {
 fn a_code_that_is_wanted_is_needed() {
     let mut world = world();
     let machine = world.adopt(MAC, "b1");
-    world.order(MAC, "b1", |o| o.code = Some(Assignment::code_hash("4711")));
+    let demand = console::demand("471147").unwrap();
+    world.order(MAC, "b1", |o| o.code = Some(demand));
     let mut hello = world.hello(&key(7), &[MAC]);
-    assert!(matches!(world.judge(&hello, None, false), Verdict::Wait { code: true, .. }));
-    hello.code = Some("0815".to_owned());
+    let Verdict::Wait { code: Some(salt), .. } = world.judge(&hello, None, false) else {
+        panic!("no code is wanted");
+    };
+    let cluster = *world.lab.cluster();
+    let typed = |code, scout: &SecretKey| {
+        console::answer(code, &salt, &cluster, &scout.public()).unwrap()
+    };
+    hello.code = Some(typed("081508", &key(7)));
     waits(&world.judge(&hello, None, false), "wrong");
-    hello.code = Some("4711".to_owned());
+    // what was overheard is of no use to another
+    hello.code = Some(typed("471147", &key(8)));
+    waits(&world.judge(&hello, None, false), "wrong");
+    hello.code = Some(typed("471147", &key(7)));
     assert_eq!(world.judge(&hello, None, false), Verdict::Certify { machine });
 }
 

@@ -13,7 +13,9 @@ use p2pinst_boot::power::drive::{Desk, drive};
 use p2pinst_boot::power::driver::{self, Target};
 use p2pinst_boot::power::error::Class;
 use p2pinst_boot::power::run::{Outcome, Pace, Plan, Reason};
-use p2pinst_types::record::{BootState, Inventory, PowerCause, PowerOutcome, PowerStatus};
+use p2pinst_types::record::{
+    BootState, Inventory, PowerCause, PowerOutcome, PowerStatus, Task,
+};
 use p2pinst_types::{Cell, Kind, MachineId, Millis, NodeId, limits};
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
@@ -190,8 +192,13 @@ impl Conductor {
             return Ok(Next::Over);
         }
         let mut still = None;
-        if matches!(job.want, Want::Netboot(_)) {
-            match self.observe(job).await?.standing(self.0.patience, self.now()) {
+        if let Want::Netboot(assigned) = &job.want {
+            let observed = self.observe(job).await?;
+            if observed.arrived.is_some() && assigned.order.task == Task::Inspect {
+                // its scout waits for another order
+                return Ok(Next::Again(self.now().after(self.0.patience)));
+            }
+            match observed.standing(self.0.patience, self.now()) {
                 Standing::Goes(until) => return Ok(Next::Again(until)),
                 Standing::Still(since) => still = Some(since),
                 Standing::NotBegun => {}

@@ -36,6 +36,10 @@ const PING: Duration = Duration::from_secs(10);
 const UNUSED: Duration = Duration::from_secs(3600);
 /// Between two syncs with a random peer.
 const SYNC: Duration = Duration::from_secs(30);
+/// A clock that is wrong by more than this is not believed.
+const WRONG: Duration = Duration::from_secs(3600);
+/// How long a scout is one: less than its certificate lasts (a day), so that it never finds itself cut off.
+const TERM: Duration = Duration::from_secs(20 * 3600);
 /// How long the tasks may take to end.
 const GOODBYE: Duration = Duration::from_secs(3);
 
@@ -78,6 +82,12 @@ impl Core {
             bootstrap: welcome.bootstrap.clone(),
         };
         let clock = Clock::default();
+        // the certificate was written a moment ago; machines whose battery is empty think that it is 1970
+        let written = welcomed.written.millis();
+        if written.since(clock.now()).max(clock.now().since(written)) > WRONG {
+            warn!("this machine's clock is wrong: that of its certificate counts");
+            clock.presume(written);
+        }
         p2pinst_files::make_private_dir(dir.path())?;
         let life = Life::begin(&dir, clock.now(), 0);
         let (path, roots) = (dir.store(), welcomed.roots.clone());
@@ -146,6 +156,11 @@ impl Core {
             closing,
             tasks: Mutex::new(tasks),
         })
+    }
+
+    /// Ends when its time as a scout is over.
+    pub(super) async fn over(&self) {
+        tokio::time::sleep(TERM).await;
     }
 
     /// Ends when this scout is one no more, though it was.

@@ -38,6 +38,8 @@ pub(super) enum Ended {
     Stopped,
 }
 
+/// How long it may take until a scout knows its order; then it looks for another peer.
+const ORDERED: Duration = Duration::from_secs(180);
 /// Between two reports while a disk is written.
 const REPORT: Duration = Duration::from_secs(2);
 /// First and longest pause after a failure.
@@ -68,7 +70,8 @@ pub(super) async fn install(
     options: &Arc<Options>,
     inventory: Inventory,
 ) -> anyhow::Result<Ended> {
-    let assigned = ordered(core).await;
+    let assigned = tokio::time::timeout(ORDERED, ordered(core)).await;
+    let assigned = assigned.map_err(|_| anyhow!("no member of the cluster was reached that knows this scout's order"))?;
     let reporter = Reporter::new(core);
     reporter.show(inventory.clone()).await;
     if assigned.order.task == Task::Inspect {

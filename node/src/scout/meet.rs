@@ -6,18 +6,21 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use p2pinst_boot::dhcp::beacon::Beacon;
 use p2pinst_boot::scout::{BEACON_PORT, BootArgs, HTTP_PORT, Lease, ask, gather};
 use p2pinst_trust::scout::Welcomed;
-use p2pinst_trust::{Greeting, RootChain, ScoutCluster, ScoutHello, SecretKey, Welcome};
+use p2pinst_trust::{
+    Greeting, RootChain, ScoutCluster, ScoutHello, SecretKey, Welcome, console,
+};
 use p2pinst_types::record::{Guise, Inventory};
-use p2pinst_types::{Mac, codec, limits};
+use p2pinst_types::{ClusterId, Mac, PublicKey, Signature, codec, limits};
 use tokio::net::UdpSocket;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Options;
@@ -29,6 +32,12 @@ use crate::net::socket_addr;
 const PEERS: usize = 32;
 /// Between two rounds in which nobody has answered.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Answers for which peers are asked in one round.
+const ANSWERS: usize = 3;
+/// Until a machine asks again that is told to leave, in seconds.
+const AGAIN: u16 = 15;
+/// How long a machine is told to leave by all who answer, until it does.
+const LEAVES: Duration = Duration::from_secs(120);
 /// The longest beacon.
 const BEACON: usize = 256;
 /// Longest file of the first process.
@@ -45,26 +54,92 @@ pub(super) struct Met {
     pub(super) through: SocketAddr,
 }
 
-/// Peers that have been heard of, best first.
+/// How an introduction ended.
+#[derive(Debug)]
+pub(super) enum Meeting {
+    /// It is a scout.
+    Met(Box<Met>),
+    /// It has a system, and is to start that.
+    Leave(String),
+}
+
+/// A peer that was heard of.
+#[derive(Debug, Clone, Copy)]
+struct Peer {
+    addr: SocketAddr,
+    /// How often it said nothing of use, in a row.
+    fails: u32,
+    /// It was named or found, not only heard: it stays.
+    found: bool,
+}
+
+/// Peers that have been heard of, best first. Of those that say nothing of use the worst makes room.
 #[derive(Debug, Clone, Default)]
-struct Heard(Arc<Mutex<Vec<SocketAddr>>>);
+struct Heard(Arc<Mutex<Vec<Peer>>>);
 
 impl Heard {
-    fn all(&self) -> Vec<SocketAddr> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn peers(&self) -> MutexGuard<'_, Vec<Peer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, peer: SocketAddr, first: bool) {
-        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if peers.contains(&peer) || (peers.len() >= PEERS && !first) {
+    fn is_empty(&self) -> bool {
+        self.peers().is_empty()
+    }
+
+    /// Those to be asked in a round: who fails is asked in ever fewer.
+    fn due(&self, round: u32) -> Vec<SocketAddr> {
+        let due = |p: &&Peer| round.is_multiple_of(1 << p.fails.min(4));
+        self.peers().iter().filter(due).map(|p| p.addr).collect()
+    }
+
+    fn add(&self, addr: SocketAddr, found: bool) {
+        let mut peers = self.peers();
+        if peers.iter().any(|p| p.addr == addr) {
             return;
         }
-        if first {
-            peers.insert(0, peer)
-        } else {
-            peers.push(peer)
+        if peers.len() >= PEERS {
+            let worst = (0..peers.len()).filter(|i| peers.get(*i).is_some_and(|p| !p.found && p.fails > 0));
+            match worst.max_by_key(|i| peers.get(*i).map_or(0, |p| p.fails)) {
+                Some(worst) => drop(peers.remove(worst)),
+                None => return,
+            }
         }
-        peers.truncate(PEERS);
+        peers.push(Peer { addr, fails: 0, found });
+    }
+
+    /// What a peer said was of use, or not. Who was asked goes to the end, so that others have their turn.
+    fn asked(&self, addr: SocketAddr, useful: bool) {
+        let mut peers = self.peers();
+        if let Some(place) = peers.iter().position(|p| p.addr == addr) {
+            let mut peer = peers.remove(place);
+            peer.fails = if useful { 0 } else { peer.fails.saturating_add(1) };
+            peers.push(peer);
+        }
+    }
+}
+
+/// Whoever sits at the console is asked beside everything else, and once at a time.
+#[derive(Debug, Default)]
+struct Console(Option<JoinHandle<Option<Signature>>>);
+
+impl Console {
+    /// For a code with this salt; it counts for this scout and no other.
+    fn ask(&mut self, salt: [u8; 16], cluster: ClusterId, scout: PublicKey) {
+        self.0.get_or_insert_with(|| {
+            spawn_blocking(move || console_code(&salt, &cluster, &scout))
+        });
+    }
+
+    /// What was typed; for ever, where nobody was asked.
+    async fn typed(&mut self) -> Signature {
+        loop {
+            let Some(asking) = &mut self.0 else { return std::future::pending().await };
+            let typed = asking.await;
+            self.0 = None;
+            if let Ok(Some(code)) = typed {
+                return code;
+            }
+        }
     }
 }
 
@@ -75,7 +150,7 @@ pub(super) async fn meet(
     roots: &RootChain,
     key: &SecretKey,
     inventory: &Inventory,
-) -> anyhow::Result<Met> {
+) -> anyhow::Result<Meeting> {
     let heard = Heard::default();
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, BEACON_PORT)).await;
     let socket = socket.inspect_err(|error| warn!(%error, "cannot listen for beacons")).ok();
@@ -133,67 +208,99 @@ async fn introduce(
     key: &SecretKey,
     inventory: &Inventory,
     heard: &Heard,
-) -> anyhow::Result<Met> {
-    let mut code = None;
-    let (mut said, mut quiet) = (String::new(), 0u32);
-    loop {
+) -> anyhow::Result<Meeting> {
+    let (mut code, mut console) = (None, Console::default());
+    let (mut said, mut leaves) = (String::new(), None::<Instant>);
+    for round in 0u32.. {
         let named = cluster.peers.iter().filter_map(|p| socket_addr(p));
         let named = named.map(|a| SocketAddr::new(a.ip(), HTTP_PORT));
         for peer in options.peers.iter().copied().chain(hints(options)).chain(named) {
-            heard.add(peer, false);
+            heard.add(peer, true);
         }
-        let mut pause = PAUSE;
-        for peer in heard.all() {
-            let macs: BTreeSet<Mac> = inventory.nics.iter().map(|n| n.mac).collect();
-            let towards = format!("/ip4/{}/tcp/{}", peer.ip(), peer.port());
-            let hello = ScoutHello {
-                cluster: cluster.cluster,
-                key: key.public(),
-                macs: macs.into_iter().collect(),
-                inventory: inventory.clone(),
-                code: code.clone(),
-                addrs: reachable(&options.listen, Some(&towards)),
-            };
+        if round == 0 && heard.is_empty() {
+            info!("waiting: no peer was heard of on this segment");
+        }
+        let mut waits: Option<u16> = None;
+        let (mut answers, mut leave) = (0, None);
+        for peer in heard.due(round) {
+            // one that answers may know less than another, or be no peer at all; but not all are asked by a whole rack
+            if answers >= ANSWERS {
+                break;
+            }
+            let hello = hello(options, cluster, key, inventory, code, peer);
             let body = hello.sign(key).context("cannot sign the introduction")?;
-            let answer = match spawn_blocking(move || ask(peer, "/hello", &body)).await? {
-                Ok(answer) => answer,
-                Err(error) => {
-                    debug!(%peer, %error, "a peer does not answer");
-                    continue;
-                }
-            };
-            quiet = 0;
-            match codec::decode(&answer) {
-                Ok(Greeting::Welcome(welcome)) => {
+            let answer = spawn_blocking(move || ask(peer, "/hello", &body)).await?;
+            let answer = answer.map(|bytes| codec::decode::<Greeting>(&bytes));
+            heard.asked(peer, matches!(answer, Ok(Ok(_))));
+            match answer {
+                Err(error) => debug!(%peer, %error, "a peer does not answer"),
+                Ok(Err(error)) => debug!(%peer, %error, "a peer answers nonsense"),
+                Ok(Ok(Greeting::Welcome(welcome))) => {
                     match welcome.verify(roots, &key.public(), Guise::Scout) {
                         Ok(welcomed) => {
-                            return Ok(Met { welcome: *welcome, welcomed, through: peer });
+                            let met = Met { welcome: *welcome, welcomed, through: peer };
+                            return Ok(Meeting::Met(Box::new(met)));
                         }
                         Err(error) => warn!(%peer, %error, "a peer's welcome is worth nothing"),
                     }
+                    heard.asked(peer, false);
                 }
-                Ok(Greeting::Wait { reason, secs, code: wanted }) => {
+                Ok(Ok(Greeting::Leave { reason })) => {
+                    answers += 1;
+                    leave = Some(p2pinst_boot::scout::text(&reason));
+                }
+                Ok(Ok(Greeting::Wait { reason, secs, code: wanted })) => {
+                    answers += 1;
                     let reason = p2pinst_boot::scout::text(&reason);
                     if reason != said {
                         info!(%peer, "waiting: {reason}");
                         said = reason;
                     }
-                    pause = Duration::from_secs(secs.into());
-                    if wanted {
-                        code = ask_console().await;
-                        pause = PAUSE;
+                    waits = Some(waits.map_or(secs, |least| least.min(secs)));
+                    if let Some(salt) = wanted {
+                        console.ask(salt, cluster.cluster, key.public());
                     }
-                    // one that answers speaks for all
-                    break;
                 }
-                Err(error) => debug!(%peer, %error, "a peer answers nonsense"),
             }
         }
-        if quiet == 0 && heard.all().is_empty() {
-            info!("waiting: no peer was heard of on this segment");
+        match leave {
+            // an order may be on its way to them
+            Some(reason) if waits.is_none() => {
+                let since = leaves.get_or_insert_with(Instant::now);
+                if since.elapsed() >= LEAVES {
+                    return Ok(Meeting::Leave(reason));
+                }
+                waits = Some(AGAIN);
+            }
+            _ => leaves = None,
         }
-        quiet = quiet.saturating_add(1);
-        tokio::time::sleep(pause.mul_f64(jitter())).await;
+        let pause = waits.map_or(PAUSE, |secs| Duration::from_secs(secs.into()));
+        tokio::select! {
+            typed = console.typed() => code = Some(typed),
+            () = tokio::time::sleep(pause.mul_f64(jitter())) => {}
+        }
+    }
+    Err(anyhow!("nobody has welcomed this machine"))
+}
+
+/// What the machine shows to a peer.
+fn hello(
+    options: &Options,
+    cluster: &ScoutCluster,
+    key: &SecretKey,
+    inventory: &Inventory,
+    code: Option<Signature>,
+    peer: SocketAddr,
+) -> ScoutHello {
+    let macs: BTreeSet<Mac> = inventory.nics.iter().map(|n| n.mac).collect();
+    let towards = format!("/ip4/{}/tcp/{}", peer.ip(), peer.port());
+    ScoutHello {
+        cluster: cluster.cluster,
+        key: key.public(),
+        macs: macs.into_iter().collect(),
+        inventory: inventory.clone(),
+        code,
+        addrs: reachable(&options.listen, Some(&towards)),
     }
 }
 
@@ -202,8 +309,8 @@ fn jitter() -> f64 {
     0.75 + f64::from(rand::random::<u8>()) / 512.0
 }
 
-/// Asks whoever sits at the console for the code of the order.
-async fn ask_console() -> Option<String> {
+/// Asks whoever sits at the console for the code of the order. Blocks.
+fn console_code(salt: &[u8; 16], cluster: &ClusterId, scout: &PublicKey) -> Option<Signature> {
     let read = || -> io::Result<String> {
         let mut console = fs::OpenOptions::new().read(true).write(true).open("/dev/console")?;
         write!(console, "\r\ncode of the order: ")?;
@@ -212,5 +319,40 @@ async fn ask_console() -> Option<String> {
         console.read_line(&mut line)?;
         Ok(line.trim().to_owned())
     };
-    spawn_blocking(read).await.ok()?.inspect_err(|e| warn!(error = %e, "no console")).ok()
+    let code = read().inspect_err(|e| warn!(error = %e, "no console")).ok()?;
+    let answer = console::answer(&code, salt, cluster, scout);
+    answer.inspect_err(|error| warn!(%error, "the code is of no use")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(n: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, n], 4080))
+    }
+
+    #[test]
+    fn everybody_has_a_turn_and_who_is_of_no_use_makes_room() {
+        let heard = Heard::default();
+        heard.add(addr(0), true);
+        (1..PEERS as u8).for_each(|n| heard.add(addr(n), false));
+        assert_eq!(heard.due(0).len(), PEERS);
+        // who was asked comes last
+        heard.asked(addr(0), true);
+        assert_eq!(heard.due(1).last(), Some(&addr(0)));
+        // who fails is asked ever less, and is forgotten for one that is new
+        (0..3).for_each(|_| heard.asked(addr(5), false));
+        heard.asked(addr(6), false);
+        assert!(!heard.due(1).contains(&addr(5)) && heard.due(8).contains(&addr(5)));
+        heard.add(addr(100), false);
+        assert!(!heard.due(0).contains(&addr(5)) && heard.due(0).contains(&addr(100)));
+        heard.add(addr(101), false);
+        heard.add(addr(102), false);
+        assert!(!heard.due(0).contains(&addr(102)), "nobody else was of no use");
+        // what was found stays
+        (0..9).for_each(|_| heard.asked(addr(0), false));
+        heard.add(addr(103), false);
+        assert!(heard.due(0).contains(&addr(0)) && !heard.due(0).contains(&addr(103)));
+    }
 }

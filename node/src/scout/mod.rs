@@ -28,6 +28,7 @@ use tracing::info;
 
 use self::core::Core;
 use self::install::{Ended, install};
+use self::meet::Meeting;
 use crate::addrs::reachable;
 
 /// With what a scout is started.
@@ -88,6 +89,16 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         () = shutdown.cancelled() => return Ok(()),
         met = meet::meet(&options, &cluster, &roots, &key, &inventory) => met?,
     };
+    let met = match met {
+        Meeting::Met(met) => met,
+        Meeting::Leave(reason) => {
+            info!("nothing is to be done here, the machine starts its own system: {reason}");
+            if options.then == Then::Reboot {
+                system::reboot();
+            }
+            return Ok(());
+        }
+    };
     info!(name = %met.welcomed.cert.name, through = %met.through, "this machine is the scout of its order now");
     let addrs = reachable(&options.listen, met.welcome.bootstrap.first().map(String::as_str));
     let dir = DataDir::new(options.dir.join("node"));
@@ -96,6 +107,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         biased;
         () = shutdown.cancelled() => Ok(Ended::Stopped),
         () = core.replaced() => Err(anyhow!("another scout of this machine has taken over, or its order is over")),
+        () = core.over() => Err(anyhow!("its certificate ends soon: it introduces itself again")),
         failed = core.failed() => Err(failed),
         ended = install(&core, &options, inventory) => ended,
     };

@@ -2,7 +2,7 @@
 
 use p2pinst_api::Client;
 use p2pinst_api::boot::{InventoryView, MachineView};
-use p2pinst_types::record::{Adoption, Assignment, Setup as Record, Task};
+use p2pinst_types::record::{Adoption, Assignment, ConsoleCode, Setup as Record, Task};
 use p2pinst_types::{AssignmentId, Hash, Hlc, Kind, Mac, Millis, Name, SetupId, codec};
 
 use crate::error::CliError;
@@ -21,7 +21,7 @@ pub(in crate::commands) struct Wanted {
 pub(in crate::commands) struct Order {
     pub(in crate::commands) number: u64,
     pub(in crate::commands) power: bool,
-    pub(in crate::commands) code: Option<Hash>,
+    pub(in crate::commands) code: Option<ConsoleCode>,
     pub(in crate::commands) not_after: Millis,
     pub(in crate::commands) gate: u8,
 }

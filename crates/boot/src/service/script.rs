@@ -15,6 +15,8 @@ use crate::dhcp::table::{FILES, Mode, SCRIPTS, Wants};
 
 /// Peers in a script, besides the one that renders it: each that is dead costs the machine a quarter of a minute.
 pub const SIBLINGS: usize = 2;
+/// How often a machine that is to be installed tries all peers anew, and how long it waits in between.
+const AGAIN: (u32, u32) = (60, 10);
 /// The file that newer iPXE asks for by TFTP, whatever it was told.
 pub const AUTOEXEC: &str = "autoexec.ipxe";
 
@@ -59,6 +61,7 @@ pub fn script(tables: &Tables, mac: Mac, own: SocketAddrV4, siblings: &[SocketAd
             line(&mut script, format_args!(":program{label}"));
             start(&mut script, program, &peers);
         }
+        again(&mut script, mac, &peers);
     }
     script + DISK
 }
@@ -66,6 +69,20 @@ pub fn script(tables: &Tables, mac: Mac, own: SocketAddrV4, siblings: &[SocketAd
 fn line(script: &mut String, line: std::fmt::Arguments<'_>) {
     // writing to a text does not fail
     let _written = writeln!(script, "{line}");
+}
+
+/// Where a machine goes on that is to be installed and could not load what it needs: a peer has gone, and another will know of it.
+/// After many times it starts from its disk.
+fn again(script: &mut String, mac: Mac, peers: &[SocketAddrV4]) {
+    let (most, secs) = AGAIN;
+    let path = format!("{SCRIPTS}{}", mac.to_string().replace(':', "-"));
+    let tries: Vec<String> = peers.iter().map(|p| format!("chain --replace {}", url(*p, &path))).collect();
+    line(script, format_args!(":again"));
+    line(script, format_args!("isset ${{tries}} || set tries:int32 0"));
+    line(script, format_args!("inc tries && iseq ${{tries}} {most} && goto disk ||"));
+    line(script, format_args!("imgfree ||"));
+    line(script, format_args!("sleep {secs} ||"));
+    line(script, format_args!("{} || goto again", tries.join(" || ")));
 }
 
 /// How iPXE tells what it runs on.
@@ -85,7 +102,7 @@ fn test(family: Family) -> Option<&'static str> {
 fn start(script: &mut String, program: &Program, peers: &[SocketAddrV4]) {
     let mut each = |command: &dyn Fn(SocketAddrV4) -> String| {
         let tries: Vec<String> = peers.iter().map(|peer| command(*peer)).collect();
-        line(script, format_args!("{} || goto disk", tries.join(" || ")));
+        line(script, format_args!("{} || goto again", tries.join(" || ")));
     };
     match program {
         Program::Uki { file } => {
@@ -103,7 +120,7 @@ fn start(script: &mut String, program: &Program, peers: &[SocketAddrV4]) {
             each(&|peer| {
                 format!("initrd --name {initrd} {}", url(peer, &format!("{FILES}{initrd}")))
             });
-            line(script, format_args!("boot || goto disk"));
+            line(script, format_args!("boot || goto again"));
         }
     }
 }
@@ -158,11 +175,17 @@ iseq ${platform} pcbios && goto program0 ||
 iseq ${platform}/${buildarch} efi/x86_64 && goto program1 ||
 goto disk
 :program0
-kernel http://192.0.2.1:4080/boot/vmlinuz initrd=scout.cpio quiet p2pinst.peer=192.0.2.1:4080 || kernel http://192.0.2.2:4080/boot/vmlinuz initrd=scout.cpio quiet p2pinst.peer=192.0.2.2:4080 || kernel http://192.0.2.3/boot/vmlinuz initrd=scout.cpio quiet p2pinst.peer=192.0.2.3:80 || goto disk
-initrd --name scout.cpio http://192.0.2.1:4080/boot/scout.cpio || initrd --name scout.cpio http://192.0.2.2:4080/boot/scout.cpio || initrd --name scout.cpio http://192.0.2.3/boot/scout.cpio || goto disk
-boot || goto disk
+kernel http://192.0.2.1:4080/boot/vmlinuz initrd=scout.cpio quiet p2pinst.peer=192.0.2.1:4080 || kernel http://192.0.2.2:4080/boot/vmlinuz initrd=scout.cpio quiet p2pinst.peer=192.0.2.2:4080 || kernel http://192.0.2.3/boot/vmlinuz initrd=scout.cpio quiet p2pinst.peer=192.0.2.3:80 || goto again
+initrd --name scout.cpio http://192.0.2.1:4080/boot/scout.cpio || initrd --name scout.cpio http://192.0.2.2:4080/boot/scout.cpio || initrd --name scout.cpio http://192.0.2.3/boot/scout.cpio || goto again
+boot || goto again
 :program1
-chain http://192.0.2.1:4080/boot/scout.efi || chain http://192.0.2.2:4080/boot/scout.efi || chain http://192.0.2.3/boot/scout.efi || goto disk
+chain http://192.0.2.1:4080/boot/scout.efi || chain http://192.0.2.2:4080/boot/scout.efi || chain http://192.0.2.3/boot/scout.efi || goto again
+:again
+isset ${tries} || set tries:int32 0
+inc tries && iseq ${tries} 60 && goto disk ||
+imgfree ||
+sleep 10 ||
+chain --replace http://192.0.2.1:4080/boot/script/52-54-00-12-34-56 || chain --replace http://192.0.2.2:4080/boot/script/52-54-00-12-34-56 || chain --replace http://192.0.2.3/boot/script/52-54-00-12-34-56 || goto again
 :disk
 iseq ${platform} pcbios && goto bios_disk ||
 exit 1

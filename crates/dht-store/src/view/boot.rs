@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use p2pinst_trust::Refusal;
 use p2pinst_types::record::{
-    Adoption, Assignment, BootUse, Disarmament, Guise, Image, NodeCert, Role, Sighting,
+    Adoption, Assignment, BootUse, Disarmament, Ended, Guise, Image, NodeCert, Role, Sighting,
+    Task,
 };
 use p2pinst_types::{
     AssignmentId, Cell, Hlc, ImageId, Labels, Mac, MachineId, Millis, Name, NodeId, PublicKey,
@@ -52,6 +53,8 @@ pub struct Assigned {
     pub ended: Option<(Hlc, Disarmament)>,
     /// When a newer order took its place, if one did.
     pub superseded: Option<Hlc>,
+    /// When the machine's own system joined, if it did: that ends the order, whoever says so or not.
+    pub joined: Option<Hlc>,
 }
 
 impl Assigned {
@@ -163,6 +166,7 @@ impl Views {
                 hlc,
                 ended: None,
                 superseded: None,
+                joined: None,
             };
             self.assignments.insert(*id, assigned);
         }
@@ -188,7 +192,9 @@ impl Views {
         let boot = info.invite.boot?;
         let assigned = self.assignments.get(&boot.assignment)?;
         let (invite, order) = (&info.invite, &assigned.order);
+        let installs = matches!(order.task, Task::Install { .. });
         let as_ordered = invite.uses == 1
+            && (boot.guise == Guise::Scout || installs)
             && invite.replaces == Some(assigned.machine)
             && invite.site == order.site
             && invite.labels == order.labels;
@@ -203,10 +209,28 @@ impl Views {
         if cert.name != assigned.order.name {
             return Some(Refusal::NotCertified);
         }
+        // one system for an order: a certificate that was asked for and not used is worth nothing once the machine is there
+        if assigned.joined.is_some() {
+            return Some(Refusal::UsedUp);
+        }
         let other =
             |m: &super::Machine| m.id != assigned.machine && !self.revoked.contains_key(&m.node.0);
         (boot.guise == Guise::System && self.machine_named(&cert.name).is_some_and(other))
             .then_some(Refusal::NameTaken)
+    }
+
+    /// A system that was installed under an order has joined.
+    pub(super) fn joined(&mut self, cert: &NodeCert, at: Hlc) {
+        let boot = self.invites.get(&cert.invite).and_then(|info| info.invite.boot);
+        let Some(boot) = boot.filter(|b| b.guise == Guise::System) else { return };
+        let Some(assigned) = self.assignments.get_mut(&boot.assignment) else { return };
+        assigned.joined = Some(at);
+        if assigned.ended.as_ref().is_none_or(|(then, _)| *then > at) {
+            let reason = "its own system has joined".to_owned();
+            let over =
+                Disarmament { assignment: assigned.id, ended: Ended::Installed, reason };
+            assigned.ended = Some((at, over));
+        }
     }
 
     /// A scout that was admitted. Another of the same machine was admitted before: it is one no more, so that two never write

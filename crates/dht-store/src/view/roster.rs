@@ -177,6 +177,7 @@ impl Views {
         if let Some(info) = self.invites.get_mut(&cert.invite) {
             info.used += 1;
         }
+        self.joined(cert, cell.hlc);
         self.void.remove(&cert.node);
         self.by_node.insert(cert.node, machine.id);
         self.by_name.insert(machine.name.clone(), machine.id);

@@ -11,7 +11,7 @@ use dht_store::{Outcome, Summary};
 use p2pinst_trust::fixture::name;
 use p2pinst_types::record::{
     Action, Admission, Adoption, Assignment, BootFrom, BootState, BootStatus, BootUse, ByDistance,
-    Controller, Deployment, Disarmament, Disk, Ended, Firmware, Grant, Group, GroupEdit, Guise,
+    ConsoleCode, Controller, Deployment, Disarmament, Disk, Ended, Firmware, Grant, Group, GroupEdit, Guise,
     HistoryEntry, HistorySegment, Image, ImageKind, Inventory, Invite, LabelEdit, MachineName,
     Manager, Mode, Nic, NodeCert, NodeRecord, PackageId, PowerAction, PowerCause, PowerOrder,
     PowerOutcome, PowerStatus, Progress, Release, Resealed, Retirement, Revocation, Role, RootDoc,
@@ -94,7 +94,7 @@ fn golden_records_of_bare_metal() {
         power: true,
         wave: 1,
         gate: 90,
-        code: Some(Hash([6; 32])),
+        code: Some(ConsoleCode { salt: [5; 16], key: PublicKey([6; 32]) }),
         not_after: Millis(9),
     };
     check(&mut f, "assignment", &order, "261:3d62a65e75792616");

@@ -154,6 +154,16 @@ pub enum Task {
     Inspect,
 }
 
+/// A code that is typed at a machine's console, as an order has it: the public half of a key that is made of it. What is typed is
+/// known to nobody but who types it, and guessing costs 64 MiB of memory for each try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsoleCode {
+    /// Makes the key another one in each order.
+    pub salt: [u8; 16],
+    /// The key.
+    pub key: PublicKey,
+}
+
 /// An order for one machine: what it does at its next start over the network. Filed under the machine and, as slot, the cell's
 /// own time: what was done under an earlier one goes on to count. The newest is in force, until it is done, taken back or over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,9 +187,9 @@ pub struct Assignment {
     pub wave: u16,
     /// How many percent of the machines of all waves before must be installed before it begins.
     pub gate: u8,
-    /// A scout gets its certificate only with this code, of which the order has the hash.
+    /// A scout gets its certificate only from whom knows this code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<Hash>,
+    pub code: Option<ConsoleCode>,
     /// The order ends here.
     pub not_after: Millis,
 }
@@ -191,12 +201,6 @@ impl Assignment {
         let parts: [&[u8]; 4] =
             [author.as_bytes(), machine.as_bytes(), &at.0.to_be_bytes(), encoded];
         AssignmentId(first_half(&Hash::of_parts("p2pinst/assignment/1", &parts)))
-    }
-
-    /// The hash of a console code.
-    #[must_use]
-    pub fn code_hash(code: &str) -> Hash {
-        Hash::of_parts("p2pinst/console-code/1", &[code.as_bytes()])
     }
 }
 
@@ -222,7 +226,9 @@ pub struct Disarmament {
 }
 
 /// What the one machine that joins with an invite of the boot role is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Guise {
     /// A scout: it fetches and reports, and is in no roster.

@@ -9,8 +9,8 @@ pub mod transfer;
 pub mod trust;
 
 pub use boot::{
-    Adoption, Assignment, BootState, BootStatus, BootUse, Disarmament, Ended, Guise, Image,
-    ImageKind, Setup, Sighting, Task,
+    Adoption, Assignment, BootState, BootStatus, BootUse, ConsoleCode, Disarmament, Ended, Guise,
+    Image, ImageKind, Setup, Sighting, Task,
 };
 pub use hardware::{Disk, Firmware, Inventory, Nic};
 pub use install::{

@@ -157,6 +157,7 @@ mod tests {
             hlc: at(10),
             ended: None,
             superseded: None,
+            joined: None,
         }
     }
 
