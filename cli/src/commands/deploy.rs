@@ -11,8 +11,8 @@ use p2pinst_api::Client;
 use p2pinst_api::boot::{ImageView, MachineView};
 use p2pinst_api::request::PrepareDeploy;
 use p2pinst_boot::setup::Setup;
-use p2pinst_types::hostexpr::HostExpr;
 use p2pinst_trust::console;
+use p2pinst_types::hostexpr::HostExpr;
 use p2pinst_types::record::{ConsoleCode, Role};
 use p2pinst_types::{AssignmentId, Hash, MachineId, Name, SetupId};
 use serde::Serialize;
@@ -183,10 +183,13 @@ pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), CliEr
 /// What the order says of the console code, if one is wanted.
 fn code(args: &DeployArgs) -> Result<Option<ConsoleCode>, CliError> {
     let text = match (args.code, &args.code_file) {
-        (true, _) => rpassword::prompt_password("Code for the machines' consoles: ").map_err(|e| {
-            CliError::failed(format!("cannot ask for the code: {e}"))
-                .hint("without a terminal, put it into a file that only you can read: --code-file")
-        })?,
+        (true, _) => {
+            rpassword::prompt_password("Code for the machines' consoles: ").map_err(|e| {
+                CliError::failed(format!("cannot ask for the code: {e}")).hint(
+                    "without a terminal, put it into a file that only you can read: --code-file",
+                )
+            })?
+        }
         (false, Some(file)) => {
             let bytes = p2pinst_files::read_private(file, CODE_MAX)?;
             String::from_utf8(bytes)

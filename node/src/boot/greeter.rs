@@ -61,7 +61,9 @@ pub(super) enum SignError {
     #[error("this node does not have the boot role (p2pinst grant {0} --role boot)")]
     NoRole(NodeId),
     /// It was asked too often.
-    #[error("many certificates were given for this order in a short time: the next one in a minute")]
+    #[error(
+        "many certificates were given for this order in a short time: the next one in a minute"
+    )]
     TooMany,
     /// The scout's own order is over, or it installs no system of ours.
     #[error("the order of this scout does not call for a system that joins")]

@@ -78,7 +78,8 @@ pub(super) fn judge(
         if let (Some(mac), Some(other)) = (heard, listed()) {
             let name = views.known_as(&other).map(|(name, ..)| name.to_string());
             let name = name.unwrap_or_default();
-            let reason = format!("it calls from {mac}, which is not known as an interface of {name}");
+            let reason =
+                format!("it calls from {mac}, which is not known as an interface of {name}");
             return wait(format!("{reason}: adopt {name} with all its interfaces"), LATER);
         }
         let mut own = heard.into_iter().chain(hello.macs.iter().copied());
@@ -98,7 +99,8 @@ pub(super) fn judge(
         return reason;
     }
     if heard.is_none() && assigned.order.code.is_none() {
-        let reason = "it calls from another segment, where anybody could say that it is this machine";
+        let reason =
+            "it calls from another segment, where anybody could say that it is this machine";
         return wait(format!("{reason}: order it with a code (p2pinst deploy --code)"), LATER);
     }
     if let Err(reason) = gate(assigned) {

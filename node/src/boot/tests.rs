@@ -159,9 +159,8 @@ fn a_code_that_is_wanted_is_needed() {
         panic!("no code is wanted");
     };
     let cluster = *world.lab.cluster();
-    let typed = |code, scout: &SecretKey| {
-        console::answer(code, &salt, &cluster, &scout.public()).unwrap()
-    };
+    let typed =
+        |code, scout: &SecretKey| console::answer(code, &salt, &cluster, &scout.public()).unwrap();
     hello.code = Some(typed("081508", &key(7)));
     waits(&world.judge(&hello, None, false), "wrong");
     // what was overheard is of no use to another

@@ -13,9 +13,7 @@ use p2pinst_boot::power::drive::{Desk, drive};
 use p2pinst_boot::power::driver::{self, Target};
 use p2pinst_boot::power::error::Class;
 use p2pinst_boot::power::run::{Outcome, Pace, Plan, Reason};
-use p2pinst_types::record::{
-    BootState, Inventory, PowerCause, PowerOutcome, PowerStatus, Task,
-};
+use p2pinst_types::record::{BootState, Inventory, PowerCause, PowerOutcome, PowerStatus, Task};
 use p2pinst_types::{Cell, Kind, MachineId, Millis, NodeId, limits};
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};

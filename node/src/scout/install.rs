@@ -71,7 +71,9 @@ pub(super) async fn install(
     inventory: Inventory,
 ) -> anyhow::Result<Ended> {
     let assigned = tokio::time::timeout(ORDERED, ordered(core)).await;
-    let assigned = assigned.map_err(|_| anyhow!("no member of the cluster was reached that knows this scout's order"))?;
+    let assigned = assigned.map_err(|_| {
+        anyhow!("no member of the cluster was reached that knows this scout's order")
+    })?;
     let reporter = Reporter::new(core);
     reporter.show(inventory.clone()).await;
     if assigned.order.task == Task::Inspect {

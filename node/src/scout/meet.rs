@@ -13,9 +13,7 @@ use anyhow::{Context as _, anyhow};
 use p2pinst_boot::dhcp::beacon::Beacon;
 use p2pinst_boot::scout::{BEACON_PORT, BootArgs, HTTP_PORT, Lease, ask, gather};
 use p2pinst_trust::scout::Welcomed;
-use p2pinst_trust::{
-    Greeting, RootChain, ScoutCluster, ScoutHello, SecretKey, Welcome, console,
-};
+use p2pinst_trust::{Greeting, RootChain, ScoutCluster, ScoutHello, SecretKey, Welcome, console};
 use p2pinst_types::record::{Guise, Inventory};
 use p2pinst_types::{ClusterId, Mac, PublicKey, Signature, codec, limits};
 use tokio::net::UdpSocket;
@@ -98,7 +96,8 @@ impl Heard {
             return;
         }
         if peers.len() >= PEERS {
-            let worst = (0..peers.len()).filter(|i| peers.get(*i).is_some_and(|p| !p.found && p.fails > 0));
+            let worst =
+                (0..peers.len()).filter(|i| peers.get(*i).is_some_and(|p| !p.found && p.fails > 0));
             match worst.max_by_key(|i| peers.get(*i).map_or(0, |p| p.fails)) {
                 Some(worst) => drop(peers.remove(worst)),
                 None => return,
@@ -125,9 +124,7 @@ struct Console(Option<JoinHandle<Option<Signature>>>);
 impl Console {
     /// For a code with this salt; it counts for this scout and no other.
     fn ask(&mut self, salt: [u8; 16], cluster: ClusterId, scout: PublicKey) {
-        self.0.get_or_insert_with(|| {
-            spawn_blocking(move || console_code(&salt, &cluster, &scout))
-        });
+        self.0.get_or_insert_with(|| spawn_blocking(move || console_code(&salt, &cluster, &scout)));
     }
 
     /// What was typed; for ever, where nobody was asked.

@@ -93,10 +93,10 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         Meeting::Met(met) => met,
         Meeting::Leave(reason) => {
             info!("nothing is to be done here, the machine starts its own system: {reason}");
-            if options.then == Then::Reboot {
-                system::reboot();
-            }
-            return Ok(());
+            return match options.then {
+                Then::Reboot => system::reboot(),
+                Then::Exit => Ok(()),
+            };
         }
     };
     info!(name = %met.welcomed.cert.name, through = %met.through, "this machine is the scout of its order now");

@@ -76,7 +76,8 @@ fn line(script: &mut String, line: std::fmt::Arguments<'_>) {
 fn again(script: &mut String, mac: Mac, peers: &[SocketAddrV4]) {
     let (most, secs) = AGAIN;
     let path = format!("{SCRIPTS}{}", mac.to_string().replace(':', "-"));
-    let tries: Vec<String> = peers.iter().map(|p| format!("chain --replace {}", url(*p, &path))).collect();
+    let tries: Vec<String> =
+        peers.iter().map(|p| format!("chain --replace {}", url(*p, &path))).collect();
     line(script, format_args!(":again"));
     line(script, format_args!("isset ${{tries}} || set tries:int32 0"));
     line(script, format_args!("inc tries && iseq ${{tries}} {most} && goto disk ||"));

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use p2pinst_trust::Refusal;
 use p2pinst_types::record::{
-    Adoption, Assignment, BootUse, Disarmament, Ended, Guise, Image, NodeCert, Role, Sighting,
-    Task,
+    Adoption, Assignment, BootUse, Disarmament, Ended, Guise, Image, NodeCert, Role, Sighting, Task,
 };
 use p2pinst_types::{
     AssignmentId, Cell, Hlc, ImageId, Labels, Mac, MachineId, Millis, Name, NodeId, PublicKey,
@@ -227,8 +226,7 @@ impl Views {
         assigned.joined = Some(at);
         if assigned.ended.as_ref().is_none_or(|(then, _)| *then > at) {
             let reason = "its own system has joined".to_owned();
-            let over =
-                Disarmament { assignment: assigned.id, ended: Ended::Installed, reason };
+            let over = Disarmament { assignment: assigned.id, ended: Ended::Installed, reason };
             assigned.ended = Some((at, over));
         }
     }

@@ -11,12 +11,12 @@ use dht_store::{Outcome, Summary};
 use p2pinst_trust::fixture::name;
 use p2pinst_types::record::{
     Action, Admission, Adoption, Assignment, BootFrom, BootState, BootStatus, BootUse, ByDistance,
-    ConsoleCode, Controller, Deployment, Disarmament, Disk, Ended, Firmware, Grant, Group, GroupEdit, Guise,
-    HistoryEntry, HistorySegment, Image, ImageKind, Inventory, Invite, LabelEdit, MachineName,
-    Manager, Mode, Nic, NodeCert, NodeRecord, PackageId, PowerAction, PowerCause, PowerOrder,
-    PowerOutcome, PowerStatus, Progress, Release, Resealed, Retirement, Revocation, Role, RootDoc,
-    Sealed, Setup, Sighting, SignedCert, SignedRoot, Speed, Speeds, Standing, State, Status, Task,
-    Transfer,
+    ConsoleCode, Controller, Deployment, Disarmament, Disk, Ended, Firmware, Grant, Group,
+    GroupEdit, Guise, HistoryEntry, HistorySegment, Image, ImageKind, Inventory, Invite, LabelEdit,
+    MachineName, Manager, Mode, Nic, NodeCert, NodeRecord, PackageId, PowerAction, PowerCause,
+    PowerOrder, PowerOutcome, PowerStatus, Progress, Release, Resealed, Retirement, Revocation,
+    Role, RootDoc, Sealed, Setup, Sighting, SignedCert, SignedRoot, Speed, Speeds, Standing, State,
+    Status, Task, Transfer,
 };
 use p2pinst_types::{
     AssignmentId, BlobRef, DeploymentId, Hash, Hlc, ImageId, Kind, Mac, MachineId, Millis, NodeId,

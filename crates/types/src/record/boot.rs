@@ -226,9 +226,7 @@ pub struct Disarmament {
 }
 
 /// What the one machine that joins with an invite of the boot role is.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Guise {
     /// A scout: it fetches and reports, and is in no roster.
