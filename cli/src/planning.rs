@@ -246,6 +246,7 @@ pub(crate) mod tests {
             up: false,
             order: None,
             inventory: None,
+            power: None,
         }
     }
 

@@ -221,7 +221,7 @@ async fn machines(
     args: &DeployArgs,
 ) -> Result<Vec<Wanted>, CliError> {
     let (hosts, group) = (args.nodes.clone(), args.group.clone());
-    let which = Which { hosts, group, inventory: true };
+    let which = Which { hosts, group, inventory: true, power: false };
     let found = bare::machines(client, &which).await?;
     for term in args.nodes.iter().flat_map(HostExpr::terms) {
         let one: HostExpr = term.parse().map_err(CliError::usage)?;

@@ -5,11 +5,14 @@ use std::fs;
 use std::path::Path;
 
 use p2pinst_api::boot::{BootEvent, SightingView};
+use p2pinst_boot::power::credentials::Credentials;
+use p2pinst_trust::SecretKey;
+use p2pinst_trust::sealed::{self, Place};
 use p2pinst_types::record::{
-    Adoption, Assignment, Disarmament, Disk, Ended, Firmware, Grant, Image, ImageKind, Inventory,
-    Nic, Role, Setup, Task,
+    Adoption, Assignment, Controller, Disarmament, Disk, Ended, Firmware, Grant, Image, ImageKind,
+    Inventory, Nic, Role, Setup, Task,
 };
-use p2pinst_types::{Kind, Mac, Millis, PublicKey};
+use p2pinst_types::{Cell, Kind, Mac, MachineId, Millis, PublicKey, codec};
 
 use crate::fake::{Fake, NOW, name};
 use crate::fakebare::assignments;
@@ -154,6 +157,91 @@ fn of_a_wrong_list_nothing_is_adopted() {
     let bad = run(dir.path(), &["machine", "import", "bad.csv"]);
     assert!(bad.failed(1).contains("line 3: another machine"), "{}", bad.stderr);
     assert!(fake.cells(Kind::ADOPTION).is_empty());
+}
+
+#[test]
+fn controllers_come_with_the_list_and_their_passwords_from_elsewhere() {
+    let dir = temp();
+    let fake = cluster(dir.path());
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        p2pinst_files::write(&path, text.as_bytes(), p2pinst_files::Access::Private).unwrap();
+    };
+    let list = "mac,name,controller,user\n525400000005,n5,ipmi://10.0.0.5,\n\
+        525400000006,n6,wol://,\n525400000007,n7,,\n525400000008,n8,ipmi://10.0.0.8,root\n";
+    write("list.csv", list);
+    write("all", "for all\n");
+    write("env", "n8=for n8\n");
+    let import =
+        |args: &[&str]| run(dir.path(), &[&["machine", "import", "list.csv"], args].concat());
+    let missing = import(&["--user", "admin", "--env-file", "env"]);
+    assert!(missing.failed(1).contains("line 2: the password of admin"), "{}", missing.stderr);
+    assert!(!missing.stderr.contains("line 5"), "{}", missing.stderr);
+    let whole = ["--user", "admin", "--password-file", "all", "--env-file", "env"];
+    let nobody = import(&whole);
+    assert!(nobody.failed(1).contains("--role power"), "{}", nobody.stderr);
+    let secret = list.replace("user", "password");
+    write("list.csv", &secret);
+    assert!(import(&whole).failed(1).contains("line 1: passwords do not belong"));
+    write("list.csv", list);
+    assert!(fake.cells(Kind::ADOPTION).is_empty() && fake.cells(Kind::CONTROLLER).is_empty());
+
+    let node = SecretKey::generate().unwrap();
+    fake.grant(&node.public().to_string(), "n1", &[Role::Power]);
+    let imported = import(&[whole.as_slice(), &["--json"]].concat()).json();
+    assert_eq!(imported["machines"][0]["controller"], "ipmi://10.0.0.5");
+    assert_eq!(imported["machines"][2]["controller"], serde_json::Value::Null);
+    let opened = |cell: &Cell| {
+        let record: Controller = cell.record().unwrap();
+        let machine = MachineId::from_slice(&cell.id.subject).unwrap();
+        let cluster = fake.with(|s| *s.roots.cluster());
+        let place = Place { cluster: &cluster, machine: &machine, controller: &record.line };
+        let secret = record.sealed.map(|s| sealed::open(&place, &s, &node).unwrap());
+        let both = secret.map(|s| codec::decode::<Credentials>(&s).unwrap());
+        (machine, record.line, both)
+    };
+    let both = |user: &str, word: &str| Credentials::new(user.into(), word.into()).ok();
+    let filed: Vec<_> = fake.cells(Kind::CONTROLLER).iter().map(opened).collect();
+    assert_eq!(
+        filed,
+        [
+            (Adoption::machine(mac(5)), "ipmi://10.0.0.5".to_owned(), both("admin", "for all")),
+            (Adoption::machine(mac(6)), "wol://".to_owned(), None),
+            (Adoption::machine(mac(8)), "ipmi://10.0.0.8".to_owned(), both("root", "for n8")),
+        ]
+    );
+
+    // the same command under two names
+    for group in ["machine", "power"] {
+        let set = if group == "machine" { "set-power" } else { "set" };
+        let args = [group, set, "n7", "ipmi://10.0.0.7", "--user", "u", "--password-file", "all"];
+        assert!(run(dir.path(), &args).ok().is_empty());
+        let cells = fake.cells(Kind::CONTROLLER);
+        let (machine, line, credentials) = opened(cells.last().unwrap());
+        assert_eq!((machine, line.as_str()), (Adoption::machine(mac(7)), "ipmi://10.0.0.7"));
+        assert_eq!(credentials, both("u", "for all"));
+    }
+}
+
+#[test]
+fn machines_are_listed_with_what_was_said_of_their_power() {
+    let dir = temp();
+    let fake = lab(dir.path());
+    fake.with(|s| {
+        s.on = [(Adoption::machine(mac(5)), true), (Adoption::machine(mac(6)), false)].into()
+    });
+    let power = |name: &str| {
+        let ls = run(dir.path(), &["machine", "ls"]).ok().to_owned();
+        let line = ls.lines().find(|l| l.split_whitespace().next() == Some(name)).unwrap();
+        line.split_whitespace().nth(2).unwrap().to_owned()
+    };
+    assert_eq!(["n5", "n6", "n1"].map(power), ["on", "off", "-"]);
+    let json = run(dir.path(), &["machine", "show", "n6", "--json"]).json();
+    assert_eq!(json["power"], false);
+    let json = run(dir.path(), &["machine", "ls", "--json"]).json();
+    let all = json["machines"].as_array().unwrap();
+    let of = |name: &str| &all.iter().find(|m| m["known"]["name"] == name).unwrap()["power"];
+    assert_eq!((of("n5"), of("n1")), (&true.into(), &serde_json::Value::Null));
 }
 
 #[test]

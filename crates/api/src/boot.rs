@@ -24,6 +24,9 @@ pub struct MachineView {
     /// What it is made of; where it was asked for and somebody has told.
     #[serde(default)]
     pub inventory: Option<InventoryView>,
+    /// Whether it was on when somebody spoke of its power last; where that was asked for, and somebody has.
+    #[serde(default)]
+    pub power: Option<bool>,
 }
 
 /// What a machine is made of.

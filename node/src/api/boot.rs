@@ -52,12 +52,14 @@ impl Api {
         if ask.inventory {
             self.add_seen(&views, &page, &mut inventories).await;
         }
+        let power = if ask.power { self.last_power(&page).await } else { BTreeMap::new() };
         let machines = page.iter().filter_map(|id| {
             let inventory = inventories.get(id).map(|(hlc, inventory)| InventoryView {
                 at: hlc.millis(),
                 inventory: inventory.clone(),
             });
-            self.machine(&views, id, &statuses, inventory)
+            let machine = self.machine(&views, id, &statuses)?;
+            Some(MachineView { inventory, power: power.get(id).copied(), ..machine })
         });
         Ok(fitting(machines))
     }
@@ -67,7 +69,6 @@ impl Api {
         views: &Views,
         id: &MachineId,
         statuses: &Latest<BootStatus>,
-        inventory: Option<InventoryView>,
     ) -> Option<MachineView> {
         let adopted = views.adopted.get(id);
         let (name, site, labels) = views.known_as(id)?;
@@ -87,7 +88,8 @@ impl Api {
             member,
             up: member.is_some_and(up),
             order: order.map(|o| self.order(views, o, statuses.get(id))),
-            inventory,
+            inventory: None,
+            power: None,
         })
     }
 
