@@ -6,7 +6,9 @@ use p2pinst_api::boot::{
 };
 use p2pinst_api::power::{PowerPlan, PowerTarget};
 use p2pinst_api::request::{BootLog, Deploys, Machines, PreparePower};
-use p2pinst_types::record::{Adoption, Assignment, Disarmament, Ended, Image, Role, Setup, Task};
+use p2pinst_types::record::{
+    Adoption, Assignment, Disarmament, Ended, Image, ImageRemoval, Role, Setup, Task,
+};
 use p2pinst_types::{AssignmentId, Cell, ImageId, Kind, Mac, MachineId, Millis, Name, SetupId};
 
 use crate::fake::{NOW, State, name};
@@ -110,6 +112,9 @@ pub(crate) fn images(state: &State, after: Option<ImageId>) -> Vec<ImageView> {
         ImageView { id, image, author, replaced: false, size, here: true }
     };
     let mut all: Vec<ImageView> = cells(state, Kind::IMAGE).map(view).collect();
+    let removed: Vec<ImageRemoval> =
+        cells(state, Kind::IMAGE_REMOVAL).map(|c| c.record().unwrap()).collect();
+    all.retain(|i| removed.iter().all(|r| r.image != i.id));
     all.sort_by_key(|i| i.id);
     all.retain(|i| after.is_none_or(|after| i.id > after));
     all.truncate(1);

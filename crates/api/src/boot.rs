@@ -129,6 +129,9 @@ pub struct SightingView {
     pub mac: Mac,
     /// When it was seen last.
     pub at: Millis,
+    /// The site of the node that saw it last; `None`: that is not known any more.
+    #[serde(default)]
+    pub site: Option<Name>,
     /// What it is made of, once its scout has told.
     pub inventory: Option<Inventory>,
 }

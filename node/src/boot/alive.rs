@@ -24,9 +24,9 @@ pub(super) fn others(
 ) -> BTreeMap<NodeId, MachineId> {
     let machines: BTreeSet<MachineId> =
         hello.macs.iter().filter_map(|mac| views.machine_with(mac)).collect();
-    let scouts = views.scouts().filter(|s| {
-        machines.contains(&s.machine) && s.node.0 != hello.key && now <= s.not_after
-    });
+    let scouts = views
+        .scouts()
+        .filter(|s| machines.contains(&s.machine) && s.node.0 != hello.key && now <= s.not_after);
     scouts.map(|s| (s.node, s.machine)).collect()
 }
 
@@ -66,9 +66,9 @@ fn has_reported(cells: &[Cell], scout: &NodeId, now: Millis) -> bool {
 #[cfg(test)]
 mod tests {
     use p2pinst_trust::fixture::{Lab, key};
+    use p2pinst_types::AssignmentId;
     use p2pinst_types::Kind;
     use p2pinst_types::record::{BootState, BootStatus};
-    use p2pinst_types::AssignmentId;
 
     use super::*;
 
@@ -87,14 +87,14 @@ mod tests {
         let own = lab.write(&scout, Kind::BOOT_STATUS, machine.as_bytes(), &status);
         let others = lab.write(&booter, Kind::BOOT_STATUS, machine.as_bytes(), &status);
         let said = own.hlc.millis();
-        let scouts = BTreeMap::from([(NodeId(scout.public()), machine)]);
-        let at_work = |cells: Vec<Cell>, now| async {
+        let scouts = &BTreeMap::from([(NodeId(scout.public()), machine)]);
+        let at_work = |cells: Vec<Cell>, now| async move {
             let read = |of: MachineId| {
                 assert_eq!(of, machine);
                 let cells = cells.clone();
                 async move { cells }
             };
-            !reporting(&scouts, now, read).await.is_empty()
+            !reporting(scouts, now, read).await.is_empty()
         };
         let after = |secs| said.after(Duration::from_secs(secs));
         assert!(at_work(vec![others.clone(), own.clone()], said).await);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use dht_store::view::Assigned;
 use p2pinst_types::record::{BootState, BootStatus, Role};
-use p2pinst_types::{AssignmentId, Hlc, Kind};
+use p2pinst_types::{AssignmentId, Cell, Hlc, Kind, MachineId};
 use tracing::debug;
 
 use crate::replicate::Replicas;
@@ -27,6 +27,18 @@ impl Reports {
     #[must_use]
     pub fn new(replicas: Replicas, store: StoreHandle) -> Self {
         Self { replicas, store, said: Arc::default() }
+    }
+
+    /// What is said of how far a machine is, by all; nothing when it cannot be read.
+    pub(super) async fn said(&self, machine: MachineId) -> Vec<Cell> {
+        let subject = machine.as_bytes().to_vec();
+        match self.replicas.read(Kind::BOOT_STATUS, subject).await {
+            Ok(read) => read.cells,
+            Err(error) => {
+                debug!(%machine, %error, "cannot read how far a machine is");
+                Vec::new()
+            }
+        }
     }
 
     /// A machine has come so far, as this node saw. Says nothing twice, and nothing without the boot or the power role.

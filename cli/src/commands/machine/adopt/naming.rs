@@ -98,7 +98,8 @@ mod tests {
     #[test]
     fn names_are_names() {
         assert_eq!("n5".parse(), Ok(Naming::One("n5".parse().unwrap())));
-        for bad in ["", "a b{n}", "n{", "n{}", "n{x}", "n{n}{n}", "n{n}}", "n1{n}", "n{n}1", "-{n}"] {
+        for bad in ["", "a b{n}", "n{", "n{}", "n{x}", "n{n}{n}", "n{n}}", "n1{n}", "n{n}1", "-{n}"]
+        {
             assert!(bad.parse::<Naming>().is_err(), "{bad:?}");
         }
         let Ok(Naming::Numbered(numbered)) = "n{n}".parse() else { panic!() };

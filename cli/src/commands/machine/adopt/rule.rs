@@ -47,11 +47,7 @@ struct Document {
 type Left = BTreeMap<Mac, (String, Option<Inventory>)>;
 
 impl Rule {
-    pub(super) fn new(
-        traits: Traits,
-        args: &AdoptArgs,
-        labels: Labels,
-    ) -> Result<Self, CliError> {
+    pub(super) fn new(traits: Traits, args: &AdoptArgs, labels: Labels) -> Result<Self, CliError> {
         let Some(Naming::Numbered(names)) = args.name.clone() else {
             return Err(CliError::usage("one name is for one machine")
                 .hint("write {n} where the number goes: --name 'node{n}'"));
@@ -100,7 +96,8 @@ impl Rule {
         how: &How,
         left: &mut Left,
     ) -> Result<bool, CliError> {
-        let known = bare::machines(client, &Which::default()).await?;
+        let which = Which { inventory: true, ..Which::default() };
+        let known = bare::machines(client, &which).await?;
         let seen = bare::sightings(client).await?;
         let mut why_not = Left::new();
         let mut machines = self.select(&known, &seen, &mut why_not)?;
@@ -186,6 +183,9 @@ impl Rule {
     ) -> Result<Vec<MachineView>, CliError> {
         let mut by_mac: Vec<&SightingView> = seen.iter().collect();
         by_mac.sort_by_key(|s| s.mac);
+        // any of them: which one is decided when it is known how many there are
+        let mut names = self.names.next(known.iter().map(|m| &m.known.name), 1);
+        let name = names.as_mut().map_err(|e| CliError::failed(e.clone()))?.pop();
         let mut machines: Vec<MachineView> = Vec::new();
         for sighting in by_mac {
             let mac = sighting.mac;
@@ -193,9 +193,9 @@ impl Rule {
                 continue;
             }
             let macs = super::interfaces(&[mac], seen);
+            let Some(name) = name.clone() else { break };
             let adoption = Adoption {
-                // until it is known how many there are
-                name: super::default_site()?,
+                name,
                 site: self.site.clone().map_or_else(|| site_of(&macs, seen), Ok)?,
                 labels: self.labels.clone(),
                 macs,
@@ -206,9 +206,7 @@ impl Rule {
             if !self.traits.matches(&Seen { mac, site: sighting.site.as_ref(), inventory }) {
                 continue;
             }
-            let nobody = Name::all();
-            let wanted = Adoption { name: nobody, ..machine.known.clone() };
-            match clash(machine.id, &wanted, known) {
+            match clash(machine.id, &machine.known, known) {
                 Some(reason) => drop(left.insert(mac, (reason, inventory.cloned()))),
                 None => machines.push(machine),
             }

@@ -134,9 +134,7 @@ impl Term {
             Self::Known(field @ (Field::Cpus | Field::Memory | Field::Disks), wanted) => {
                 Some((number(*field, seen.inventory?) > 0) == *wanted)
             }
-            Self::Known(field, wanted) => {
-                Some(text(*field, seen.inventory?).is_some() == *wanted)
-            }
+            Self::Known(field, wanted) => Some(text(*field, seen.inventory?).is_some() == *wanted),
         }
     }
 }
@@ -256,7 +254,8 @@ type Wrong = (usize, String);
 
 fn term(text: &str) -> Result<Term, Wrong> {
     if text.is_empty() {
-        let reason = "a condition is missing (write vendor=Dell*, memory>=64GB, site!=pisa or !serial)";
+        let reason =
+            "a condition is missing (write vendor=Dell*, memory>=64GB, site!=pisa or !serial)";
         return Err((0, reason.to_owned()));
     }
     let end = |c: char| !(c.is_ascii_alphanumeric() || c == '-');
@@ -331,9 +330,8 @@ fn digits(value: &str) -> Result<String, String> {
         .map(|c| c.to_ascii_lowercase())
         .collect();
     let fits = (1..=12).contains(&digits.len()) && digits.chars().all(|c| c.is_ascii_hexdigit());
-    fits.then_some(digits).ok_or_else(|| {
-        format!("{value:?} is no beginning of an address: write it as 52:54:00")
-    })
+    fits.then_some(digits)
+        .ok_or_else(|| format!("{value:?} is no beginning of an address: write it as 52:54:00"))
 }
 
 impl fmt::Display for Traits {
