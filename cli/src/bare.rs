@@ -18,6 +18,8 @@ pub(crate) struct Which {
     pub(crate) group: Option<Name>,
     /// With what they are made of.
     pub(crate) inventory: bool,
+    /// With what was last said of their power.
+    pub(crate) power: bool,
 }
 
 /// Machines by name.
@@ -28,8 +30,8 @@ pub(crate) async fn machines(
     let mut all: Vec<MachineView> = Vec::new();
     loop {
         let after = all.last().map(|m| m.id);
-        let Which { hosts, group, inventory } = which.clone();
-        let page = client.call(Machines { after, hosts, group, inventory }).await?;
+        let Which { hosts, group, inventory, power } = which.clone();
+        let page = client.call(Machines { after, hosts, group, inventory, power }).await?;
         if page.is_empty() {
             all.sort_by(|a, b| a.known.name.cmp(&b.known.name));
             return Ok(all);
@@ -47,7 +49,8 @@ pub(crate) async fn machine(
     let mac: Option<Mac> = name.parse().ok();
     // an address of an interface is no host expression, and may be one of any machine
     let hosts = if mac.is_some() { None } else { name.parse().ok() };
-    let mut all = machines(client, &Which { hosts, group: None, inventory: true }).await?;
+    let which = Which { hosts, group: None, inventory: true, power: true };
+    let mut all = machines(client, &which).await?;
     let is_it = |m: &MachineView| match mac {
         Some(mac) => m.known.macs.contains(&mac),
         None => m.known.name.as_str() == name,

@@ -13,9 +13,6 @@ use p2pinst_boot::setup::{
 use p2pinst_types::record::{ImageKind, Inventory};
 use p2pinst_types::{Hlc, ImageId, Name};
 
-/// Bytes of a sector, where nobody has looked.
-const SECTOR: u32 = 512;
-
 /// A setup with the images that it names.
 #[derive(Debug, Clone)]
 pub(crate) struct Planned {
@@ -125,7 +122,7 @@ impl Planned {
 
 /// What is known of the disks from the inventory.
 fn found(inventory: &Inventory) -> Found {
-    let disk = |content: Option<&str>| {
+    let disk = |content: Option<&str>, sector: u32| {
         let is_table = |c: &&str| matches!(*c, "gpt" | "dos" | "PMBR");
         let table = content.filter(is_table).map(|kind| FoundTable {
             kind: kind.to_owned(),
@@ -133,11 +130,11 @@ fn found(inventory: &Inventory) -> Found {
             partitions: Vec::new(),
         });
         let content = content.filter(|c| !is_table(c)).map(str::to_owned);
-        FoundDisk { sector: SECTOR, table, content, users: Vec::new(), stamp: None }
+        FoundDisk { sector, table, content, users: Vec::new(), stamp: None }
     };
     let disks = inventory.disks.iter();
     Found {
-        disks: disks.map(|d| (d.name.clone(), disk(d.content.as_deref()))).collect(),
+        disks: disks.map(|d| (d.name.clone(), disk(d.content.as_deref(), d.sector))).collect(),
         groups: BTreeMap::new(),
     }
 }
@@ -208,6 +205,7 @@ pub(crate) mod tests {
             name: "vda".to_owned(),
             path: None,
             size: 8 << 30,
+            sector: 512,
             wwn: None,
             serial: Some("S1".to_owned()),
             model: None,
@@ -246,6 +244,7 @@ pub(crate) mod tests {
             up: false,
             order: None,
             inventory: None,
+            power: None,
         }
     }
 
@@ -281,6 +280,19 @@ pub(crate) mod tests {
         assert_ne!(hash(7), hash(8));
         let gpt = setup.plan(&machine(), &inventory(Some("gpt")), Hlc(7)).unwrap().hash();
         assert_eq!(hash(7), gpt, "what is erased is no part of what shall be");
+    }
+
+    #[test]
+    fn a_plan_is_made_for_the_sectors_that_the_disk_has() {
+        let setup = planned(ImageKind::Rootfs, false);
+        let mut large = inventory(None);
+        large.disks[0].sector = 4096;
+        let plan = |inventory| setup.plan(&machine(), inventory, Hlc(7)).unwrap();
+        let (usual, large) = (plan(&inventory(None)), plan(&large));
+        assert_ne!(usual.hash(), large.hash());
+        // the first partition begins at 1 MiB
+        assert!(usual.describe().contains("sectors 2048-"), "{}", usual.describe());
+        assert!(large.describe().contains("sectors 256-"), "{}", large.describe());
     }
 
     #[test]

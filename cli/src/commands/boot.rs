@@ -279,7 +279,7 @@ async fn setup_text(client: &mut Client, id: SetupId) -> Result<String, CliError
 async fn arm(context: &Context, args: ArmArgs) -> Result<(), CliError> {
     let (mut client, info) = context.connect_info().await?;
     let machine = bare::machine(context, &mut client, &args.name).await?;
-    let wanted = Wanted { inventory: machine.inventory.clone(), machine };
+    let wanted = Wanted::of(machine);
     let name = wanted.machine.known.name.clone();
     if wanted.macs().is_empty() {
         return Err(CliError::failed(format!("the interfaces of {name} are not known")).hint(

@@ -5,9 +5,9 @@ use p2pinst_api::request::{CellBytes, DebugCells, DebugKeys, DebugPeers, Info};
 use p2pinst_types::cell::FORMAT_CBOR;
 use p2pinst_types::record::{
     Admission, Adoption, Assignment, BootStatus, Controller, Deployment, Disarmament, Grant, Group,
-    GroupEdit, HistorySegment, Image, Inventory, Invite, LabelEdit, MachineName, NodeRecord,
-    PowerOrder, PowerStatus, Release, Resealed, Retirement, Revocation, Setup, Sighting, Standing,
-    Status,
+    GroupEdit, HistorySegment, Image, ImageRemoval, Inventory, Invite, LabelEdit, MachineName,
+    NodeRecord, PowerOrder, PowerStatus, Release, Resealed, Retirement, Revocation, Setup,
+    Sighting, Standing, Status,
 };
 use p2pinst_types::{Cell, Hlc, Kind, Millis, NodeId, PublicKey};
 use serde::Serialize;
@@ -152,6 +152,7 @@ fn payload(cell: &Cell) -> Option<Value> {
         Kind::STANDING => value::<Standing>(cell),
         Kind::ADOPTION => value::<Adoption>(cell),
         Kind::IMAGE => value::<Image>(cell),
+        Kind::IMAGE_REMOVAL => value::<ImageRemoval>(cell),
         Kind::SETUP => value::<Setup>(cell),
         Kind::ASSIGNMENT => value::<Assignment>(cell),
         Kind::DISARMAMENT => value::<Disarmament>(cell),

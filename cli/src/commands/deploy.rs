@@ -1,6 +1,7 @@
 //! `p2pinst deploy`
 
 mod order;
+mod ready;
 mod waves;
 
 use std::path::PathBuf;
@@ -9,31 +10,26 @@ use std::time::Duration;
 use clap::ArgGroup;
 use p2pinst_api::Client;
 use p2pinst_api::boot::{ImageView, MachineView};
-use p2pinst_api::request::PrepareDeploy;
 use p2pinst_boot::setup::Setup;
 use p2pinst_trust::console;
+use p2pinst_types::Name;
 use p2pinst_types::hostexpr::HostExpr;
 use p2pinst_types::record::{ConsoleCode, Role};
-use p2pinst_types::{AssignmentId, Hash, MachineId, Name, SetupId};
-use serde::Serialize;
 
-pub(super) use self::order::{Order, Wanted};
-use self::waves::Waves;
+pub(super) use self::order::{Order, Wanted, judge};
+pub(super) use self::ready::{Ordered, Power, Ready, Terms};
+pub(super) use self::waves::Waves;
 use super::setup;
 use crate::args;
 use crate::bare::{self, Which};
 use crate::choose::{self, Need};
-use crate::confirm;
 use crate::context::Context;
 use crate::error::CliError;
-use crate::format;
 use crate::planning::{self, Planned};
 use crate::signer::Signer;
 
 /// The longest code that is read from a file.
 const CODE_MAX: u64 = 1024;
-/// Machines that are shown before they are wiped.
-const SHOWN: usize = 64;
 
 /// Install bare machines with an image, or as a host setup says
 ///
@@ -102,32 +98,6 @@ pub(crate) struct DeployArgs {
     key: Option<Name>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Power {
-    /// Off and on again
-    Cycle,
-    /// Somebody else starts them
-    None,
-}
-
-#[derive(Serialize)]
-struct Document {
-    name: String,
-    number: u64,
-    setup: SetupId,
-    machines: Vec<Line>,
-    peers: usize,
-}
-
-#[derive(Serialize)]
-struct Line {
-    name: Name,
-    machine: MachineId,
-    assignment: AssignmentId,
-    wave: u16,
-    plan: Option<Hash>,
-}
-
 pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), CliError> {
     let code = code(&args)?;
     let document = args.setup.as_deref().map(setup::read).transpose()?;
@@ -143,41 +113,19 @@ pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), CliEr
         return Err(bare::no_image(context, name));
     }
     let machines = machines(context, &mut client, &args).await?;
+    let DeployArgs { power, ttl, after: gate, waves, yes, .. } = args;
+    let terms = Terms { power, ttl, gate, waves, code, yes };
     let now = crate::context::cluster_now(&info);
-    let wanted = order::judge(&planned, machines, now).map_err(|all| refuse(&all))?;
-    warn(context, &mut client, &args, author.key.public()).await?;
-    if !args.yes {
-        ask(context, &planned, &wanted)?;
-    }
+    let ready =
+        Ready::judge(context, &mut client, planned, machines, terms, (author.key.public(), now));
+    let ready = ready.await?;
     let granted = author.granted;
     let signer = Signer::open(context, &mut client, author.key, info.cluster).await?;
-    // now that no other command signs with the key: numbers are given once
-    let number = client.call(PrepareDeploy { author: signer.author() }).await?.number;
-    let name = format!("{granted}-{number}");
-    let order = Order {
-        number,
-        power: args.power == Power::Cycle,
-        code,
-        not_after: signer.now().after(args.ttl),
-        gate: args.after,
-    };
-    let waves = args.waves.of(&signer.author(), number, wanted.iter().map(|w| w.machine.id));
-    let signed = order.install(signer, &mut client, &planned, &wanted, &waves).await?;
-    told(context, &name, &args, &wanted, &waves)?;
-    if !context.json {
-        return context.print(format_args!("{name}\n"));
+    let ordered = ready.sign(context, &mut client, signer, &granted).await?;
+    match context.json {
+        true => context.print_json(&ordered),
+        false => context.print(format_args!("{}\n", ordered.name)),
     }
-    let machines = wanted.into_iter().zip(signed.assignments).zip(waves).map(
-        |((wanted, (assignment, plan)), wave)| Line {
-            name: wanted.machine.known.name,
-            machine: wanted.machine.id,
-            assignment,
-            wave,
-            plan,
-        },
-    );
-    let (machines, setup, peers) = (machines.collect(), signed.setup, signed.peers);
-    context.print_json(&Document { name, number, setup, machines, peers })
 }
 
 /// What the order says of the console code, if one is wanted.
@@ -228,7 +176,7 @@ async fn machines(
     args: &DeployArgs,
 ) -> Result<Vec<Wanted>, CliError> {
     let (hosts, group) = (args.nodes.clone(), args.group.clone());
-    let which = Which { hosts, group, inventory: true };
+    let which = Which { hosts, group, inventory: true, power: false };
     let found = bare::machines(client, &which).await?;
     for term in args.nodes.iter().flat_map(HostExpr::terms) {
         let one: HostExpr = term.parse().map_err(CliError::usage)?;
@@ -246,93 +194,5 @@ async fn machines(
         return Err(CliError::failed(format!("there is no machine in {what}"))
             .hint(format!("see them all: {}", context.command("machine ls"))));
     }
-    let wanted = |machine: MachineView| Wanted { inventory: machine.inventory.clone(), machine };
-    Ok(found.into_iter().map(wanted).collect())
-}
-
-/// What would keep the order from being carried out.
-async fn warn(
-    context: &Context,
-    client: &mut Client,
-    args: &DeployArgs,
-    author: p2pinst_types::PublicKey,
-) -> Result<(), CliError> {
-    let plan = client.call(PrepareDeploy { author }).await?;
-    let grant = |role: &str| context.command(&format!("grant NODE --role {role}"));
-    if plan.boot.is_empty() {
-        let hint = format!("where the root key is: {}", grant("boot"));
-        return Err(
-            CliError::failed("no node may certify the machines that are installed").hint(hint)
-        );
-    }
-    if args.power == Power::Cycle && plan.power.is_empty() {
-        let hint = format!("where the root key is: {}", grant("power"));
-        return Err(CliError::failed("no node may switch the machines' power")
-            .hint(hint)
-            .hint("or start them yourself: --power none"));
-    }
-    Ok(())
-}
-
-fn refuse(refused: &[(Name, String)]) -> CliError {
-    let mut text = format!("{} cannot be installed so:", format::count(refused.len(), "machine"));
-    for (name, reason) in refused.iter().take(SHOWN) {
-        let reason = reason.replace('\n', "\n  ");
-        text.push_str(&format!("\n  {name}: {reason}"));
-    }
-    if refused.len() > SHOWN {
-        text.push_str(&format!("\n  and {} more", refused.len() - SHOWN));
-    }
-    CliError::failed(text).hint("nothing was ordered")
-}
-
-/// Asks before something is lost.
-fn ask(context: &Context, planned: &Planned, wanted: &[Wanted]) -> Result<(), CliError> {
-    let at_risk: Vec<&Wanted> = wanted.iter().filter(|w| w.is_at_risk(planned)).collect();
-    if at_risk.is_empty() {
-        return Ok(());
-    }
-    let mut table = format::Table::bare();
-    for wanted in at_risk.iter().take(SHOWN) {
-        let disks = match &wanted.inventory {
-            Some(known) => planning::disks(&known.inventory),
-            None => "nobody knows what is on its disks".to_owned(),
-        };
-        table.row([wanted.machine.known.name.to_string(), disks]);
-    }
-    let count = format::count(at_risk.len(), "machine");
-    context.tell(format_args!(
-        "What is on the disks of {count} may be lost:\n{}",
-        table.text("  ").trim_end()
-    ));
-    if at_risk.len() > SHOWN {
-        context.tell(format_args!("  and {} more", at_risk.len() - SHOWN));
-    }
-    let unasked = format!("what is on the disks of {count} may be lost: that must be confirmed");
-    confirm::ask("Go on?", &unasked, "nothing was ordered")
-}
-
-fn told(
-    context: &Context,
-    name: &str,
-    args: &DeployArgs,
-    wanted: &[Wanted],
-    waves: &[u16],
-) -> Result<(), CliError> {
-    let count = format::count(wanted.len(), "machine");
-    let last = waves.iter().max().copied().unwrap_or(0) + 1;
-    let how = if last > 1 { format!(" in {last} waves") } else { String::new() };
-    context.tell(format_args!("{count} armed{how}."));
-    let unknown = wanted.iter().filter(|w| w.inventory.is_none()).count();
-    if unknown > 0 {
-        context.tell(format_args!(
-            "The disks of {} are not known: what the setup says decides alone.",
-            format::count(unknown, "machine")
-        ));
-    }
-    if args.power == Power::None {
-        context.tell("Start them over the network.");
-    }
-    context.tell(format_args!("Watch: {}", context.command(&format!("status {name} --watch"))));
-    Ok(())
+    Ok(found.into_iter().map(Wanted::of).collect())
 }

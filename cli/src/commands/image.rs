@@ -7,16 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::ProgressBar;
 use p2pinst_api::Client;
-use p2pinst_api::boot::ImageView;
+use p2pinst_api::boot::{ImageView, OrderView};
 use p2pinst_api::request::{PinBlob, SeedBlob};
 use p2pinst_boot::image::{self, Prepared, Watch, archive, capture, layout, prepare};
-use p2pinst_types::record::{Image, ImageKind, Role};
+use p2pinst_types::record::{Image, ImageKind, ImageRemoval, Role, Task};
 use p2pinst_types::{BlobRef, ImageId, Kind, Name, codec, limits};
 use serde::Serialize;
 use tempfile::TempDir;
 
 use super::seed;
-use crate::bare;
+use crate::args;
+use crate::bare::{self, Which};
 use crate::choose::{self, Need};
 use crate::context::{Context, cluster_now};
 use crate::error::{CliError, Kind as Failure};
@@ -75,16 +76,29 @@ pub(crate) struct LsArgs {
     all: bool,
 }
 
-/// Let this machine remove an image from its store
+/// Remove an image from the cluster, or from this machine's store alone
 ///
-/// Unpins all versions of the image on this machine: they go when there is need for room. What was published stays
-/// published, and machines that have an image go on giving it to others. To end its use, publish another one under the
-/// name.
+/// All versions of it are published no more, for good: no machine is installed with them, and no node keeps them for anybody: pins
+/// on them count no more, and they go when there is need for room. An image that an order in force needs is not removed. Machines that
+/// were installed with it stay as they are.
+///
+/// With --here nothing is signed: the image stays published, and is unpinned on this machine.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "Example:\n  p2pinst image rm debian")]
+#[command(
+    after_long_help = "Examples:\n  p2pinst image rm debian\n  p2pinst image rm debian --here"
+)]
 pub(crate) struct RmArgs {
     /// The image's name
     name: Name,
+    /// Only unpin it on this machine
+    #[arg(long, conflicts_with_all = ["reason", "key"])]
+    here: bool,
+    /// Why, for people
+    #[arg(long, value_name = "TEXT", value_parser = args::reason, default_value = "", hide_default_value = true)]
+    reason: String,
+    /// The publisher's or operator's key that signs [default: the only one that may]
+    #[arg(long, value_name = "NAME")]
+    key: Option<Name>,
 }
 
 /// Show what is in an image: partitions, filesystems, the system in a tar
@@ -144,7 +158,11 @@ struct List {
 #[derive(Serialize)]
 struct Removed {
     name: Name,
+    /// Versions that are published no more.
+    removed: Vec<ImageId>,
+    /// Files that were pinned on this machine.
     unpinned: usize,
+    peers: usize,
 }
 
 #[derive(Serialize)]
@@ -327,21 +345,66 @@ async fn rm(context: &Context, args: RmArgs) -> Result<(), CliError> {
     if named.is_empty() {
         return Err(bare::no_image(context, &args.name));
     }
+    let (removed, peers) = match args.here {
+        true => (Vec::new(), 0),
+        false => remove(context, &mut client, &args, &named).await?,
+    };
     let mut unpinned = 0;
     for blob in named.iter().filter(|i| i.here).flat_map(|i| i.image.files.values()) {
         let pin = PinBlob { blob: blob.root.to_string(), pin: false };
         unpinned += usize::from(client.call(pin).await?.changed);
     }
     let name = &args.name;
-    context.tell(format_args!(
-        "{} of {name} may go from this machine when there is need for room. {name} stays published: what was \
-         published cannot be taken back, only replaced.",
-        format::count(unpinned, "file")
-    ));
+    match args.here {
+        true => context.tell(format_args!(
+            "{} of {name} may go from this machine when there is need for room. {name} stays published.",
+            format::count(unpinned, "file")
+        )),
+        false => context.tell(format_args!(
+            "{name} is removed ({}): no node keeps it for anybody; {} told.",
+            format::count(removed.len(), "version"),
+            format::count(peers, "peer")
+        )),
+    }
     if context.json {
-        context.print_json(&Removed { name: args.name, unpinned })?;
+        context.print_json(&Removed { name: args.name, removed, unpinned, peers })?;
     }
     Ok(())
+}
+
+/// Signs that versions of an image are published no more; which, and how many nodes were told.
+async fn remove(
+    context: &Context,
+    client: &mut Client,
+    args: &RmArgs,
+    named: &[&ImageView],
+) -> Result<(Vec<ImageId>, usize), CliError> {
+    let name = &args.name;
+    let machines = bare::machines(client, &Which::default()).await?;
+    let ids: Vec<ImageId> = named.iter().map(|i| i.id).collect();
+    let needs = |order: &OrderView| match &order.assignment.task {
+        Task::Install { images, .. } => order.armed && images.values().any(|i| ids.contains(i)),
+        Task::Inspect => false,
+    };
+    let needed = machines.iter().filter(|m| m.order.as_ref().is_some_and(needs));
+    let needed: Vec<&Name> = needed.map(|m| &m.known.name).collect();
+    if let Some(first) = needed.first() {
+        let all = format::names(&needed, 8);
+        let disarm = context.command(&format!("boot disarm {first}"));
+        return Err(CliError::failed(format!("orders in force need {name}, for {all}"))
+            .hint("wait until they are carried out")
+            .hint(format!("or take them back: {disarm}")));
+    }
+    let need = Need::Any(&[Role::Publisher, Role::Operator]);
+    let key = choose::key(context, client, args.key.as_ref(), need).await?.key;
+    let info = client.call(p2pinst_api::request::Info {}).await?;
+    let mut signer = Signer::open(context, client, key, info.cluster).await?;
+    for image in &ids {
+        let record = ImageRemoval { image: *image, reason: args.reason.clone() };
+        signer.add(Kind::IMAGE_REMOVAL, &image.0.0, &record)?;
+    }
+    let peers = signer.submit(client).await?.peers;
+    Ok((ids, peers))
 }
 
 async fn inspect(context: &Context, args: InspectArgs) -> Result<(), CliError> {

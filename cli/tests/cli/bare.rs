@@ -6,11 +6,14 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use p2pinst_api::boot::{BootEvent, SightingView};
+use p2pinst_boot::power::credentials::Credentials;
+use p2pinst_trust::SecretKey;
+use p2pinst_trust::sealed::{self, Place};
 use p2pinst_types::record::{
-    Adoption, Assignment, Disarmament, Disk, Ended, Firmware, Grant, Image, ImageKind, Inventory,
-    Nic, Role, Setup, Task,
+    Adoption, Assignment, Controller, Disarmament, Disk, Ended, Firmware, Grant, Image, ImageKind,
+    ImageRemoval, Inventory, Nic, Role, Setup, Task,
 };
-use p2pinst_types::{Kind, Mac, Millis, PublicKey};
+use p2pinst_types::{Cell, Kind, Mac, MachineId, Millis, PublicKey, codec};
 
 use crate::fake::{Fake, NOW, name};
 use crate::fakebare::assignments;
@@ -26,6 +29,7 @@ fn made(content: Option<&str>) -> Inventory {
         name: "vda".to_owned(),
         path: None,
         size: 8 << 30,
+        sector: 512,
         wwn: None,
         serial: Some("S1".to_owned()),
         model: None,
@@ -54,6 +58,10 @@ fn made(content: Option<&str>) -> Inventory {
         nics: vec![nic(1), nic(9)],
         controller: None,
     }
+}
+
+fn sighting(last: u8, inventory: Option<Inventory>) -> SightingView {
+    SightingView { mac: mac(last), at: NOW, site: Some(name("s1")), inventory }
 }
 
 /// A raw disk with an empty DOS partition table.
@@ -102,16 +110,44 @@ fn images_are_published_listed_and_looked_into() {
     assert!(run(dir.path(), &["image", "ls"]).ok().contains("debian"));
     assert!(run(dir.path(), &["image", "inspect", "disk.raw"]).ok().contains("disk, 1 MiB"));
     assert!(run(dir.path(), &["image", "rm", "nope"]).failed(1).contains("image ls"));
+    run(dir.path(), &["image", "rm", "debian", "--here"]).ok();
+    assert!(fake.cells(Kind::IMAGE_REMOVAL).is_empty());
     fs::write(dir.path().join("text"), "no image at all, but a text\n").unwrap();
     let text = run(dir.path(), &["image", "publish", "text", "--name", "x"]);
     assert!(text.failed(1).contains("no partition table"), "{}", text.stderr);
 }
 
 #[test]
+fn an_image_is_removed_for_all_unless_an_order_needs_it() {
+    let dir = temp();
+    let fake = lab(dir.path());
+    run(dir.path(), &["deploy", "debian", "--nodes", "n5"]).ok();
+    let needed = run(dir.path(), &["image", "rm", "debian"]);
+    assert!(needed.failed(1).contains("boot disarm n5"), "{}", needed.stderr);
+    assert!(fake.cells(Kind::IMAGE_REMOVAL).is_empty());
+    run(dir.path(), &["boot", "disarm", "n5"]).ok();
+    let removed = run(dir.path(), &["image", "rm", "debian", "--reason", "old", "--json"]).json();
+    let cell = &fake.cells(Kind::IMAGE_REMOVAL)[0];
+    let record: ImageRemoval = cell.record().unwrap();
+    assert_eq!(
+        (record.image, record.reason.as_str()),
+        (Image::id(fake.cells(Kind::IMAGE)[0].payload()), "old")
+    );
+    assert_eq!(cell.id.subject, record.image.0.0);
+    assert_eq!(removed["removed"].as_array().unwrap().len(), 1);
+    assert!(run(dir.path(), &["image", "ls"]).stderr.contains("No image"));
+    assert!(
+        run(dir.path(), &["deploy", "debian", "--nodes", "n6"])
+            .failed(1)
+            .contains("no image debian")
+    );
+}
+
+#[test]
 fn strangers_are_shown_and_adopted_with_all_their_interfaces() {
     let dir = temp();
     let fake = cluster(dir.path());
-    let seen = SightingView { mac: mac(1), at: NOW, inventory: Some(made(None)) };
+    let seen = sighting(1, Some(made(None)));
     fake.with(|s| s.seen = vec![seen]);
     let ls = run(dir.path(), &["machine", "ls"]);
     assert!(ls.ok().contains("stranger") && ls.ok().contains("QEMU, 2 processors"), "{}", ls.ok());
@@ -143,6 +179,210 @@ fn strangers_are_shown_and_adopted_with_all_their_interfaces() {
     assert!(run(dir.path(), &["machine", "rm", "n5"]).failed(1).contains("no machine n5"));
 }
 
+/// A setup that may wipe, in a file.
+fn setup(dir: &Path) {
+    let text = "name = \"s\"\n[[disk]]\nmatch = {}\nwipe = \"once\"\nimage = \"debian\"\n";
+    fs::write(dir.join("s.toml"), text).unwrap();
+}
+
+#[test]
+fn a_machine_is_adopted_and_installed_in_one_breath() {
+    let dir = temp();
+    let fake = lab(dir.path());
+    setup(dir.path());
+    run(dir.path(), &["group", "create", "rack1", "--hosts", "x1"]).ok();
+    fake.with(|s| s.seen = vec![sighting(1, Some(made(Some("gpt"))))]);
+    let adopt = |args: &[&str]| {
+        let adopt = ["machine", "adopt", "525400000001", "--setup", "s.toml"];
+        run(dir.path(), &[&adopt, args].concat())
+    };
+    let before = fake.cells(Kind::ADOPTION).len();
+    let asked = adopt(&["--name", "b1"]);
+    assert!(
+        asked.code == Some(2) && asked.stderr.contains("vda (8.0 GiB, gpt)"),
+        "{}",
+        asked.stderr
+    );
+    let power = adopt(&["--name", "b1", "--yes", "--power", "cycle"]);
+    assert!(power.failed(1).contains("--role power"));
+    let none = ["machine", "adopt", "525400000001", "--name", "b1", "--yes"];
+    assert!(run(dir.path(), &none).failed(2).contains("--setup"));
+    assert_eq!((fake.cells(Kind::ADOPTION).len(), fake.cells(Kind::ASSIGNMENT).len()), (before, 0));
+
+    let args = ["--name", "b1", "--label", "gpu=true", "--group", "rack1", "--yes", "--ttl", "1h"];
+    assert_eq!(adopt(&args).ok(), "alice-42\n");
+    let adoption: Adoption = fake.cells(Kind::ADOPTION)[before].record().unwrap();
+    assert_eq!((adoption.macs, adoption.site.as_str()), (vec![mac(1), mac(9)], "s1"));
+    let orders = fake.with(|s| assignments(s));
+    let order = &orders[0].1;
+    assert_eq!(
+        (&order.name, &order.macs, order.power),
+        (&name("b1"), &vec![mac(1), mac(9)], false)
+    );
+    assert_eq!((&order.labels, order.not_after.0), (&adoption.labels, NOW.0 + 3_600_000));
+    let Task::Install { plan, .. } = &order.task else { panic!() };
+    assert!(plan.is_some(), "its disks are known");
+    assert_eq!(fake.cells(Kind::GROUP_EDIT).len(), 1);
+    // it counts as adopted before it is ordered
+    let hlc = |kind| fake.cells(kind).last().unwrap().hlc;
+    assert!(hlc(Kind::ADOPTION) < hlc(Kind::ASSIGNMENT));
+
+    // one that nobody has seen: the setup alone decides; what was said before stays
+    let unseen = [
+        "machine",
+        "adopt",
+        "525400000077",
+        "--name",
+        "b2",
+        "--setup",
+        "s.toml",
+        "--yes",
+        "--json",
+    ];
+    let document = run(dir.path(), &unseen).json();
+    assert_eq!(
+        (&document["order"]["name"], &document["site"]),
+        (&"alice-43".into(), &"default".into())
+    );
+    assert_eq!(document["order"]["machines"][0]["plan"], serde_json::Value::Null);
+    let again = ["machine", "adopt", "b1", "--setup", "s.toml", "--yes", "--json"];
+    let document = run(dir.path(), &again).json();
+    assert_eq!((&document["name"], &document["labels"]["gpu"]), (&"b1".into(), &"true".into()));
+}
+
+/// Six strangers; of the third it is not known what it is made of, the fourth is the second's other interface.
+fn strangers() -> Vec<SightingView> {
+    let made = |last: u8, vendor: &str| {
+        let mut made = made(None);
+        made.vendor = Some(vendor.to_owned());
+        made.nics.truncate(1);
+        made.nics[0].mac = mac(last);
+        made
+    };
+    let mut two = made(2, "Dell Inc.");
+    two.nics.push(Nic { mac: mac(4), ..two.nics[0].clone() });
+    vec![
+        sighting(1, Some(made(1, "QEMU"))),
+        sighting(2, Some(two)),
+        sighting(3, None),
+        sighting(4, None),
+        // its other interface is that of n5
+        sighting(
+            7,
+            Some(Inventory {
+                nics: vec![Nic { mac: mac(5), ..made(7, "x").nics[0].clone() }],
+                ..made(7, "Dell")
+            }),
+        ),
+        sighting(8, Some(made(8, "Dell Inc."))),
+    ]
+}
+
+#[test]
+fn machines_are_adopted_by_what_they_are_made_of() {
+    let dir = temp();
+    let fake = cluster(dir.path());
+    fs::write(dir.path().join("list.csv"), "mac,name\n525400000005,n5\n").unwrap();
+    run(dir.path(), &["machine", "import", "list.csv"]).ok();
+    fake.with(|s| s.seen = strangers());
+    let adopt = |args: &[&str]| {
+        let adopt =
+            ["machine", "adopt", "--where", "vendor=Dell*,memory>=1GiB,site=s1", "--name", "n{nn}"];
+        run(dir.path(), &[&adopt, args].concat())
+    };
+    let dry = adopt(&["--dry-run", "--json"]).json();
+    let names = |document: &serde_json::Value| {
+        let machines = document["machines"].as_array().unwrap();
+        machines
+            .iter()
+            .map(|m| (m["name"].as_str().unwrap().to_owned(), m["macs"].to_string()))
+            .collect::<Vec<_>>()
+    };
+    let two = [
+        ("n06".to_owned(), r#"["52:54:00:00:00:02","52:54:00:00:00:04"]"#.to_owned()),
+        ("n07".to_owned(), r#"["52:54:00:00:00:08"]"#.to_owned()),
+    ];
+    assert_eq!((names(&dry), &dry["dry_run"]), (two.to_vec(), &true.into()));
+    let told = adopt(&["--dry-run"]);
+    assert!(
+        told.ok().is_empty()
+            && told.stderr.contains("00:07 is left alone: 52:54:00:00:00:05 is an interface of n5"),
+        "{}",
+        told.stderr
+    );
+    assert_eq!(fake.cells(Kind::ADOPTION).len(), 1);
+    let done = adopt(&["--label", "rack=3", "--json"]).json();
+    assert_eq!((names(&done), &done["order"]), (two.to_vec(), &serde_json::Value::Null));
+    let last: Adoption = fake.cells(Kind::ADOPTION)[2].record().unwrap();
+    assert_eq!((last.site.as_str(), last.labels.len()), ("s1", 1));
+    // a node does not show them any more; what is left gets other numbers
+    fake.with(|s| s.seen.retain(|seen| [mac(1), mac(3)].contains(&seen.mac)));
+    let none = adopt(&["--json"]).json();
+    assert_eq!(names(&none), []);
+    let by_mac = ["machine", "adopt", "--where", "mac=52:54", "--name", "n{nn}", "--json"];
+    let named: Vec<String> =
+        names(&run(dir.path(), &by_mac).json()).into_iter().map(|n| n.0).collect();
+    assert_eq!(named, ["n08", "n09"]);
+    for (args, why) in [
+        (["--where", "vendor>x", "--name", "n{n}"], "is no number"),
+        (["--where", "vendor", "--name", "n1"], "{n}"),
+        (["--where", "vendor", "--name", "n{x}"], "{n}"),
+        (["--where", "vendor", "--site", "s1"], "--name"),
+    ] {
+        let wrong = run(dir.path(), &[&["machine", "adopt"], args.as_slice()].concat());
+        assert!(wrong.failed(2).contains(why), "{}", wrong.stderr);
+    }
+    let one = run(dir.path(), &["machine", "adopt", "525400000009", "--name", "n{n}"]);
+    assert!(one.failed(2).contains("--where"), "{}", one.stderr);
+}
+
+#[test]
+fn a_rule_goes_on_with_machines_that_appear() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+    let dir = temp();
+    let fake = lab(dir.path());
+    setup(dir.path());
+    let adopt =
+        ["machine", "adopt", "--where", "vendor", "--name", "b{n}", "--setup", "s.toml", "--watch"];
+    let asks = run(dir.path(), &adopt);
+    assert!(asks.failed(2).contains("--yes"), "{}", asks.stderr);
+    let mut command = crate::run::p2pinst(dir.path());
+    command.args(adopt).args(["--yes", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next =
+        || -> serde_json::Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let mut seen = strangers();
+    let small = |seen: &mut SightingView| seen.inventory.as_mut().unwrap().disks[0].size = 1 << 10;
+    // one that is too small keeps nobody waiting
+    small(&mut seen[5]);
+    fake.with(|s| s.seen = seen.clone());
+    let first = next();
+    assert_eq!(first["machines"].as_array().unwrap().len(), 2, "{first}");
+    assert_eq!(
+        (&first["machines"][0]["name"], &first["order"]["name"]),
+        (&"b1".into(), &"alice-42".into())
+    );
+    // it gets a larger disk
+    fake.with(|s| s.seen = vec![strangers().remove(5)]);
+    let second = next();
+    assert_eq!(
+        (&second["machines"][0]["name"], &second["order"]["name"]),
+        (&"b3".into(), &"alice-43".into())
+    );
+    assert_eq!(second["machines"].as_array().unwrap().len(), 1);
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&child),
+        rustix::process::Signal::INT,
+    )
+    .unwrap();
+    assert!(child.wait().unwrap().success(), "interrupted, as it is meant to be");
+    let orders = fake.with(|s| assignments(s));
+    let names: Vec<String> = orders.iter().map(|(_, o)| o.name.to_string()).collect();
+    assert_eq!(names, ["b1", "b2", "b3"]);
+}
+
 #[test]
 fn of_a_wrong_list_nothing_is_adopted() {
     let dir = temp();
@@ -155,6 +395,91 @@ fn of_a_wrong_list_nothing_is_adopted() {
     let bad = run(dir.path(), &["machine", "import", "bad.csv"]);
     assert!(bad.failed(1).contains("line 3: another machine"), "{}", bad.stderr);
     assert!(fake.cells(Kind::ADOPTION).is_empty());
+}
+
+#[test]
+fn controllers_come_with_the_list_and_their_passwords_from_elsewhere() {
+    let dir = temp();
+    let fake = cluster(dir.path());
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        p2pinst_files::write(&path, text.as_bytes(), p2pinst_files::Access::Private).unwrap();
+    };
+    let list = "mac,name,controller,user\n525400000005,n5,ipmi://10.0.0.5,\n\
+        525400000006,n6,wol://,\n525400000007,n7,,\n525400000008,n8,ipmi://10.0.0.8,root\n";
+    write("list.csv", list);
+    write("all", "for all\n");
+    write("env", "n8=for n8\n");
+    let import =
+        |args: &[&str]| run(dir.path(), &[&["machine", "import", "list.csv"], args].concat());
+    let missing = import(&["--user", "admin", "--env-file", "env"]);
+    assert!(missing.failed(1).contains("line 2: the password of admin"), "{}", missing.stderr);
+    assert!(!missing.stderr.contains("line 5"), "{}", missing.stderr);
+    let whole = ["--user", "admin", "--password-file", "all", "--env-file", "env"];
+    let nobody = import(&whole);
+    assert!(nobody.failed(1).contains("--role power"), "{}", nobody.stderr);
+    let secret = list.replace("user", "password");
+    write("list.csv", &secret);
+    assert!(import(&whole).failed(1).contains("line 1: passwords do not belong"));
+    write("list.csv", list);
+    assert!(fake.cells(Kind::ADOPTION).is_empty() && fake.cells(Kind::CONTROLLER).is_empty());
+
+    let node = SecretKey::generate().unwrap();
+    fake.grant(&node.public().to_string(), "n1", &[Role::Power]);
+    let imported = import(&[whole.as_slice(), &["--json"]].concat()).json();
+    assert_eq!(imported["machines"][0]["controller"], "ipmi://10.0.0.5");
+    assert_eq!(imported["machines"][2]["controller"], serde_json::Value::Null);
+    let opened = |cell: &Cell| {
+        let record: Controller = cell.record().unwrap();
+        let machine = MachineId::from_slice(&cell.id.subject).unwrap();
+        let cluster = fake.with(|s| *s.roots.cluster());
+        let place = Place { cluster: &cluster, machine: &machine, controller: &record.line };
+        let secret = record.sealed.map(|s| sealed::open(&place, &s, &node).unwrap());
+        let both = secret.map(|s| codec::decode::<Credentials>(&s).unwrap());
+        (machine, record.line, both)
+    };
+    let both = |user: &str, word: &str| Credentials::new(user.into(), word.into()).ok();
+    let filed: Vec<_> = fake.cells(Kind::CONTROLLER).iter().map(opened).collect();
+    assert_eq!(
+        filed,
+        [
+            (Adoption::machine(mac(5)), "ipmi://10.0.0.5".to_owned(), both("admin", "for all")),
+            (Adoption::machine(mac(6)), "wol://".to_owned(), None),
+            (Adoption::machine(mac(8)), "ipmi://10.0.0.8".to_owned(), both("root", "for n8")),
+        ]
+    );
+
+    // the same command under two names
+    for group in ["machine", "power"] {
+        let set = if group == "machine" { "set-power" } else { "set" };
+        let args = [group, set, "n7", "ipmi://10.0.0.7", "--user", "u", "--password-file", "all"];
+        assert!(run(dir.path(), &args).ok().is_empty());
+        let cells = fake.cells(Kind::CONTROLLER);
+        let (machine, line, credentials) = opened(cells.last().unwrap());
+        assert_eq!((machine, line.as_str()), (Adoption::machine(mac(7)), "ipmi://10.0.0.7"));
+        assert_eq!(credentials, both("u", "for all"));
+    }
+}
+
+#[test]
+fn machines_are_listed_with_what_was_said_of_their_power() {
+    let dir = temp();
+    let fake = lab(dir.path());
+    fake.with(|s| {
+        s.on = [(Adoption::machine(mac(5)), true), (Adoption::machine(mac(6)), false)].into()
+    });
+    let power = |name: &str| {
+        let ls = run(dir.path(), &["machine", "ls"]).ok().to_owned();
+        let line = ls.lines().find(|l| l.split_whitespace().next() == Some(name)).unwrap();
+        line.split_whitespace().nth(2).unwrap().to_owned()
+    };
+    assert_eq!(["n5", "n6", "n1"].map(power), ["on", "off", "-"]);
+    let json = run(dir.path(), &["machine", "show", "n6", "--json"]).json();
+    assert_eq!(json["power"], false);
+    let json = run(dir.path(), &["machine", "ls", "--json"]).json();
+    let all = json["machines"].as_array().unwrap();
+    let of = |name: &str| &all.iter().find(|m| m["known"]["name"] == name).unwrap()["power"];
+    assert_eq!((of("n5"), of("n1")), (&true.into(), &serde_json::Value::Null));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::thread;
 
 use p2pinst_api::boot::{BootEvent, SightingView};
 use p2pinst_api::inspect::{CellPage, Check, KeyPage, PeerView};
-use p2pinst_api::power::{PowerPlan, PowerView};
+use p2pinst_api::power::PowerView;
 use p2pinst_api::request::{
     ApiError, CellBytes, ErrorKind, Head, Holders, InviteMaterial, Left, LimitsChange, PublishPlan,
     Request, Roots, SubmitRoots, Submitted,
@@ -94,6 +94,8 @@ pub(crate) struct State {
     pub(crate) events: Vec<BootEvent>,
     /// What machines are made of, by name.
     pub(crate) made: BTreeMap<Name, record::Inventory>,
+    /// Whether machines were on, as was said last.
+    pub(crate) on: BTreeMap<MachineId, bool>,
     limits: Rates,
     socket: std::path::PathBuf,
     /// What the machines are called and labelled by now.
@@ -162,6 +164,7 @@ impl Fake {
             seen: vec![],
             events: vec![],
             made: BTreeMap::new(),
+            on: BTreeMap::new(),
             limits: Rates::default(),
             socket: data.socket(),
             nodes: nodes(),
@@ -316,12 +319,8 @@ impl State {
                     deployments: vec![],
                 }))
             }
-            // what needs controllers is tried in the scenarios, with real ones
-            Request::PreparePower(ask) => {
-                let unknown = ask.hosts.terms().map(str::to_owned).collect();
-                let nodes = [].into();
-                say(Ok(PowerPlan { machines: vec![], unknown, nodes, number: 1 }))
-            }
+            // what switches machines is tried in the scenarios, with real controllers
+            Request::PreparePower(ask) => say(Ok(crate::fakebare::power_plan(self, &ask))),
             Request::Power(_) => say(Ok(Vec::<PowerView>::new())),
             Request::Swarm(ask) => {
                 let reason = format!("nothing is at work: {:?}", ask.what);

@@ -4,8 +4,11 @@ use p2pinst_api::boot::{
     BootLogView, DeployLine, DeployPlan, DeployView, ImageView, InventoryView, MachineView,
     OrderView, SetupView, SightingView,
 };
-use p2pinst_api::request::{BootLog, Deploys, Machines};
-use p2pinst_types::record::{Adoption, Assignment, Disarmament, Ended, Image, Role, Setup, Task};
+use p2pinst_api::power::{PowerPlan, PowerTarget};
+use p2pinst_api::request::{BootLog, Deploys, Machines, PreparePower};
+use p2pinst_types::record::{
+    Adoption, Assignment, Disarmament, Ended, Image, ImageRemoval, Role, Setup, Task,
+};
 use p2pinst_types::{AssignmentId, Cell, ImageId, Kind, Mac, MachineId, Millis, Name, SetupId};
 
 use crate::fake::{NOW, State, name};
@@ -66,6 +69,7 @@ pub(crate) fn machines(state: &State, ask: &Machines) -> Vec<MachineView> {
             up: member.is_some(),
             order: last.map(|(_, order)| order),
             inventory: inventory.map(|inventory| InventoryView { at: Millis(0), inventory }),
+            power: state.on.get(&id).copied().filter(|_| ask.power),
         }
     };
     for node in &state.nodes {
@@ -108,6 +112,9 @@ pub(crate) fn images(state: &State, after: Option<ImageId>) -> Vec<ImageView> {
         ImageView { id, image, author, replaced: false, size, here: true }
     };
     let mut all: Vec<ImageView> = cells(state, Kind::IMAGE).map(view).collect();
+    let removed: Vec<ImageRemoval> =
+        cells(state, Kind::IMAGE_REMOVAL).map(|c| c.record().unwrap()).collect();
+    all.retain(|i| removed.iter().all(|r| r.image != i.id));
     all.sort_by_key(|i| i.id);
     all.retain(|i| after.is_none_or(|after| i.id > after));
     all.truncate(1);
@@ -130,6 +137,26 @@ pub(crate) fn plan(state: &State) -> DeployPlan {
         boot: with(Role::Boot),
         power: with(Role::Power),
     }
+}
+
+/// Names alone are known, and who has the power role.
+pub(crate) fn power_plan(state: &State, ask: &PreparePower) -> PowerPlan {
+    let mut machines: Vec<PowerTarget> = Vec::new();
+    let mut after = None;
+    let everything =
+        |after| Machines { after, hosts: None, group: None, inventory: false, power: false };
+    while let [one] = self::machines(state, &everything(after)).as_slice() {
+        after = Some(one.id);
+        let (name, machine) = (one.known.name.clone(), one.id);
+        if ask.hosts.contains(name.as_str(), &[]) {
+            machines.push(PowerTarget { name, machine, controller: None });
+        }
+    }
+    let known = |term: &&str| machines.iter().any(|m| m.name.as_str() == *term);
+    let unknown = ask.hosts.terms().filter(|t| !known(t)).map(str::to_owned).collect();
+    let able = state.grants.iter().filter(|(g, _)| g.roles.contains(&Role::Power));
+    let nodes = able.map(|(g, _)| g.key).collect();
+    PowerPlan { machines, unknown, nodes, number: 1 }
 }
 
 pub(crate) fn deploys(state: &State, ask: &Deploys) -> Vec<DeployView> {

@@ -24,6 +24,9 @@ pub struct MachineView {
     /// What it is made of; where it was asked for and somebody has told.
     #[serde(default)]
     pub inventory: Option<InventoryView>,
+    /// Whether it was on when somebody spoke of its power last; where that was asked for, and somebody has.
+    #[serde(default)]
+    pub power: Option<bool>,
 }
 
 /// What a machine is made of.
@@ -126,6 +129,9 @@ pub struct SightingView {
     pub mac: Mac,
     /// When it was seen last.
     pub at: Millis,
+    /// The site of the node that saw it last; `None`: that is not known any more.
+    #[serde(default)]
+    pub site: Option<Name>,
     /// What it is made of, once its scout has told.
     pub inventory: Option<Inventory>,
 }

@@ -295,6 +295,9 @@ requests! {
         group: Option<Name>,
         /// Whether what they are made of is read for it.
         inventory: bool,
+        /// Whether it is read what was last said of their power; their controllers are not asked.
+        #[serde(default)]
+        power: bool,
     } => Vec<boot::MachineView>;
     /// Machines that nobody has adopted, by interface: as many as fit into one answer. An empty answer: there are no more.
     Sightings {

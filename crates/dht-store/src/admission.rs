@@ -161,6 +161,7 @@ fn control_authority(
         | Record::Deployment(..)
         | Record::Adoption(..)
         | Record::Image(..)
+        | Record::ImageRemoval(_)
         | Record::Setup(..)
         | Record::Assignment(..)
         | Record::Disarmament(..)

@@ -2,8 +2,8 @@
 
 use p2pinst_types::record::{
     Admission, Adoption, Assignment, Controller, Deployment, Disarmament, Grant, Group, GroupEdit,
-    Image, Inventory, Invite, LabelEdit, MachineName, NodeCert, PowerOrder, Release, Resealed,
-    Retirement, Revocation, Setup, Sighting, Standing,
+    Image, ImageRemoval, Inventory, Invite, LabelEdit, MachineName, NodeCert, PowerOrder, Release,
+    Resealed, Retirement, Revocation, Setup, Sighting, Standing,
 };
 use p2pinst_types::{
     AssignmentId, Cell, DeploymentId, Hash, ImageId, Kind, Mac, MachineId, Name, PowerOrderId,
@@ -41,6 +41,8 @@ pub enum Record {
     Adoption(MachineId, Adoption),
     /// An image, by id.
     Image(ImageId, Image),
+    /// An image that is published no more.
+    ImageRemoval(ImageRemoval),
     /// A host setup, by id.
     Setup(SetupId, Setup),
     /// What a machine does at its next start over the network, by id.
@@ -176,6 +178,12 @@ impl Record {
                 let id = Image::id(cell.payload());
                 let image: Image = cell.record().ok()?;
                 (subject == id.0.0 && image.is_bounded()).then_some(Self::Image(id, image))?
+            }
+            Kind::IMAGE_REMOVAL => {
+                let record: ImageRemoval = cell.record().ok()?;
+                let fits =
+                    subject == record.image.0.0 && record.reason.len() <= limits::DESCRIPTION;
+                Self::ImageRemoval(fits.then_some(record)?)
             }
             Kind::SETUP => {
                 let id = Setup::id(cell.payload());

@@ -43,6 +43,7 @@ pub fn roles_for(kind: Kind) -> &'static [Role] {
         Kind::SIGHTING => &[Role::Boot],
         Kind::RESEALED => &[Role::Power],
         Kind::RELEASE | Kind::IMAGE => &[Role::Publisher],
+        Kind::IMAGE_REMOVAL => &[Role::Publisher, Role::Operator],
         _ => &[],
     }
 }

@@ -325,6 +325,7 @@ impl Agent {
         self.tell_unknown(&views);
         self.tell_waiting(&views);
         self.forget_retired(&views).await;
+        self.context.storage.set_removed(views.removed_blobs.clone());
         let all = self.orders(&views);
         if all.is_empty() && self.jobs.is_empty() {
             return self.context.storage.set_needs(self.needs(&views, &all, |_| false));

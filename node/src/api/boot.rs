@@ -12,13 +12,15 @@ use p2pinst_api::boot::{
     MachineView, OrderView, SetupView, SightingView,
 };
 use p2pinst_api::request::{ApiError, BootLog, Deploys, ErrorKind, Machines};
-use p2pinst_types::record::{Adoption, BootStatus, Image, Inventory, Role, Sighting, Task};
+use p2pinst_types::record::{
+    Adoption, BootState, BootStatus, Image, Inventory, Role, Sighting, Task,
+};
 use p2pinst_types::{Hlc, ImageId, Kind, Mac, MachineId, Millis, Name, PublicKey, SetupId, limits};
 
 use self::course::{System, course};
 use super::show::fitting;
 use super::{Api, Reply};
-use crate::boot::may_begin;
+use crate::boot::{may_begin, never_begins};
 
 /// Machines of one answer: whose records are read for it.
 const MACHINES: usize = 500;
@@ -52,12 +54,14 @@ impl Api {
         if ask.inventory {
             self.add_seen(&views, &page, &mut inventories).await;
         }
+        let power = if ask.power { self.last_power(&page).await } else { BTreeMap::new() };
         let machines = page.iter().filter_map(|id| {
             let inventory = inventories.get(id).map(|(hlc, inventory)| InventoryView {
                 at: hlc.millis(),
                 inventory: inventory.clone(),
             });
-            self.machine(&views, id, &statuses, inventory)
+            let machine = self.machine(&views, id, &statuses)?;
+            Some(MachineView { inventory, power: power.get(id).copied(), ..machine })
         });
         Ok(fitting(machines))
     }
@@ -67,7 +71,6 @@ impl Api {
         views: &Views,
         id: &MachineId,
         statuses: &Latest<BootStatus>,
-        inventory: Option<InventoryView>,
     ) -> Option<MachineView> {
         let adopted = views.adopted.get(id);
         let (name, site, labels) = views.known_as(id)?;
@@ -86,8 +89,9 @@ impl Api {
             adopted: adopted.is_some(),
             member,
             up: member.is_some_and(up),
-            order: order.map(|o| self.order(views, o, statuses.get(id))),
-            inventory,
+            order: order.map(|o| self.order(views, o, statuses)),
+            inventory: None,
+            power: None,
         })
     }
 
@@ -95,14 +99,21 @@ impl Api {
         &self,
         views: &Views,
         assigned: &Assigned,
-        status: Option<&(Hlc, BootStatus)>,
+        statuses: &Latest<BootStatus>,
     ) -> OrderView {
         let now = self.store.clock().now();
+        let status = statuses.get(&assigned.machine);
         let system = views.machines.get(&assigned.machine).map(|m| System {
             admitted: m.admitted,
             up: m.node == self.own.node || self.net.peers().get(&m.node).up,
         });
+        // of machines whose state was not asked for it is not known here whether they have failed
+        let failed = |other: &Assigned| {
+            let said = statuses.get(&other.machine).map(|(_, status)| status);
+            said.is_some_and(|s| s.assignment == other.id && s.state == BootState::Failed)
+        };
         let waits = may_begin(views, assigned).err();
+        let waits = waits.map(|why| never_begins(views, assigned, now, &failed).unwrap_or(why));
         let course = course(assigned, status, system, waits, now);
         let setup = match &assigned.order.task {
             Task::Install { setup, .. } => views.setups.get(setup).map(|s| s.name.clone()),
@@ -177,11 +188,14 @@ impl Api {
 
     pub(super) fn sightings(&self, after: Option<Mac>) -> Vec<SightingView> {
         let views = self.store.views();
-        let later = views.sightings.values().filter(|s| after.is_none_or(|after| s.mac > after));
-        fitting(later.map(|s| SightingView {
-            mac: s.mac,
-            at: s.at,
-            inventory: s.inventory.clone(),
+        let later =
+            views.sightings.iter().filter(|(mac, _)| after.is_none_or(|after| **mac > after));
+        let later = later.map(|(_, seen)| seen);
+        fitting(later.map(|seen| SightingView {
+            mac: seen.sighting.mac,
+            at: seen.sighting.at,
+            site: views.machine_of(&seen.by).map(|m| m.site.clone()),
+            inventory: seen.sighting.inventory.clone(),
         }))
     }
 
@@ -270,7 +284,7 @@ impl Api {
         fitting(all.iter().map(|assigned| DeployLine {
             name: assigned.order.name.clone(),
             machine: assigned.machine,
-            order: self.order(views, assigned, statuses.get(&assigned.machine)),
+            order: self.order(views, assigned, &statuses),
         }))
     }
 

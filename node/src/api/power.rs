@@ -9,7 +9,7 @@ use p2pinst_api::power::{MACHINES, PowerPlan, PowerTarget, PowerView};
 use p2pinst_api::request::{ApiError, ErrorKind, Power, PreparePower};
 use p2pinst_types::hostexpr::HostExpr;
 use p2pinst_types::record::{PowerCause, PowerStatus};
-use p2pinst_types::{Hlc, MachineId, Millis, Name, NodeId, PublicKey};
+use p2pinst_types::{Cell, Hlc, Kind, MachineId, Millis, Name, NodeId, PublicKey};
 
 use super::{Api, Reply};
 use crate::power::able;
@@ -61,14 +61,8 @@ impl Api {
 
     async fn one_power(&self, machine: MachineId, live: bool) -> Reply<PowerView> {
         let cells = self.power.said(&machine).await?;
-        let said: Vec<(PublicKey, PowerStatus)> =
-            cells.iter().filter_map(|cell| Some((cell.id.author, cell.record().ok()?))).collect();
         let (views, now) = (self.store.views(), self.store.clock().now());
-        let able = views.controller_of(&machine).map_or_else(Vec::new, |controlled| {
-            let controller = controlled.controller.line.parse().map_err(|_| String::new());
-            able(&views, &machine, &controller, Hlc::at(now))
-        });
-        let said: Vec<_> = said.into_iter().filter(|(by, _)| able.contains(by)).collect();
+        let said = counting(&views, &machine, &cells, now);
         let mut view = view(&views, machine, &said, now);
         if live && view.controller.is_some() {
             let asked = self.ask_power(&views, &machine, now).await;
@@ -78,6 +72,24 @@ impl Api {
             }
         }
         Ok(view)
+    }
+
+    /// Whether machines were on when somebody spoke of their power last. No controller is asked.
+    pub(super) async fn last_power(&self, machines: &[MachineId]) -> BTreeMap<MachineId, bool> {
+        let views = self.store.views();
+        let switched = machines.iter().filter(|id| views.controller_of(id).is_some());
+        let subjects = switched.map(|id| id.as_bytes().to_vec()).collect();
+        let mut cells: BTreeMap<MachineId, Vec<Cell>> = BTreeMap::new();
+        for cell in self.read_all(Kind::POWER_STATUS, subjects).await {
+            if let Some(id) = MachineId::from_slice(&cell.id.subject) {
+                cells.entry(id).or_default().push(cell);
+            }
+        }
+        let now = self.store.clock().now();
+        let last = |(id, cells): (MachineId, Vec<Cell>)| {
+            Some((id, last(&counting(&views, &id, &cells, now))?))
+        };
+        cells.into_iter().filter_map(last).collect()
     }
 
     /// Asks a node that can reach the controller for the state of now.
@@ -121,6 +133,27 @@ impl Api {
     }
 }
 
+/// What was said of a machine's power by those who can switch it.
+fn counting(
+    views: &Views,
+    machine: &MachineId,
+    cells: &[Cell],
+    now: Millis,
+) -> Vec<(PublicKey, PowerStatus)> {
+    let able = views.controller_of(machine).map_or_else(Vec::new, |controlled| {
+        let controller = controlled.controller.line.parse().map_err(|_| String::new());
+        able(views, machine, &controller, Hlc::at(now))
+    });
+    let said = cells.iter().filter(|cell| able.contains(&cell.id.author));
+    said.filter_map(|cell| Some((cell.id.author, cell.record().ok()?))).collect()
+}
+
+/// Whether it was on, by the newest word about that.
+fn last(said: &[(PublicKey, PowerStatus)]) -> Option<bool> {
+    let newest = said.iter().filter(|(_, s)| s.on.is_some()).max_by_key(|(by, s)| (s.at, *by));
+    newest.and_then(|(_, s)| s.on)
+}
+
 /// What counts of what was said: of the newest order how it ended, or what is being done; else the newest word.
 fn view(
     views: &Views,
@@ -136,13 +169,12 @@ fn view(
     };
     let newest = said.iter().max_by_key(|(by, status)| (weight(status), *by));
     let status = newest.map(|(_, status)| status);
-    let on = said.iter().filter(|(_, s)| s.on.is_some()).max_by_key(|(by, s)| (s.at, *by));
     let name = |key: &PublicKey| views.machine_of(key).map(|m| m.name.clone());
     PowerView {
         machine,
         name: views.known_as(&machine).map(|(name, ..)| name.clone()),
         controller: views.controller_of(&machine).map(|c| c.controller.line.clone()),
-        on: on.and_then(|(_, s)| s.on),
+        on: last(said),
         error: None,
         order: order.filter(|o| o.is_open(now)).map(|o| o.id),
         working: said.iter().any(|(_, s)| s.lease.is_some_and(|until| until > now)),

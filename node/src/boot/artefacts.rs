@@ -63,6 +63,13 @@ impl Artefacts {
         new.then_some(Wanted { id: *id, image, directory })
     }
 
+    /// Whether the scout whose files are here was removed from the cluster since: they are given to nobody any more.
+    pub(super) fn forget_removed(&mut self, views: &Views) {
+        if self.here.as_ref().is_some_and(|(id, _)| !views.images.contains_key(id)) {
+            self.here = None;
+        }
+    }
+
     /// A fetch has ended.
     pub(super) fn came(&mut self, done: Option<Result<Wanted, String>>) {
         match done {

@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::alive;
 use super::judge::{Verdict, judge};
 use super::reports::Reports;
 use crate::net::Net;
@@ -218,10 +219,13 @@ impl Greeter {
         heard: Option<Mac>,
     ) -> Greeting {
         let peers = self.net.peers();
-        // a scout keeps the nodes connected that it reports to
-        let is_alive = |node: &NodeId| peers.get(node).connected;
-        let gate = |assigned: &Assigned| super::waves::may_begin(views, assigned);
         let now = self.store.clock().now();
+        // a scout keeps some nodes connected; this one may be none of them
+        let mut scouts = alive::others(views, &said, now);
+        scouts.retain(|node, _| !peers.get(node).connected);
+        let reporting = alive::reporting(&scouts, now, |id| self.reports.said(id)).await;
+        let is_alive = |node: &NodeId| peers.get(node).connected || reporting.contains(node);
+        let gate = |assigned: &Assigned| super::waves::may_begin(views, assigned);
         match judge(views, &said, heard, now, &is_alive, &gate) {
             Verdict::Wait { reason, secs, code } => Greeting::Wait { reason, secs, code },
             Verdict::Leave { reason } => Greeting::Leave { reason },
@@ -268,7 +272,7 @@ impl Greeter {
             return;
         }
         let (at, inventory) = (self.store.clock().now(), said.map(|s| s.inventory.clone()));
-        let known = views.sightings.get(&mac);
+        let known = views.sightings.get(&mac).map(|seen| &seen.sighting);
         let fresh = known.is_some_and(|k| {
             (inventory.is_none() || k.inventory == inventory) && at.since(k.at) < limits::SIGHTED
         });

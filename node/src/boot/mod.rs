@@ -4,6 +4,7 @@
 //! The service is a process of its own without privileges (`p2pinst_boot::service`); what it may do is in one value that
 //! is made anew from the views whenever they change ([`tables`]). A DISCOVER is answered from that, whatever else is out of reach.
 
+mod alive;
 mod artefacts;
 mod greeter;
 mod judge;
@@ -31,7 +32,7 @@ pub use greeter::Greeter;
 pub use log::{Entry, Log};
 pub use reports::Reports;
 pub(crate) use tables::cluster as cluster_tag;
-pub(crate) use waves::may_begin;
+pub(crate) use waves::{may_begin, never_begins};
 
 use self::artefacts::Artefacts;
 use crate::config::{BootConfig, BootMode};
@@ -148,6 +149,7 @@ impl Boot {
                     tell_at = None;
                     let views = self.parts.store.views();
                     let now = self.parts.store.clock().now();
+                    self.artefacts.forget_removed(&views);
                     let tables = tables::make(&self.parts, &self.artefacts, &views, now);
                     if let Err(error) = service.set_tables(tables) {
                         warn!(%error, "the boot service goes on with what it had");

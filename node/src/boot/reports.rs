@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dht_store::view::Assigned;
 use p2pinst_types::record::{BootState, BootStatus, Role};
-use p2pinst_types::{AssignmentId, Hlc, Kind, Millis};
+use p2pinst_types::{AssignmentId, Cell, Hlc, Kind, MachineId, Millis};
 use tracing::debug;
 
 use crate::replicate::Replicas;
@@ -33,6 +33,18 @@ impl Reports {
     #[must_use]
     pub fn new(replicas: Replicas, store: StoreHandle) -> Self {
         Self { replicas, store, said: Arc::default() }
+    }
+
+    /// What is said of how far a machine is, by all; nothing when it cannot be read.
+    pub(super) async fn said(&self, machine: MachineId) -> Vec<Cell> {
+        let subject = machine.as_bytes().to_vec();
+        match self.replicas.read(Kind::BOOT_STATUS, subject).await {
+            Ok(read) => read.cells,
+            Err(error) => {
+                debug!(%machine, %error, "cannot read how far a machine is");
+                Vec::new()
+            }
+        }
     }
 
     /// A machine has come so far, as this node saw. Says nothing twice but that it asks for something to

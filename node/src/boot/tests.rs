@@ -14,7 +14,7 @@ use p2pinst_types::record::{
 use p2pinst_types::{Cell, Kind, Labels, Mac, MachineId, NodeId};
 
 use super::judge::{Verdict, judge};
-use super::waves::may_begin;
+use super::waves::{may_begin, never_begins};
 
 const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
 const OTHER: Mac = Mac([0x52, 0x54, 0, 0, 0, 2]);
@@ -226,12 +226,73 @@ fn a_wave_begins_when_enough_of_those_before_are_installed() {
         world.ended(assigned, Ended::Installed);
     }
     assert_eq!(may_begin(&world.views(), &second), Ok(()));
-    // what was taken back is not installed
-    let mut world = self::world();
+}
+
+#[test]
+fn a_machine_whose_order_was_taken_back_is_neither_installed_nor_missing() {
+    let mut world = world();
+    let mac = |n: u8| Mac([2, 0, 0, 0, 0, n]);
+    let mut first = Vec::new();
+    for n in 0..3 {
+        world.adopt(mac(n), &format!("b{n}"));
+        first.push(world.order(mac(n), &format!("b{n}"), |_| {}));
+    }
+    world.adopt(MAC, "b9");
+    let last = world.order(MAC, "b9", |o| (o.wave, o.gate) = (1, 100));
+    let why = |world: &World| may_begin(&world.views(), &last).unwrap_err();
+    world.ended(&first[0], Ended::Installed);
+    assert!(why(&world).contains("1 of 3"), "{}", why(&world));
+    world.ended(&first[1], Ended::Cancelled);
+    assert!(why(&world).contains("1 of 2"), "{}", why(&world));
+    // what it was ordered anew counts as that goes
+    let again = world.order(mac(2), "b2", |o| o.number = 2);
+    assert!(why(&world).contains("1 of 2"), "{}", why(&world));
+    world.ended(&again, Ended::Installed);
+    assert_eq!(may_begin(&world.views(), &last), Ok(()));
+}
+
+#[test]
+fn a_wave_begins_when_nothing_of_those_before_is_left() {
+    let mut world = world();
     world.adopt(MAC, "b1");
     let one = world.order(MAC, "b1", |_| {});
     world.adopt(OTHER, "b2");
     let two = world.order(OTHER, "b2", |o| o.wave = 1);
-    world.ended(&one, Ended::Cancelled);
     assert!(may_begin(&world.views(), &two).is_err());
+    world.ended(&one, Ended::Cancelled);
+    assert_eq!(may_begin(&world.views(), &two), Ok(()));
+}
+
+#[test]
+fn a_wave_that_can_never_begin_says_so() {
+    let mut world = world();
+    let mac = |n: u8| Mac([2, 0, 0, 0, 0, n]);
+    let soon = world.lab.clock.after(Duration::from_secs(600));
+    let mut first = Vec::new();
+    for n in 0..4 {
+        world.adopt(mac(n), &format!("b{n}"));
+        first.push(world.order(mac(n), &format!("b{n}"), |o| {
+            if n == 3 {
+                o.not_after = soon;
+            }
+        }));
+    }
+    world.adopt(MAC, "b9");
+    let last = world.order(MAC, "b9", |o| (o.wave, o.gate) = (1, 75));
+    let never = |world: &World, later: u64, failed: &[usize]| {
+        let failed: Vec<_> = failed.iter().map(|n| first[*n].id).collect();
+        let now = world.lab.clock.after(Duration::from_secs(later));
+        never_begins(&world.views(), &last, now, &|a| failed.contains(&a.id))
+    };
+    assert_eq!(never(&world, 0, &[]), None);
+    assert_eq!(never(&world, 0, &[1]), None, "three of four suffice");
+    let why = never(&world, 0, &[1, 2]).unwrap();
+    assert!(why.contains("wave 2 cannot begin") && why.contains("(b1, b2)"), "{why}");
+    let why = never(&world, 700, &[1]).unwrap();
+    assert!(why.contains("0 of 4") && why.contains("(b1, b3)"), "{why}");
+    // who takes one of them out of it lets the others go on
+    world.ended(&first[1], Ended::Cancelled);
+    assert!(never(&world, 0, &[2]).is_some(), "two of three are too few");
+    world.ended(&first[2], Ended::Cancelled);
+    assert_eq!(never(&world, 0, &[]), None);
 }

@@ -107,7 +107,7 @@ impl Storage {
         let mut table = self.table();
         let needed = |root: &Hash, damaged: bool| {
             let ordered = table.needs.as_ref().is_some_and(|n| n.contains_key(root));
-            table.pins.contains(root) || (damaged && ordered)
+            table.is_pinned(root) || (damaged && ordered)
         };
         let wanted = lacking.iter().map(|s| (s.status.blob, s.damaged));
         let wanted = wanted.filter(|(b, damaged)| needed(&b.root, *damaged)).map(|(b, _)| b);

@@ -1,7 +1,7 @@
 //! What the node keeps of blobs, and why: the shell around the planner of `p2pinst-chunks::quota`.
 //!
 //! A blob is needed while a live order of this machine names it (the agent says which), while somebody
-//! has pinned it, while it comes in or goes out, and for a while after it was handed over or fetched
+//! has pinned it and it is of no image that was removed from the cluster, while it comes in or goes out, and for a while after it was handed over or fetched
 //! for a person. Everything else goes when there is no room, the longest unused first. Until the agent
 //! has looked at the orders for the first time, nothing goes.
 //!
@@ -65,6 +65,8 @@ struct Inner {
 #[derive(Debug)]
 struct Table {
     pins: Pins,
+    /// Files of images that were removed from the cluster: pins on them count no more.
+    removed: BTreeSet<Hash>,
     /// `None` until the agent has looked at the orders.
     needs: Option<Needs>,
     claims: BTreeMap<u64, Coming>,
@@ -132,6 +134,7 @@ impl Storage {
         let (asks, receiver) = mpsc::channel(QUEUE);
         let table = Table {
             pins: Pins::open(pins)?,
+            removed: BTreeSet::new(),
             needs: None,
             claims: BTreeMap::new(),
             next_claim: 0,
@@ -182,6 +185,17 @@ impl Storage {
         let mut table = self.table();
         let changed = table.needs.as_ref() != Some(&needs);
         table.needs = Some(needs);
+        drop(table);
+        if changed {
+            self.inner.wake.notify_one();
+        }
+    }
+
+    /// The files of images that were removed from the cluster.
+    pub(crate) fn set_removed(&self, removed: BTreeSet<Hash>) {
+        let mut table = self.table();
+        let changed = table.removed != removed;
+        table.removed = removed;
         drop(table);
         if changed {
             self.inner.wake.notify_one();
@@ -251,10 +265,15 @@ impl Table {
         self.claims.values().any(|c| !c.mends)
     }
 
+    /// Whether somebody has pinned it, and it is of no image that was removed since.
+    fn is_pinned(&self, root: &Hash) -> bool {
+        self.pins.contains(root) && !self.removed.contains(root)
+    }
+
     /// Whether there is any reason; nobody knows before the agent has looked.
     fn is_needed(&self, root: &Hash, serving: &BTreeSet<Hash>) -> bool {
         self.needs.as_ref().is_none_or(|n| n.contains_key(root))
-            || self.pins.contains(root)
+            || self.is_pinned(root)
             || serving.contains(root)
             || self.claims.values().any(|c| c.root == Some(*root))
             || self.held.get(root).is_some_and(|until| *until > Instant::now())
@@ -263,7 +282,7 @@ impl Table {
     fn reasons(&self, root: &Hash, serving: &BTreeSet<Hash>) -> Reasons {
         let orders = self.needs.as_ref().and_then(|n| n.get(root));
         Reasons {
-            pinned: self.pins.contains(root),
+            pinned: self.is_pinned(root),
             orders: orders.into_iter().flatten().cloned().collect(),
             fetching: self.claims.values().any(|c| c.root == Some(*root)),
             serving: serving.contains(root),

@@ -121,7 +121,10 @@ impl Task {
     }
 
     async fn announce(&self) {
-        let pinned: BTreeSet<_> = self.storage.table().pins.iter().take(ANNOUNCED).collect();
+        let pinned: BTreeSet<_> = {
+            let table = self.storage.table();
+            table.pins.iter().filter(|root| table.is_pinned(root)).take(ANNOUNCED).collect()
+        };
         for root in pinned {
             if self.storage.blobs().path(&root).is_some() {
                 self.storage.announce(root).await;

@@ -1,6 +1,6 @@
-//! Sizes for people; the rest is tested over real nodes, and its parts where they are.
+//! Sizes for people, and what pins are worth; the rest is tested over real nodes, and its parts where they are.
 
-use super::human;
+use super::*;
 
 #[test]
 fn sizes_are_short() {
@@ -13,4 +13,33 @@ fn sizes_are_short() {
     ] {
         assert_eq!(human(bytes), want);
     }
+}
+
+#[test]
+fn files_of_an_image_that_was_removed_are_kept_for_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (Hash([1; 32]), Hash([2; 32]));
+    let mut pins = Pins::open(dir.path().join("pins")).unwrap();
+    for root in [a, b] {
+        pins.set(root, true).unwrap();
+    }
+    let mut table = Table {
+        pins,
+        removed: BTreeSet::new(),
+        needs: Some(Needs::new()),
+        claims: BTreeMap::new(),
+        next_claim: 0,
+        held: BTreeMap::new(),
+        fetches: BTreeMap::new(),
+        mends: mends::Mends::default(),
+    };
+    let nobody = BTreeSet::new();
+    assert!(table.is_needed(&a, &nobody) && table.reasons(&a, &nobody).pinned);
+    table.removed = [a].into();
+    assert!(!table.is_needed(&a, &nobody) && !table.reasons(&a, &nobody).pinned);
+    assert!(table.is_needed(&b, &nobody));
+    // other reasons go on to count
+    assert!(table.is_needed(&a, &[a].into()), "it goes out");
+    table.needs = Some([(a, ["alice-1".to_owned()].into())].into());
+    assert!(table.is_needed(&a, &nobody), "an order names it");
 }

@@ -36,6 +36,11 @@ pub(in crate::commands) struct Signed {
 }
 
 impl Wanted {
+    /// A machine with what is known of it.
+    pub(in crate::commands) fn of(machine: MachineView) -> Self {
+        Self { inventory: machine.inventory.clone(), machine }
+    }
+
     /// Its interfaces: as it was adopted, or as its own system has told.
     pub(in crate::commands) fn macs(&self) -> Vec<Mac> {
         if !self.machine.known.macs.is_empty() {
@@ -54,7 +59,7 @@ impl Wanted {
 }
 
 /// Everything that speaks against an order, for all machines; the machines, when nothing does.
-pub(super) fn judge(
+pub(in crate::commands) fn judge(
     planned: &Planned,
     machines: Vec<Wanted>,
     now: Millis,

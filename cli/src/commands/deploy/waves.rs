@@ -9,7 +9,7 @@ const MOST: u16 = 100;
 
 /// How many of the machines, in percent, have begun after each wave; the last is 100.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Waves(Vec<u8>);
+pub(in crate::commands) struct Waves(Vec<u8>);
 
 /// Reads `90%` or `90`.
 pub(super) fn percent(text: &str) -> Result<u8, String> {
@@ -48,6 +48,11 @@ impl FromStr for Waves {
 }
 
 impl Waves {
+    /// All machines begin.
+    pub(in crate::commands) fn at_once() -> Self {
+        Self(vec![100])
+    }
+
     /// The wave of each machine, from 0, in their order.
     pub(super) fn of(
         &self,

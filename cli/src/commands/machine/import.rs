@@ -1,18 +1,27 @@
 //! `p2pinst machine import`
 
-use std::collections::BTreeMap;
+mod passwords;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use p2pinst_api::Client;
 use p2pinst_api::boot::MachineView;
+use p2pinst_api::request::PreparePower;
+use p2pinst_api::view::NodeInfo;
+use p2pinst_boot::power::controller::Controller as Address;
+use p2pinst_boot::power::credentials::Credentials;
+use p2pinst_types::hostexpr::HostExpr;
 use p2pinst_types::record::Adoption;
-use p2pinst_types::{Kind, Labels, Mac, MachineId, Name, limits, name};
+use p2pinst_types::{Kind, Labels, Mac, MachineId, Name, PublicKey, limits, name};
 use serde::Serialize;
 
+use self::passwords::Passwords;
 use super::adopt::{clash, default_site};
 use crate::args;
 use crate::bare::{self, Which};
-use crate::commands::roster;
+use crate::commands::{power, roster};
 use crate::context::Context;
 use crate::error::CliError;
 use crate::format;
@@ -21,25 +30,39 @@ use crate::format;
 const FILE: u64 = 4 << 20;
 /// Wrong lines that are shown.
 const SHOWN: usize = 50;
-/// The columns; site, labels and controller may be left out.
-const COLUMNS: [&str; 5] = ["mac", "name", "site", "labels", "controller"];
+/// The columns; all but the first two may be left out.
+const COLUMNS: [&str; 6] = ["mac", "name", "site", "labels", "controller", "user"];
+/// Columns that people may think of, and that would show a secret to all who read the list.
+const SECRETS: [&str; 4] = ["password", "passwd", "pass", "secret"];
 
 /// Take many machines in, from a list
 ///
-/// CSV with a first line that names the columns: mac and name, and if wanted site, labels (a=1 b=2) and controller. A
-/// machine with several interfaces has them in one field, with spaces between. Machines that are known by one
-/// of these interfaces are changed. Everything that is wrong is shown at once, and then nothing is adopted. What stands
-/// in the column controller is checked for blanks alone, and not kept: `p2pinst machine set-power` is for that.
+/// CSV with a first line that names the columns: mac and name, and if wanted site, labels (a=1 b=2), controller and user.
+/// A machine with several interfaces has them in one field, with spaces between. Machines that are known by one
+/// of these interfaces are changed. Everything that is wrong is shown at once, and then nothing is adopted.
+///
+/// A controller is written as `p2pinst power set` takes it, and does the same; where the field is empty, the machine keeps the one
+/// that it has. Passwords never stand in the list: they come from files that only their owner may read, and are
+/// sealed to the nodes with the power role.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Example:
-  p2pinst machine import rack1.csv
+  p2pinst machine import rack1.csv --user admin --password-file FILE
 with the list
-  mac,name,site,labels
-  52:54:00:12:34:56,rack1-01,pisa,gpu=true rack=1
-  52:54:00:12:34:57,rack1-02,pisa,rack=1")]
+  mac,name,site,labels,controller
+  52:54:00:12:34:56,rack1-01,pisa,gpu=true rack=1,ipmi://10.0.1.1
+  52:54:00:12:34:57,rack1-02,pisa,rack=1,wol://")]
 pub(crate) struct ImportArgs {
     /// The list; - for stdin
     file: PathBuf,
+    /// The user at the controllers, where the list names none
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// The password of all controllers: the first line of a file
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Passwords of single machines' controllers: a file with lines NAME=PASSWORD
+    #[arg(long, value_name = "FILE")]
+    env_file: Option<PathBuf>,
     /// Only check it
     #[arg(long)]
     dry_run: bool,
@@ -50,9 +73,17 @@ pub(crate) struct ImportArgs {
 
 #[derive(Serialize)]
 struct Document {
-    machines: Vec<Adoption>,
+    machines: Vec<Imported>,
     dry_run: bool,
     peers: usize,
+}
+
+#[derive(Serialize)]
+struct Imported {
+    #[serde(flatten)]
+    adoption: Adoption,
+    /// The controller that the list names.
+    controller: Option<String>,
 }
 
 /// A line of the list.
@@ -63,6 +94,22 @@ struct Line {
     name: Name,
     site: Option<Name>,
     labels: Labels,
+    controller: Option<Switch>,
+}
+
+/// By what a machine is switched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Switch {
+    address: Address,
+    credentials: Option<Credentials>,
+}
+
+/// What a line means.
+#[derive(Debug)]
+struct Machine {
+    id: MachineId,
+    adoption: Adoption,
+    controller: Option<Switch>,
 }
 
 /// What is wrong, by line.
@@ -97,6 +144,12 @@ fn columns(line: &str) -> Result<Vec<&'static str>, String> {
     let names = fields(line)?;
     let mut columns = Vec::new();
     for name in &names {
+        if SECRETS.iter().any(|secret| secret.eq_ignore_ascii_case(name)) {
+            return Err(format!(
+                "passwords do not belong into the list, where others read them (the column {name}): \
+                 --password-file FILE has one for all, --env-file FILE those of single machines"
+            ));
+        }
         let known = COLUMNS.into_iter().find(|c| c.eq_ignore_ascii_case(name));
         let column = known.ok_or_else(|| {
             format!("there is no column {name:?}; there are {}", COLUMNS.join(", "))
@@ -116,7 +169,12 @@ fn columns(line: &str) -> Result<Vec<&'static str>, String> {
     Ok(columns)
 }
 
-fn one(number: usize, columns: &[&'static str], line: &str) -> Result<Line, String> {
+fn one(
+    number: usize,
+    columns: &[&'static str],
+    line: &str,
+    passwords: &Passwords,
+) -> Result<Line, String> {
     let fields = fields(line)?;
     if fields.len() != columns.len() {
         let (has, wants) = (fields.len(), columns.len());
@@ -135,20 +193,23 @@ fn one(number: usize, columns: &[&'static str], line: &str) -> Result<Line, Stri
     let labels = labels.map_err(|e| e.to_string())?;
     let labels = args::labels(&labels).map_err(|e| e.error)?;
     let site = Some(of("site")).filter(|s| !s.is_empty());
-    if of("controller").contains(char::is_whitespace) {
-        return Err("the controller's address has a blank in it".to_owned());
-    }
-    Ok(Line {
-        number,
-        macs,
-        name: of("name").parse().map_err(|e: name::NameError| e.to_string())?,
-        site: site.map(str::parse).transpose().map_err(|e: name::NameError| e.to_string())?,
-        labels,
-    })
+    let name: Name = of("name").parse().map_err(|e: name::NameError| e.to_string())?;
+    let user = Some(of("user")).filter(|u| !u.is_empty());
+    let controller = match (of("controller"), user) {
+        ("", Some(_)) => return Err("a user is named, and no controller".to_owned()),
+        ("", None) => None,
+        (address, user) => {
+            let address: Address = address.parse().map_err(|e| format!("{e}"))?;
+            let credentials = passwords.of(&name, &address, user)?;
+            Some(Switch { address, credentials })
+        }
+    };
+    let site = site.map(str::parse).transpose().map_err(|e: name::NameError| e.to_string())?;
+    Ok(Line { number, macs, name, site, labels, controller })
 }
 
 /// All lines, or everything that is wrong with them.
-fn parse(text: &str) -> Result<Vec<Line>, Wrong> {
+fn parse(text: &str, passwords: &Passwords) -> Result<Vec<Line>, Wrong> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lines = (1..).zip(text.lines()).filter(|(_, l)| {
         let l = l.trim();
@@ -160,7 +221,7 @@ fn parse(text: &str) -> Result<Vec<Line>, Wrong> {
     let columns = columns(first).map_err(|reason| vec![(number, reason)])?;
     let (mut good, mut wrong): (Vec<Line>, Wrong) = (Vec::new(), Vec::new());
     for (number, line) in lines {
-        match one(number, &columns, line) {
+        match one(number, &columns, line, passwords) {
             Ok(line) => good.push(line),
             Err(reason) => wrong.push((number, reason)),
         }
@@ -189,10 +250,7 @@ fn twice(lines: &[Line]) -> Wrong {
 }
 
 /// What each line means beside the machines that there are.
-fn adoptions(
-    lines: Vec<Line>,
-    known: &[MachineView],
-) -> Result<Vec<(MachineId, Adoption)>, CliError> {
+fn adoptions(lines: Vec<Line>, known: &[MachineView]) -> Result<Vec<Machine>, CliError> {
     let mut wrong: Wrong = Vec::new();
     let mut adoptions = Vec::new();
     for line in lines {
@@ -208,10 +266,10 @@ fn adoptions(
             let reason = format!("it is the member {}, which keeps its name", member.known.name);
             wrong.push((line.number, reason));
         }
-        let (name, macs, labels) = (line.name, line.macs, line.labels);
+        let (name, macs, labels, controller) = (line.name, line.macs, line.labels, line.controller);
         let adoption = Adoption { name, macs, site, labels, removed: false };
         wrong.extend(clash(id, &adoption, known).map(|reason| (line.number, reason)));
-        adoptions.push((id, adoption));
+        adoptions.push(Machine { id, adoption, controller });
     }
     if wrong.is_empty() { Ok(adoptions) } else { Err(refuse(&wrong)) }
 }
@@ -242,26 +300,60 @@ fn read(file: &Path) -> Result<String, CliError> {
 }
 
 pub(super) async fn run(context: &Context, args: ImportArgs) -> Result<(), CliError> {
-    let lines = parse(&read(&args.file)?).map_err(|wrong| refuse(&wrong))?;
+    let ImportArgs { user, password_file, env_file, .. } = &args;
+    let passwords =
+        Passwords::read(user.as_deref(), password_file.as_deref(), env_file.as_deref())?;
+    let lines = parse(&read(&args.file)?, &passwords).map_err(|wrong| refuse(&wrong))?;
     let (mut client, info) = context.connect_info().await?;
     let known = bare::machines(&mut client, &Which::default()).await?;
-    let adoptions = adoptions(lines, &known)?;
+    let machines = adoptions(lines, &known)?;
+    let nodes = openers(&mut client, &info, &machines).await?;
     let mut peers = 0;
     if !args.dry_run {
         let mut signer = roster::operator(context, &mut client, args.key.as_ref(), &info).await?;
-        for (id, adoption) in &adoptions {
-            signer.add(Kind::ADOPTION, id.as_bytes(), adoption)?;
+        for machine in &machines {
+            let id = machine.id;
+            signer.add(Kind::ADOPTION, id.as_bytes(), &machine.adoption)?;
+            let Some(Switch { address, credentials }) = &machine.controller else { continue };
+            let (line, both) = (address.to_string(), credentials.as_ref());
+            let controller = power::record(&info.cluster, &id, &line, both, &nodes)?;
+            signer.add(Kind::CONTROLLER, id.as_bytes(), &controller)?;
         }
         peers = signer.submit(&mut client).await?.peers;
     }
     let would = if args.dry_run { "would be" } else { "are" };
-    let count = format::count(adoptions.len(), "machine");
-    context.tell(format_args!("{count} {would} adopted."));
+    let count = format::count(machines.len(), "machine");
+    let switched = machines.iter().filter(|m| m.controller.is_some()).count();
+    let switched = match switched {
+        0 => String::new(),
+        some => format!(", {} named", format::count(some, "controller")),
+    };
+    context.tell(format_args!("{count} {would} adopted{switched}."));
     if !context.json {
         return Ok(());
     }
-    let machines = adoptions.into_iter().map(|(_, a)| a).collect();
-    context.print_json(&Document { machines, dry_run: args.dry_run, peers })
+    let machines = machines.into_iter().map(|m| Imported {
+        adoption: m.adoption,
+        controller: m.controller.map(|c| c.address.to_string()),
+    });
+    context.print_json(&Document { machines: machines.collect(), dry_run: args.dry_run, peers })
+}
+
+/// Who will open the passwords of a list, where there are any.
+async fn openers(
+    client: &mut Client,
+    info: &NodeInfo,
+    machines: &[Machine],
+) -> Result<BTreeSet<PublicKey>, CliError> {
+    let secret = |m: &&Machine| m.controller.as_ref().is_some_and(|c| c.credentials.is_some());
+    let Some(first) = machines.iter().find(secret) else { return Ok(BTreeSet::new()) };
+    let hosts: HostExpr = first.adoption.name.as_str().parse().map_err(CliError::failed)?;
+    // nobody orders anything
+    let nodes = client.call(PreparePower { hosts, author: info.id.0 }).await?.nodes;
+    match power::without_role(&nodes) {
+        Some(error) => Err(error.hint("nothing was adopted")),
+        None => Ok(nodes),
+    }
 }
 
 #[cfg(test)]
@@ -270,8 +362,12 @@ mod tests {
 
     const LIST: &str = "\u{feff}mac,name,site,labels,controller\n\
         # rack 1\n\
-        52:54:00:12:34:56,n1,pisa,gpu=true rack=1,10.0.0.1\r\n\
+        52:54:00:12:34:56,n1,pisa,gpu=true rack=1,qmp:///run/n1.qmp\r\n\
         \"525400123457 52-54-00-12-34-58\",n2,,\"a=1;b=2\",\n";
+
+    fn parse(text: &str) -> Result<Vec<Line>, Wrong> {
+        super::parse(text, &Passwords::default())
+    }
 
     #[test]
     fn a_list_is_read() {
@@ -282,6 +378,29 @@ mod tests {
         assert_eq!((lines[1].macs.len(), lines[1].labels.len(), &lines[1].site), (2, 2, &None));
         assert_eq!(parse("name,mac\nn1,525400123456\n").unwrap().len(), 1);
         assert_eq!(parse("mac,name\n").unwrap(), []);
+        let address = lines[0].controller.as_ref().unwrap().address.to_string();
+        assert_eq!((address.as_str(), &lines[1].controller), ("qmp:///run/n1.qmp", &None));
+    }
+
+    #[test]
+    fn controllers_are_told_what_the_list_and_the_files_say() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            p2pinst_files::write(&path, text.as_bytes(), p2pinst_files::Access::Private).unwrap();
+            path
+        };
+        let (all, named) = (write("all", "for all\nmore\n"), write("env", "n2=for n2\n"));
+        let passwords = Passwords::read(Some("admin"), Some(&all), Some(&named)).unwrap();
+        let list = "mac,name,controller,user\n\
+            525400000001,n1,ipmi://10.0.0.1,\n\
+            525400000002,n2,redfish://bmc2,root\n\
+            525400000003,n3,command:/sbin/pdu {action} {mac},\n";
+        let lines = super::parse(list, &passwords).unwrap();
+        let both = |at: usize| lines[at].controller.clone().unwrap().credentials;
+        let is = |user: &str, word: &str| Credentials::new(user.into(), word.into()).ok();
+        assert_eq!((both(0), both(1)), (is("admin", "for all"), is("root", "for n2")));
+        assert_eq!(both(2), None);
     }
 
     #[test]
@@ -308,6 +427,19 @@ mod tests {
         assert!(wrong("mac\n").contains("name is not among them"));
         assert!(wrong("mac,name,mac\n").contains("twice"));
         assert!(wrong("mac,name,labels\n525400123456,n1,site=x\n").contains("cannot be a label"));
+        let all = wrong(
+            "mac,name,controller,user\n525400000001,n1,10.0.0.1,\n525400000002,n2,ipmi://a,\n525400000003,n3,ipmi://a,u\n525400000004,n4,,u\n",
+        );
+        for part in [
+            "2: \"10.0.0.1\" names no",
+            "3: this controller asks",
+            "4: the password of u",
+            "5: a user is named",
+        ] {
+            assert!(all.contains(part), "{part}: {all}");
+        }
+        let secret = wrong("mac,name,Password\n525400000001,n1,geheim\n");
+        assert!(secret.contains("--password-file") && !secret.contains("geheim"), "{secret}");
     }
 
     proptest::proptest! {

@@ -9,7 +9,7 @@ use p2pinst_types::{Kind, Millis, Name};
 use serde::Serialize;
 
 use crate::bare::{self, Which};
-use crate::commands::roster;
+use crate::commands::{power, roster};
 use crate::context::{Context, cluster_now};
 use crate::error::CliError;
 use crate::format::{self, Table};
@@ -21,13 +21,16 @@ pub(crate) enum MachineCommand {
     Show(ShowArgs),
     Adopt(adopt::AdoptArgs),
     Import(import::ImportArgs),
+    /// Say by what a machine's power is switched: the same as `p2pinst power set`
+    SetPower(power::SetArgs),
     Rm(RmArgs),
 }
 
 /// List the machines that were adopted, members, and unknown ones that were seen
 ///
 /// STATE: bare (adopted, and nothing of ours runs on it), up or down (its own system is a member), stranger (it asked
-/// for something to boot, and nobody has adopted it). ORDER: the last order to install it, and how far that is.
+/// for something to boot, and nobody has adopted it). POWER: on or off, as it was said last by who switched it; no
+/// controller is asked (`p2pinst power status` does that). ORDER: the last order to install it, and how far that is.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Example:\n  p2pinst machine ls")]
 pub(crate) struct LsArgs {}
@@ -78,6 +81,7 @@ pub(super) async fn run(context: &Context, command: MachineCommand) -> Result<()
         MachineCommand::Show(args) => show(context, &args.name).await,
         MachineCommand::Adopt(args) => adopt::run(context, args).await,
         MachineCommand::Import(args) => import::run(context, args).await,
+        MachineCommand::SetPower(args) => power::set(context, args).await,
         MachineCommand::Rm(args) => rm(context, args).await,
     }
 }
@@ -88,6 +92,15 @@ fn state(machine: &MachineView) -> &'static str {
         (None, _) => "bare",
         (Some(_), true) => "up",
         (Some(_), false) => "down",
+    }
+}
+
+/// `on`, `off`
+fn power(machine: &MachineView) -> &'static str {
+    match machine.power {
+        Some(true) => "on",
+        Some(false) => "off",
+        None => "-",
     }
 }
 
@@ -109,20 +122,22 @@ fn summary(inventory: &Inventory) -> String {
 
 async fn list(context: &Context) -> Result<(), CliError> {
     let (mut client, info) = context.connect_info().await?;
-    let which = Which { inventory: context.json, ..Which::default() };
+    let which = Which { inventory: context.json, power: true, ..Which::default() };
     let machines = bare::machines(&mut client, &which).await?;
     let strangers = bare::sightings(&mut client).await?;
     if context.json {
         return context.print_json(&List { machines, strangers });
     }
     let now = cluster_now(&info);
-    let mut table = Table::new(&["NAME", "STATE", "SITE", "MAC", "LABELS", "ORDER", "PROGRESS"]);
+    let mut table =
+        Table::new(&["NAME", "STATE", "POWER", "SITE", "MAC", "LABELS", "ORDER", "PROGRESS"]);
     for machine in &machines {
         let known = &machine.known;
         let order = machine.order.as_ref();
         table.row([
             known.name.to_string(),
             state(machine).to_owned(),
+            power(machine).to_owned(),
             known.site.to_string(),
             dash(format::names(&known.macs, 2)),
             dash(format::labels(&known.labels)),
@@ -136,6 +151,7 @@ async fn list(context: &Context) -> Result<(), CliError> {
         table.row([
             "-".to_owned(),
             "stranger".to_owned(),
+            "-".to_owned(),
             "-".to_owned(),
             stranger.mac.to_string(),
             "-".to_owned(),
@@ -190,6 +206,7 @@ async fn show(context: &Context, name: &str) -> Result<(), CliError> {
     row("name", known.name.to_string());
     row("machine", machine.id.to_string());
     row("state", state(&machine).to_owned());
+    row("power", power(&machine).to_owned());
     row("site", known.site.to_string());
     row("labels", dash(format::labels(&known.labels)));
     row("interfaces", dash(format::names(&known.macs, usize::MAX)));

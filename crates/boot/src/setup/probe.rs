@@ -14,7 +14,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::found::{Found, FoundDisk, FoundPartition, FoundTable, Stamp};
-use super::inventory::{LOOK, Roots, SAID_MAX};
+use super::inventory::{self, LOOK, Roots, SAID_MAX};
 
 /// Why it is not known what is on a disk.
 #[derive(Debug, Error)]
@@ -234,13 +234,9 @@ fn stamp(device: &Path, size: u64) -> Result<Option<Stamp>, ProbeError> {
 
 /// The length of a disk's logical sectors, as the running kernel has it.
 fn sector(device: &Path) -> u32 {
-    let size = fs::canonicalize(device).ok().and_then(|device| {
-        let name = device.file_name()?.to_owned();
-        let text =
-            fs::read_to_string(Path::new("/sys/block").join(name).join("queue/logical_block_size"));
-        text.ok()?.trim().parse().ok()
-    });
-    size.filter(|size: &u32| size.is_power_of_two() && (512..=65536).contains(size)).unwrap_or(512)
+    let real = fs::canonicalize(device).unwrap_or_else(|_| device.to_owned());
+    let name = real.file_name().unwrap_or_default();
+    inventory::sector(&Path::new("/sys/block").join(name))
 }
 
 /// What keeps a disk busy: mounts and swap of it or its partitions, and devices that are made of it.

@@ -1,6 +1,6 @@
 //! Bare metal: machines that are known before they run anything, images, host setups, assignments, scouts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use p2pinst_trust::Refusal;
 use p2pinst_types::record::{
@@ -33,6 +33,15 @@ pub struct Published {
     pub author: PublicKey,
     /// When.
     pub hlc: Hlc,
+}
+
+/// An unknown machine, as far as it was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighted {
+    /// What was seen of it, and when last.
+    pub sighting: Sighting,
+    /// Who saw it last.
+    pub by: PublicKey,
 }
 
 /// An assignment that counts, or counted.
@@ -100,6 +109,7 @@ pub struct Scout {
 impl Views {
     /// After the grants, before the roster.
     pub(super) fn fold_boot(&mut self, sorted: &[&Entry]) {
+        let mut removed = BTreeSet::new();
         for entry in sorted {
             let (author, hlc) = (entry.cell.id.author, entry.cell.hlc);
             let operator = || self.authorised(&entry.cell, &[Role::Operator]);
@@ -116,12 +126,18 @@ impl Views {
                     let published = Published { image: image.clone(), author, hlc };
                     self.images.insert(*id, published);
                 }
+                Record::ImageRemoval(removal)
+                    if self.authorised(&entry.cell, &[Role::Publisher, Role::Operator]) =>
+                {
+                    removed.insert(removal.image);
+                }
                 Record::Sighting(sighting) if self.authorised(&entry.cell, &[Role::Boot]) => {
-                    self.sight(sighting);
+                    self.sight(sighting, author);
                 }
                 _ => {}
             }
         }
+        self.remove_images(&removed);
         self.adopted.retain(|_, a| !a.adoption.removed);
         // of two machines with one interface the one that was adopted last has it
         let mut by_age: Vec<_> = self.adopted.iter().collect();
@@ -133,10 +149,27 @@ impl Views {
         self.fold_assignments(sorted);
     }
 
+    /// An image that was removed comes never again; its files may be published again as another one.
+    fn remove_images(&mut self, removed: &BTreeSet<ImageId>) {
+        let roots = |p: &Published| p.image.files.values().map(|b| b.root).collect::<Vec<_>>();
+        let gone = self.images.iter().filter(|(id, _)| removed.contains(id));
+        self.removed_blobs = gone.flat_map(|(_, p)| roots(p)).collect();
+        self.images.retain(|id, _| !removed.contains(id));
+        for root in self.images.values().flat_map(roots) {
+            self.removed_blobs.remove(&root);
+        }
+    }
+
     /// Of what several have seen of one interface, the newest counts; what it is made of goes on to count when it is only
     /// seen again.
-    fn sight(&mut self, sighting: &Sighting) {
-        let known = self.sightings.entry(sighting.mac).or_insert_with(|| sighting.clone());
+    fn sight(&mut self, sighting: &Sighting, by: PublicKey) {
+        let seen = self.sightings.entry(sighting.mac);
+        let seen = seen.or_insert_with(|| Sighted { sighting: sighting.clone(), by });
+        // the cells come in the order of their time: so it does not depend on who came first
+        if sighting.at >= seen.sighting.at {
+            seen.by = by;
+        }
+        let known = &mut seen.sighting;
         let inventory = match (&known.inventory, &sighting.inventory) {
             (Some(_), Some(_)) if sighting.at < known.at => known.inventory.clone(),
             (known, newer) => newer.clone().or_else(|| known.clone()),

@@ -15,13 +15,13 @@ mod roster;
 use std::collections::{BTreeMap, BTreeSet};
 
 use p2pinst_trust::{Refusal, RootChain};
-use p2pinst_types::record::{Release, Role, Setup, Sighting};
+use p2pinst_types::record::{Release, Role, Setup};
 use p2pinst_types::{
-    AssignmentId, Cell, DeploymentId, Hlc, ImageId, Mac, MachineId, Name, PublicKey, ReleaseId,
-    SetupId,
+    AssignmentId, Cell, DeploymentId, Hash, Hlc, ImageId, Mac, MachineId, Name, PublicKey,
+    ReleaseId, SetupId,
 };
 
-pub use boot::{Adopted, Assigned, Published, Scout};
+pub use boot::{Adopted, Assigned, Published, Scout, Sighted};
 pub use grants::{GrantInfo, InviteInfo, Revoked};
 pub use groups::{Definition, EditInfo, GroupHead, GroupInfo};
 pub use newer::{Blocked, Newer};
@@ -71,6 +71,8 @@ pub struct Views {
     by_mac: BTreeMap<Mac, MachineId>,
     /// Images by id.
     pub images: BTreeMap<ImageId, Published>,
+    /// The files of images that were removed, and that no other image has: nobody needs to keep them.
+    pub removed_blobs: BTreeSet<Hash>,
     /// Host setups by id.
     pub setups: BTreeMap<SetupId, Setup>,
     /// All assignments, also those that are over.
@@ -79,7 +81,7 @@ pub struct Views {
     /// Scouts by node key: the latest of each machine.
     scouts: BTreeMap<PublicKey, Scout>,
     /// What was seen of interfaces that belong to no machine.
-    pub sightings: BTreeMap<Mac, Sighting>,
+    pub sightings: BTreeMap<Mac, Sighted>,
     /// The controllers of machines.
     pub controllers: BTreeMap<MachineId, Controlled>,
     /// The newest order about the power of each machine, also those that are over.
@@ -131,6 +133,7 @@ impl Views {
             adopted: BTreeMap::new(),
             by_mac: BTreeMap::new(),
             images: BTreeMap::new(),
+            removed_blobs: BTreeSet::new(),
             setups: BTreeMap::new(),
             assignments: BTreeMap::new(),
             current: BTreeMap::new(),

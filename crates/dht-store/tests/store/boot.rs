@@ -7,7 +7,7 @@ use p2pinst_trust::fixture::{Invited, Lab, Node, key, name};
 use p2pinst_trust::{Refusal, SecretKey, policy};
 use p2pinst_types::record::{
     Adoption, Assignment, BootState, BootStatus, BootUse, Disarmament, Ended, Firmware, Guise,
-    Image, ImageKind, Inventory, Invite, Role, Setup, Sighting, Task,
+    Image, ImageKind, ImageRemoval, Inventory, Invite, Role, Setup, Sighting, Task,
 };
 use p2pinst_types::{
     AssignmentId, BlobRef, Cell, Hash, Kind, Labels, Mac, MachineId, Millis, SetupId, codec,
@@ -379,6 +379,60 @@ fn a_scout_says_how_far_its_own_machine_is_and_nothing_else() {
 }
 
 #[test]
+fn an_image_that_was_removed_comes_never_again() {
+    let mut world = world();
+    let (_dir, mut store) = world.store();
+    let (alice, bob, booter) =
+        (world.lab.operator.clone(), world.lab.publisher.clone(), world.booter.key.clone());
+    let before = store.views().images.len();
+    let cells = [
+        image(&mut world.lab, &bob, "old", 41),
+        image(&mut world.lab, &bob, "older", 42),
+        // the same file under another name
+        image(&mut world.lab, &bob, "same", 42),
+    ];
+    let id = |cell: &Cell| Image::id(cell.payload());
+    let remove = |lab: &mut Lab, by: &SecretKey, image| {
+        let record = ImageRemoval { image, reason: String::new() };
+        lab.write(by, Kind::IMAGE_REMOVAL, &image.0.0, &record)
+    };
+    let by_nobody = remove(&mut world.lab, &booter, id(&cells[0]));
+    let by_operator = remove(&mut world.lab, &alice, id(&cells[0]));
+    let by_publisher = remove(&mut world.lab, &bob, id(&cells[1]));
+    // it may come before the image
+    apply(&mut store, &[by_publisher, by_nobody]);
+    apply(&mut store, &cells);
+    let names = |store: &Store| {
+        let views = store.views();
+        let mut names: Vec<String> =
+            views.images.values().map(|p| p.image.name.to_string()).collect();
+        names.sort();
+        names.retain(|n| ["old", "older", "same"].contains(&n.as_str()));
+        names
+    };
+    assert_eq!(names(&store), ["old", "same"]);
+    assert!(store.views().removed_blobs.is_empty(), "another image has the file");
+    apply(&mut store, &[by_operator]);
+    assert_eq!((names(&store), store.views().images.len()), (vec!["same".to_owned()], before + 1));
+    assert_eq!(store.views().removed_blobs, [Hash([41; 32])].into());
+    // published anew with another time it is another image
+    let mut again: Image = cells[0].record().unwrap();
+    again.at = Millis(77);
+    let new = Image::id(&codec::encode(&again).unwrap());
+    let cell = world.lab.write(&bob, Kind::IMAGE, &new.0.0, &again);
+    apply(&mut store, &[cell]);
+    assert_eq!(names(&store), ["old", "same"]);
+    assert!(store.views().removed_blobs.is_empty());
+    let wrong = world.lab.write(
+        &alice,
+        Kind::IMAGE_REMOVAL,
+        &[1; 32],
+        &ImageRemoval { image: new, reason: String::new() },
+    );
+    assert!(matches!(apply(&mut store, &[wrong])[0], Outcome::Rejected(_)), "its subject");
+}
+
+#[test]
 fn the_chain_of_a_scout_is_verified_before_anything_else() {
     let mut world = world();
     let invited = world.invite(200, Guise::Scout, |_| {});
@@ -412,6 +466,7 @@ fn machines_are_known_by_their_interfaces_and_groups() {
     apply(&mut store, &cells);
     let views = store.views();
     assert_eq!(views.sightings.keys().collect::<Vec<_>>(), [&mac], "only strangers are sighted");
+    assert_eq!(views.sightings[&mac].by, booter.public());
     assert!(views.is_bare_member(&views.adopted[&world.machine].adoption, &name("rack1")));
     let beyond = world.lab.write(&booter, Kind::SIGHTING, &[1, 0], &sight(mac, 5));
     assert!(matches!(apply(&mut store, &[beyond])[0], Outcome::Rejected(_)), "bounded");

@@ -12,11 +12,11 @@ use p2pinst_trust::fixture::name;
 use p2pinst_types::record::{
     Action, Admission, Adoption, Assignment, BootFrom, BootState, BootStatus, BootUse, ByDistance,
     ConsoleCode, Controller, Deployment, Disarmament, Disk, Ended, Firmware, Grant, Group,
-    GroupEdit, Guise, HistoryEntry, HistorySegment, Image, ImageKind, Inventory, Invite, LabelEdit,
-    MachineName, Manager, Mode, Nic, NodeCert, NodeRecord, PackageId, PowerAction, PowerCause,
-    PowerOrder, PowerOutcome, PowerStatus, Progress, Release, Resealed, Retirement, Revocation,
-    Role, RootDoc, Sealed, Setup, Sighting, SignedCert, SignedRoot, Speed, Speeds, Standing, State,
-    Status, Task, Transfer,
+    GroupEdit, Guise, HistoryEntry, HistorySegment, Image, ImageKind, ImageRemoval, Inventory,
+    Invite, LabelEdit, MachineName, Manager, Mode, Nic, NodeCert, NodeRecord, PackageId,
+    PowerAction, PowerCause, PowerOrder, PowerOutcome, PowerStatus, Progress, Release, Resealed,
+    Retirement, Revocation, Role, RootDoc, Sealed, Setup, Sighting, SignedCert, SignedRoot, Speed,
+    Speeds, Standing, State, Status, Task, Transfer,
 };
 use p2pinst_types::{
     AssignmentId, BlobRef, DeploymentId, Hash, Hlc, ImageId, Kind, Mac, MachineId, Millis, NodeId,
@@ -120,6 +120,7 @@ fn golden_records_of_bare_metal() {
         name: "vda".to_owned(),
         path: Some("pci-0000:00:04.0".to_owned()),
         size: 1 << 30,
+        sector: 512,
         wwn: None,
         serial: Some("d1".to_owned()),
         model: None,
@@ -145,9 +146,14 @@ fn golden_records_of_bare_metal() {
     check(
         &mut f,
         "sighting",
-        &Sighting { mac, at: Millis(5), inventory: Some(inventory) },
+        &Sighting { mac, at: Millis(5), inventory: Some(inventory.clone()) },
         "214:3e84d8e988cd34ba",
     );
+    let mut large = inventory;
+    large.disks.iter_mut().for_each(|disk| disk.sector = 4096);
+    check(&mut f, "inventory with large sectors", &large, "198:df856002ab25fe21");
+    let image = ImageId(Hash([6; 32]));
+    check(&mut f, "image removal", &ImageRemoval { image, reason: "old".to_owned() }, "0:0");
     assert!(f.is_empty(), "{f:#?}");
 }
 

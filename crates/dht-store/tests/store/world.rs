@@ -169,11 +169,12 @@ pub(crate) fn seen(store: &Store) -> String {
         v.orders,
         v.unknown
     ) + &format!(
-        "\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}",
+        "\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}\n{:#?}",
         v.controllers,
         v.power_orders,
         v.adopted,
         v.images,
+        v.removed_blobs,
         v.setups,
         v.assignments,
         v.scouts().collect::<Vec<_>>(),

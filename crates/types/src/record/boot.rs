@@ -118,6 +118,15 @@ impl Image {
     }
 }
 
+/// An image is published no more: nobody needs to keep it. Filed under the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRemoval {
+    /// The image.
+    pub image: ImageId,
+    /// Why, for people; at most [`limits::DESCRIPTION`] bytes.
+    pub reason: String,
+}
+
 /// A host setup, as its operator wrote it. Filed under its [`Setup::id`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {

@@ -25,6 +25,9 @@ pub struct Disk {
     pub path: Option<String>,
     /// Its size in bytes.
     pub size: u64,
+    /// The length of its logical sectors in bytes: 4096 on some (4Kn), on which partitions begin at other places.
+    #[serde(default = "Disk::usual_sector", skip_serializing_if = "Disk::is_usual_sector")]
+    pub sector: u32,
     /// Its world-wide name, as the kernel writes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wwn: Option<String>,
@@ -41,6 +44,24 @@ pub struct Disk {
     /// What is on it, as blkid calls it: a partition table (`gpt`, `dos`), or a filesystem on the whole of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+}
+
+impl Disk {
+    /// The length of the sectors of most disks.
+    #[must_use]
+    pub fn usual_sector() -> u32 {
+        512
+    }
+
+    fn is_usual_sector(sector: &u32) -> bool {
+        *sector == Self::usual_sector()
+    }
+
+    /// Whether sectors may be so long.
+    #[must_use]
+    pub fn is_sector(bytes: u32) -> bool {
+        bytes.is_power_of_two() && (512..=65536).contains(&bytes)
+    }
 }
 
 /// A network interface.
@@ -101,8 +122,11 @@ impl Inventory {
     pub fn is_bounded(&self) -> bool {
         let short = |text: &str| text.len() <= limits::HARDWARE_TEXT;
         let all = |texts: &[&Option<String>]| texts.iter().all(|t| t.as_deref().is_none_or(short));
-        let disk =
-            |d: &Disk| short(&d.name) && all(&[&d.path, &d.wwn, &d.serial, &d.model, &d.content]);
+        let disk = |d: &Disk| {
+            Disk::is_sector(d.sector)
+                && short(&d.name)
+                && all(&[&d.path, &d.wwn, &d.serial, &d.model, &d.content])
+        };
         let nic = |n: &Nic| short(&n.name) && all(&[&n.driver]);
         let own =
             [&self.uuid, &self.vendor, &self.product, &self.serial, &self.cpu, &self.controller];

@@ -87,6 +87,10 @@ pub(super) fn course(
         return plain("expired", assigned.order.not_after, "its time is over: order it anew");
     }
     match (status, waits) {
+        // it was seen, and is kept waiting
+        (Some((hlc, status)), Some(reason)) if status.state <= BootState::Booting => {
+            Course { detail: reason, late: false, ..said(*hlc, status, now) }
+        }
         (Some((hlc, status)), _) => said(*hlc, status, now),
         (None, Some(reason)) => plain("armed", assigned.hlc.millis(), &reason),
         (None, None) => {
@@ -196,6 +200,16 @@ mod tests {
         assert_eq!(of(other, 13), ("armed".into(), false));
         let waits = course(&order, None, None, Some("wave 2 waits".into()), at(11).millis());
         assert_eq!(waits.detail, "wave 2 waits");
+        let booting = told(BootState::Booting, 12);
+        let of = |waits: Option<String>| {
+            let course = course(&order, Some(&booting), None, waits, at(40).millis());
+            (course.state, course.detail, course.late)
+        };
+        assert_eq!(
+            of(Some("wave 2 waits".into())),
+            ("booting".into(), "wave 2 waits".into(), false)
+        );
+        assert_eq!(of(None), ("booting".into(), "so it is".into(), true));
     }
 
     #[test]

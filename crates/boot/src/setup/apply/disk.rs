@@ -27,6 +27,7 @@ fn as_disk(goal: &DiskGoal) -> Disk {
         name: identity.name,
         path: identity.path,
         size: identity.size,
+        sector: goal.sector,
         wwn: identity.wwn,
         serial: identity.serial,
         model: identity.model,

@@ -41,6 +41,7 @@ fn disk(roots: &Roots, name: &str) -> Option<Disk> {
         path: path::of(roots, name),
         // always in units of 512 bytes, whatever the disk's sectors
         size: sectors.saturating_mul(512),
+        sector: sector(&dir),
         wwn: get("wwid").or_else(|| get("device/wwid")),
         serial: serial(&dir),
         model: get("device/model").or_else(|| get("device/name")),
@@ -48,6 +49,12 @@ fn disk(roots: &Roots, name: &str) -> Option<Disk> {
         removable: flag("removable"),
         content: content(&roots.dev.join(name)),
     })
+}
+
+/// The length of a disk's logical sectors, as the kernel shows it in the disk's directory of sysfs.
+pub(in crate::setup) fn sector(dir: &Path) -> u32 {
+    let said = attribute(&dir.join("queue/logical_block_size")).and_then(|text| text.parse().ok());
+    said.filter(|bytes| Disk::is_sector(*bytes)).unwrap_or_else(Disk::usual_sector)
 }
 
 /// Where kernels show a serial number: virtio, NVMe and MMC, SCSI's vital product data (SPC-5, 7.7.18).

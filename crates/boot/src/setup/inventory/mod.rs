@@ -16,6 +16,7 @@ use p2pinst_types::limits;
 use p2pinst_types::record::{Firmware, Inventory};
 
 pub use disk::disks;
+pub(super) use disk::sector;
 
 /// How long a tool may take to look at a disk; a failing one answers slowly.
 pub(super) const LOOK: Duration = Duration::from_secs(30);

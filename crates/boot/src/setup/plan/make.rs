@@ -96,8 +96,8 @@ impl Maker<'_> {
         let identity = Identity::of(disk);
         let which = identity.to_string();
         // what no disk has is not divided by
-        let is_sector = |sector: &u32| sector.is_power_of_two() && (512..=65536).contains(sector);
-        let sector = Some(found.sector).filter(is_sector).unwrap_or(512);
+        let sector = Some(found.sector).filter(|sector| Disk::is_sector(*sector));
+        let sector = sector.unwrap_or_else(Disk::usual_sector);
         let guid = self.guid(&format!("table {number}"));
         let id = match setup.table {
             TableKind::Gpt => guid.to_string(),

@@ -16,6 +16,7 @@ fn inventory(disks: usize) -> Inventory {
         name: format!("sd{}", ['a', 'b', 'c'][i]),
         path: None,
         size: 1000 * MIB,
+        sector: 512,
         wwn: None,
         serial: Some(format!("S{i}")),
         model: None,

@@ -89,6 +89,7 @@ const GUEST: &[(&str, &str)] = &[
         "nvme.1b36-4e5631-51454d55204e564d65204374726c-00000001\n",
     ),
     ("sys/devices/pci0000:00/0000:00:04.0/nvme/nvme0/nvme0n1/queue/rotational", "0\n"),
+    ("sys/devices/pci0000:00/0000:00:04.0/nvme/nvme0/nvme0n1/queue/logical_block_size", "4096\n"),
     ("sys/block/nvme0n1", "-> ../devices/pci0000:00/0000:00:04.0/nvme/nvme0/nvme0n1"),
     (
         "sys/devices/pci0000:00/0000:00:05.0/usb1/1-1/1-1:1.0/host6/target6:0:0/6:0:0:0/block/sdb/size",
@@ -141,6 +142,7 @@ fn a_guest() {
         (Some("pci-0000:00:1f.2-ata-1"), Some("QEMU HARDDISK"))
     );
     assert_eq!((ata.size, ata.rotational, ata.serial.as_deref()), (1 << 30, true, Some("QM00001")));
+    assert_eq!((nvme.sector, nvme.size, ata.sector), (4096, 2 << 30, 512));
     assert_eq!(usb.path.as_deref(), Some("pci-0000:00:05.0-usb-0:1:1.0-scsi-0:0:0:0"));
     assert!(usb.removable && !virtio.removable);
     assert_eq!(
@@ -178,6 +180,8 @@ fn a_machine_that_says_nonsense() {
         ("sys/block/sda/device/model", long.as_str()),
         ("sys/block/sdb/size", "-1\n"),
         ("sys/block/sdc/size", ""),
+        ("sys/block/sdd/size", "8"),
+        ("sys/block/sdd/queue/logical_block_size", "0"),
         ("sys/class/net/eth0/device", "/"),
         ("sys/class/net/eth0/type", "1"),
         ("sys/class/net/eth0/address", "no address"),
@@ -189,6 +193,7 @@ fn a_machine_that_says_nonsense() {
     assert_eq!(odd.product.map(|text| text.len()), Some(limits::HARDWARE_TEXT));
     assert_eq!((odd.vendor.as_deref(), odd.serial, odd.uuid), (Some("[31mEvil"), None, None));
     assert_eq!((odd.memory, odd.disks.len(), odd.nics.len()), (0, limits::HARDWARE_DISKS, 0));
+    assert!(odd.disks.iter().all(|disk| disk.sector == 512));
     assert!(recorded(&[]).disks.is_empty());
 }
 
