@@ -18,7 +18,7 @@ mod serve;
 mod sources;
 mod takers;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod urgency;
 mod wire;
 

@@ -33,10 +33,10 @@ impl Gatekeeper for Open {
     }
 }
 
-pub(super) struct Host {
-    pub(super) id: NodeId,
-    pub(super) addr: String,
-    pub(super) net: Net,
+pub(crate) struct Host {
+    pub(crate) id: NodeId,
+    pub(crate) addr: String,
+    pub(crate) net: Net,
     events: mpsc::Receiver<NetEvent>,
     tasks: JoinSet<()>,
 }
@@ -77,7 +77,7 @@ impl Host {
 }
 
 /// A host on a loopback address of its own.
-pub(super) async fn host() -> Host {
+pub(crate) async fn host() -> Host {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [_, _, high, low] = std::process::id().to_be_bytes();
     let last = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -102,7 +102,7 @@ pub(super) async fn host() -> Host {
 }
 
 /// A host that serves what is in its store.
-pub(super) async fn honest(store: &BlobStore) -> Host {
+pub(crate) async fn honest(store: &BlobStore) -> Host {
     limited(store, Limits::default()).await.0
 }
 
@@ -187,7 +187,7 @@ pub(super) fn content(len: usize) -> Vec<u8> {
 }
 
 /// A store in a directory of its own.
-pub(super) fn store() -> (tempfile::TempDir, BlobStore) {
+pub(crate) fn store() -> (tempfile::TempDir, BlobStore) {
     let dir = tempfile::tempdir().unwrap();
     let store = BlobStore::open(dir.path()).unwrap();
     (dir, store)

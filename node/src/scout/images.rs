@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use p2pinst_boot::image::verify::{Pieces, sample};
@@ -38,19 +39,19 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn current(&self) -> Option<(Name, BlobRef)> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.current).clone()
     }
 
     pub(super) fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.trouble).clone()
     }
 
     fn set(&self, current: Option<(Name, BlobRef)>) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = current;
+        *lock(&self.current) = current;
     }
 
     fn set_trouble(&self, trouble: Option<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        *lock(&self.trouble) = trouble;
     }
 
     /// Bytes that came, and bytes that need not come.
@@ -68,6 +69,8 @@ pub(super) struct FromSwarm {
     pub(super) blobs: BTreeMap<Name, BlobRef>,
     pub(super) progress: Arc<Progress>,
     pub(super) runtime: Handle,
+    /// Disks that have an image, each for the next place of the same one.
+    pub(super) written: Mutex<BTreeMap<Hash, Vec<PathBuf>>>,
 }
 
 impl FromSwarm {
@@ -82,7 +85,7 @@ impl FromSwarm {
     fn sources(&self, named: Arc<Mutex<Vec<NodeId>>>) -> Sources {
         let (net, exchange, own) = (self.net.clone(), self.exchange.clone(), self.own);
         Box::new(move || {
-            let mut nodes = named.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let mut nodes = lock(&named).clone();
             let mut others = net.peers().connected();
             others.retain(|n| !nodes.contains(n));
             others.sort_by_cached_key(|n| {
@@ -99,14 +102,17 @@ impl FromSwarm {
         let look = async {
             loop {
                 if let Ok(found) = self.net.providers(blob.root).await {
-                    *named.lock().unwrap_or_else(PoisonError::into_inner) = found;
+                    *lock(&named) = found;
                 }
                 tokio::time::sleep(LOOK).await;
             }
         };
         let fetch = async {
+            let mut written = lock(&self.written).get(&blob.root).cloned().unwrap_or_default();
+            written.retain(|path| path != onto);
             loop {
-                let wish = Wish { onto: Some(onto.to_owned()), ..Wish::default() };
+                let (delta_from, onto) = (written.clone(), Some(onto.to_owned()));
+                let wish = Wish { delta_from, onto, ..Wish::default() };
                 let sources = self.sources(Arc::clone(&named));
                 match self.exchange.fetch_as(blob, sources, wish).await {
                     Ok(done) => {
@@ -135,49 +141,182 @@ impl FromSwarm {
     }
 
     /// Fetches an image onto a disk or a file, and reads a part of it back.
-    fn bring(&self, image: &Name, onto: &Path) -> Result<BlobRef, Cause> {
+    fn bring(&self, image: &Name, onto: &Path) -> Result<(), Cause> {
         let blob = self.blob(image)?;
+        // What was known of it is of another place, or of an earlier attempt, since which this place may have been erased: only
+        // what is read from it counts.
+        self.exchange.remove(&blob.root)?;
         self.progress.set(Some((image.clone(), blob)));
         self.runtime.block_on(self.fetch(image, blob, onto))?;
         let blobs = self.exchange.blobs();
-        let written = blobs.finish_target(&blob.root)?;
+        blobs.finish_target(&blob.root, onto)?;
         let layer = blobs.layer(&blob.root)?;
         let pieces = Pieces { len: blob.len(), piece: blob.piece_len() };
         let is_right = |piece, bytes: &[u8]| layer.check_piece(piece, bytes).is_ok();
-        let wrong = sample(&written, pieces, SAMPLE, &mut rand::random, &is_right)?;
+        let wrong = sample(onto, pieces, SAMPLE, &mut rand::random, &is_right)?;
         self.progress.set(None);
         if let Some(piece) = wrong.first() {
-            let (wrong, path) = (wrong.len(), written.display());
+            let (wrong, path) = (wrong.len(), onto.display());
             return Err(format!(
                 "{path} does not keep what is written to it: {wrong} of {SAMPLE} pieces read back are wrong, among them number {}",
                 piece.0
             )
             .into());
         }
-        Ok(blob)
+        Ok(())
+    }
+
+    fn unpack(&self, image: &Name, archive: &Path, dir: &Path) -> Result<(), Cause> {
+        let len = self.blob(image)?.len();
+        File::options().create(true).truncate(false).write(true).open(archive)?.set_len(len)?;
+        self.bring(image, archive)?;
+        let stop = AtomicBool::new(false);
+        let watch = Watch { progress: &|_, _| {}, stop: &stop };
+        let options = rootfs::Options::default();
+        let extracted = rootfs::extract(File::open(archive)?, dir, &options, &watch)?;
+        info!(%image, entries = extracted.entries, bytes = extracted.bytes, "unpacked");
+        Ok(())
     }
 }
 
 impl Images for FromSwarm {
     fn write_raw(&self, image: &Name, device: &Path) -> Result<(), Cause> {
-        self.bring(image, device).map(drop)
+        self.bring(image, device)?;
+        let root = self.blob(image)?.root;
+        lock(&self.written).entry(root).or_default().push(device.to_owned());
+        Ok(())
     }
 
     fn extract_tar(&self, image: &Name, dir: &Path) -> Result<(), Cause> {
-        let path: PathBuf = dir.join(ARCHIVE);
-        let len = self.blob(image)?.len();
-        // what an attempt before has left of it is found again
-        let file = File::options().create(true).truncate(false).write(true).open(&path)?;
-        file.set_len(len)?;
-        drop(file);
-        let blob = self.bring(image, &path)?;
-        let stop = AtomicBool::new(false);
-        let watch = Watch { progress: &|_, _| {}, stop: &stop };
-        let options = rootfs::Options::default();
-        let extracted = rootfs::extract(File::open(&path)?, dir, &options, &watch)?;
-        info!(%image, entries = extracted.entries, bytes = extracted.bytes, "unpacked");
-        self.exchange.remove(&blob.root)?;
-        std::fs::remove_file(&path)?;
-        Ok(())
+        let archive = dir.join(ARCHIVE);
+        let unpacked = self.unpack(image, &archive, dir);
+        // However that ended: a store that has the archive open keeps its filesystem in use, and the next attempt makes that anew.
+        let root = self.blob(image)?.root;
+        let closed = self.exchange.remove(&root);
+        let removed = match std::fs::remove_file(&archive) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        unpacked?;
+        closed?;
+        Ok(removed?)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use p2pinst_chunks::BlobStore;
+
+    use super::*;
+    use crate::exchange::tests::{Host, honest, host, store};
+
+    const MIB: usize = 1 << 20;
+
+    /// A node that has an image, and a scout's images beside it.
+    struct Bench {
+        images: FromSwarm,
+        bytes: Vec<u8>,
+        dir: tempfile::TempDir,
+        _kept: (tempfile::TempDir, BlobStore, Host, Host),
+    }
+
+    fn image() -> Name {
+        "lab".parse().unwrap()
+    }
+
+    /// Bytes that are neither an archive nor twice the same.
+    async fn bench() -> Bench {
+        let bytes: Vec<u8> = (0..9 * MIB / 32).flat_map(|n| Hash::of(&n.to_le_bytes()).0).collect();
+        let (kept, full) = store();
+        let blob = full.ingest(&mut bytes.as_slice(), bytes.len() as u64).unwrap();
+        let (source, reader) = (honest(&full).await, host().await);
+        reader.net.dial(Some(source.id), std::slice::from_ref(&source.addr)).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let empty = BlobStore::open(&dir.path().join("store")).unwrap();
+        let images = FromSwarm {
+            own: reader.id,
+            net: reader.net.clone(),
+            exchange: Exchange::new(reader.net.clone(), empty),
+            blobs: [(image(), blob)].into(),
+            progress: Arc::default(),
+            runtime: Handle::current(),
+            written: Mutex::default(),
+        };
+        Bench { images, bytes, dir, _kept: (kept, full, source, reader) }
+    }
+
+    /// A disk full of something else, a little larger than the image.
+    fn disk(bench: &Bench, name: &str) -> PathBuf {
+        let path = bench.dir.path().join(name);
+        fs::write(&path, vec![0xee; bench.bytes.len() + 4096]).unwrap();
+        path
+    }
+
+    /// Whether this process has a file open.
+    fn is_open(path: &Path) -> bool {
+        let files = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        files.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|open| open == path)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_image_comes_to_two_disks_and_once_over_the_network() {
+        let bench = bench().await;
+        let (one, two) = (disk(&bench, "one"), disk(&bench, "two"));
+        tokio::task::spawn_blocking(move || {
+            bench.images.write_raw(&image(), &one).unwrap();
+            let (once, _) = bench.images.progress.moved();
+            assert_eq!(once, bench.bytes.len() as u64);
+            bench.images.write_raw(&image(), &two).unwrap();
+            for path in [&one, &two] {
+                let disk = fs::read(path).unwrap();
+                assert!(disk[..bench.bytes.len()] == bench.bytes, "{}", path.display());
+            }
+            let (twice, saved) = bench.images.progress.moved();
+            assert!(twice - once < 2 * MIB as u64 && saved > 7 * MIB as u64, "{twice} {saved}");
+        })
+        .await
+        .unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_erased_since_is_written_again() {
+        let bench = bench().await;
+        let disk = disk(&bench, "disk");
+        tokio::task::spawn_blocking(move || {
+            bench.images.write_raw(&image(), &disk).unwrap();
+            let mut content = fs::read(&disk).unwrap();
+            let end = bench.bytes.len();
+            for place in [0..MIB, 5 * MIB..5 * MIB + 512, end - MIB..end] {
+                content[place].fill(0);
+            }
+            fs::write(&disk, &content).unwrap();
+            bench.images.write_raw(&image(), &disk).unwrap();
+            assert!(fs::read(&disk).unwrap()[..end] == bench.bytes);
+        })
+        .await
+        .unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_archive_that_cannot_be_unpacked_keeps_nothing_in_use() {
+        let bench = bench().await;
+        let target = bench.dir.path().join("target");
+        fs::create_dir(&target).unwrap();
+        tokio::task::spawn_blocking(move || {
+            let said = bench.images.extract_tar(&image(), &target).unwrap_err().to_string();
+            assert!(said.contains("cannot unpack"), "{said}");
+            let archive = target.join(ARCHIVE);
+            assert!(!archive.exists() && bench.images.exchange.blobs().list().is_empty());
+            let deleted = format!("{} (deleted)", archive.display());
+            assert!(!is_open(&archive) && !is_open(Path::new(&deleted)));
+        })
+        .await
+        .unwrap();
     }
 }

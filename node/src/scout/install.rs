@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -215,6 +215,7 @@ impl Attempt<'_> {
             blobs: material.blobs,
             progress: Arc::clone(&progress),
             runtime: Handle::current(),
+            written: Mutex::default(),
         };
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = StopOnDrop(Arc::clone(&stop));

@@ -63,6 +63,7 @@ pub(crate) const PROGRAMS: &[&str] = &[
     "umount",
     "wipefs",
     "xfs_db",
+    "xfs_growfs",
     "xfs_repair",
     "zstd",
 ];

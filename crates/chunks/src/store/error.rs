@@ -165,6 +165,16 @@ pub enum SyncError {
         /// The blob.
         root: Hash,
     },
+    /// It was written onto another disk.
+    #[error("blob {} is on {}, and not on {}", root.short(), is.display(), wanted.display())]
+    Elsewhere {
+        /// The blob.
+        root: Hash,
+        /// Where it is.
+        is: PathBuf,
+        /// Where it should be.
+        wanted: PathBuf,
+    },
     /// A file could not be written. Pieces not yet on the disk have been given up: ask
     /// [`super::BlobStore::status`] which are there.
     #[error(transparent)]

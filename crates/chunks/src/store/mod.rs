@@ -132,7 +132,7 @@ impl BlobStore {
     }
 
     /// Removes a blob and all that belongs to it, its recipe too; whether it was there. Reads under way end
-    /// well.
+    /// well; when it returns nothing is written any more.
     ///
     /// # Errors
     /// When a file cannot be removed; the blob is gone from the list all the same, and the rest of
@@ -192,10 +192,12 @@ impl Inner {
 
     /// Called with `shape` held.
     fn remove_one(&self, root: &Hash) -> Result<bool, FileError> {
+        lock(&self.aims).remove(root);
         let Some(entry) = self.write_entries(|map| map.remove(root)) else { return Ok(false) };
         let _io = lock(&entry.io);
         *lock(&entry.state) = State::Gone;
-        lock(&self.aims).remove(root);
+        // who writes just now comes to an end, and who comes later sees that it is gone: a disk is another's from here on
+        drop(entry.writing.write().unwrap_or_else(PoisonError::into_inner));
         self.unlink_all(root)?;
         Ok(true)
     }

@@ -157,6 +157,9 @@ impl Inner {
     ) -> Result<Put, PutError> {
         let (new, full, due) = {
             let _writing = entry.writing.read().unwrap_or_else(PoisonError::into_inner);
+            if matches!(*lock(&entry.state), State::Gone) {
+                return Err(PutError::Unknown { root: entry.blob.root });
+            }
             write(data)?;
             match &mut *lock(&entry.state) {
                 State::Partial(p) => {

@@ -33,10 +33,10 @@ impl BlobStore {
         Ok(())
     }
 
-    /// Whether a blob belongs onto a disk.
+    /// The disk that a blob is written onto, if it was begun there.
     #[must_use]
-    pub fn is_aimed(&self, root: &Hash) -> bool {
-        lock(&self.inner.aims).contains_key(root)
+    pub fn target(&self, root: &Hash) -> Option<PathBuf> {
+        Some(self.inner.entry(root)?.target()?.path.clone())
     }
 
     /// Counts the pieces of a blob that are on its disk already: of an earlier version, or of an attempt that was cut off. The
@@ -91,16 +91,25 @@ impl BlobStore {
         Ok((bytes.len() as u64, leading_zeros(&bytes) == bytes.len()))
     }
 
-    /// Writes what was held back: the disk is what the blob is. Durable when it returns.
+    /// Writes what was held back: this disk is what the blob is. Durable when it returns.
     ///
     /// # Errors
-    /// When the blob is not complete, belongs onto no disk, or the disk fails.
-    pub fn finish_target(&self, root: &Hash) -> Result<PathBuf, SyncError> {
+    /// When the blob is not complete, belongs elsewhere, or the disk fails.
+    pub fn finish_target(&self, root: &Hash, path: &Path) -> Result<(), SyncError> {
+        let target = self.whole(root, path)?;
+        Ok(target.finish().context("finish", path)?)
+    }
+
+    /// The disk of a blob that is complete, if it is this one.
+    fn whole(&self, root: &Hash, path: &Path) -> Result<Arc<Target>, SyncError> {
         let unknown = || SyncError::Unknown { root: *root };
         let entry = self.inner.entry(root).ok_or_else(unknown)?;
         let target = entry.target().filter(|_| entry.is_complete()).ok_or_else(unknown)?;
-        target.finish().context("finish", &target.path)?;
-        Ok(target.path.clone())
+        if target.path == path {
+            return Ok(target);
+        }
+        let (root, is) = (*root, target.path.clone());
+        Err(SyncError::Elsewhere { root, is, wanted: path.to_owned() })
     }
 }
 
@@ -173,7 +182,8 @@ mod tests {
         }
         assert_eq!(store.path(&root), None, "nobody links it into place");
         assert!(store.check(&root).unwrap().is_empty());
-        assert_eq!(store.finish_target(&root).unwrap(), disk);
+        assert_eq!(store.target(&root), Some(disk.clone()));
+        store.finish_target(&root, &disk).unwrap();
         let done = fs::read(&disk).unwrap();
         assert!(done[..LEN] == bytes && done[LEN..].iter().all(|b| *b == 0xee));
         assert!(store.remove(&root).unwrap());
@@ -203,7 +213,7 @@ mod tests {
         for index in missing {
             store.put_piece(&root, index, piece(&bytes, &blob, index)).unwrap();
         }
-        store.finish_target(&root).unwrap();
+        store.finish_target(&root, &disk).unwrap();
         assert!(fs::read(&disk).unwrap() == bytes);
         // a start later nothing of it is known but what is read
         drop(store);
@@ -222,7 +232,7 @@ mod tests {
         store.aim(root, disk.clone()).unwrap();
         store.begin(&layer).unwrap();
         assert_eq!(store.take_over(&root, &mut || panic!("it is not read")).unwrap(), 0);
-        assert!(store.finish_target(&root).is_err(), "it is not complete");
+        assert!(store.finish_target(&root, &disk).is_err(), "it is not complete");
         assert!(matches!(
             store.aim(root, dir.path().join("other")),
             Err(BeginError::Elsewhere { .. })
@@ -256,7 +266,48 @@ mod tests {
         assert!(!status.complete && !status.have.get(damaged[0]));
         store.put_piece(&root, damaged[0], piece(&bytes, &blob, damaged[0])).unwrap();
         assert!(store.check(&root).unwrap().is_empty());
-        store.finish_target(&root).unwrap();
+        store.finish_target(&root, &disk).unwrap();
         assert!(fs::read(&disk).unwrap()[..LEN] == bytes);
+    }
+
+    #[test]
+    fn one_image_for_two_disks_is_finished_on_the_one_it_was_written_to() {
+        let Bench { dir, store, disk } = bench();
+        let (bytes, layer) = image(1);
+        let (blob, root) = (*layer.blob(), layer.blob().root);
+        let other = dir.path().join("other");
+        fs::write(&other, vec![0xdd; LEN]).unwrap();
+        let write = |disk: &Path| {
+            store.aim(root, disk.to_owned()).unwrap();
+            store.begin(&layer).unwrap();
+            for index in blob.indices() {
+                store.put_piece(&root, index, piece(&bytes, &blob, index)).unwrap();
+            }
+        };
+        write(&disk);
+        store.finish_target(&root, &disk).unwrap();
+        // somebody works on it
+        fs::write(&disk, vec![0xee; LEN]).unwrap();
+        assert!(matches!(store.finish_target(&root, &other), Err(SyncError::Elsewhere { .. })));
+        assert!(fs::read(&other).unwrap().iter().all(|b| *b == 0xdd));
+        assert!(store.remove(&root).unwrap());
+        write(&other);
+        store.finish_target(&root, &other).unwrap();
+        assert!(fs::read(&other).unwrap() == bytes);
+        assert!(fs::read(&disk).unwrap().iter().all(|b| *b == 0xee), "the first is let alone");
+    }
+
+    #[test]
+    fn what_is_removed_belongs_onto_no_disk_any_more() {
+        let Bench { dir: _dir, store, disk } = bench();
+        let (_, layer) = image(1);
+        let root = layer.blob().root;
+        // also before anything of it was here
+        store.aim(root, disk.clone()).unwrap();
+        assert!(!store.remove(&root).unwrap());
+        store.begin(&layer).unwrap();
+        assert_eq!(store.target(&root), None);
+        let part = store.dir().join(format!("{root}.part"));
+        assert!(part.exists(), "it is a blob of the store");
     }
 }

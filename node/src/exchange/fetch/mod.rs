@@ -11,7 +11,7 @@ mod links;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -177,7 +177,7 @@ impl Exchange {
     /// for a while; end it earlier by dropping the future. What has come stays.
     ///
     /// # Errors
-    /// When the disk fails or is full, or nobody has what is missing.
+    /// When the disk fails or is full, it belongs elsewhere, or nobody has what is missing.
     pub async fn fetch(&self, blob: BlobRef, sources: Sources) -> Result<Fetched, FetchError> {
         self.fetch_as(blob, sources, Wish::default()).await
     }
@@ -192,22 +192,23 @@ impl Exchange {
         sources: Sources,
         wish: Wish,
     ) -> Result<Fetched, FetchError> {
-        if self.blobs.status(&blob.root).is_some_and(|s| s.complete) {
+        let onto = wish.onto.clone();
+        if self.is_here(&blob.root, onto.as_deref()) {
             return Ok(Fetched::default());
         }
         // two orders, or an order and somebody, may want the same: the second finds it here
         let turn = self.turn_to_fetch(blob.root);
         let held = turn.lock().await;
-        if self.blobs.status(&blob.root).is_some_and(|s| s.complete) {
+        if self.is_here(&blob.root, onto.as_deref()) {
             return Ok(Fetched::default());
-        }
-        if let Some(path) = wish.onto.clone() {
-            self.blobs.aim(blob.root, path)?;
         }
         if self.blobs.status(&blob.root).is_some_and(|s| s.blob != blob) {
             // begun by a version that cut it otherwise: none of its pieces fits
             let blobs = self.blobs.clone();
             tokio::task::spawn_blocking(move || blobs.remove(&blob.root)).await??;
+        }
+        if let Some(path) = onto {
+            self.blobs.aim(blob.root, path)?;
         }
         self.begin_progress(blob.root);
         let before = self.blobs.status(&blob.root).map_or(0, |s| super::progress::held(&s));
@@ -227,6 +228,12 @@ impl Exchange {
             debug!(%error, "cannot announce the blob");
         }
         Ok(running.done)
+    }
+
+    /// Whether a blob is here, whole, and on the disk that is to become it.
+    fn is_here(&self, root: &Hash, onto: Option<&Path>) -> bool {
+        self.blobs.status(root).is_some_and(|s| s.complete)
+            && onto.is_none_or(|path| self.blobs.target(root).as_deref() == Some(path))
     }
 }
 

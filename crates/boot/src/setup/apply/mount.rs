@@ -12,7 +12,7 @@ use super::error::IoContext;
 use super::rootfs::Root;
 
 /// How long a filesystem may be busy before that is an error.
-const LEAVING: Duration = Duration::from_secs(10);
+const LEAVING: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// Between two attempts.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -32,8 +32,9 @@ impl Mounts {
         let left = table.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
         let mut left: Vec<PathBuf> = left.filter(|path| path.starts_with(&target)).collect();
         left.reverse();
+        let deadline = Instant::now() + LEAVING;
         for path in left {
-            unmount(&path, UnmountFlags::DETACH).on("unmount", &path)?;
+            leave(&target, &path, deadline).on("unmount", &path)?;
         }
         Ok(Self { target, mounted: Vec::new() })
     }
@@ -79,11 +80,7 @@ impl Mounts {
     pub(super) fn unmount(mut self) -> Result<(), ApplyError> {
         rustix::fs::sync();
         while let Some(path) = self.mounted.last() {
-            if is_system(&self.target, path) {
-                unmount(path, UnmountFlags::DETACH).on("unmount", path)?;
-            } else {
-                patiently(path)?;
-            }
+            leave(&self.target, path, Instant::now() + LEAVING).on("unmount", path)?;
             self.mounted.pop();
         }
         Ok(())
@@ -124,30 +121,68 @@ impl Drop for EmptyDir {
 }
 
 /// Unmounts what somebody may still be leaving: a program that is just being started has all files of its parent open for a
-/// moment.
-fn patiently(path: &Path) -> Result<(), ApplyError> {
-    let deadline = Instant::now() + LEAVING;
+/// moment. What is in use for longer stays mounted, where it is seen: a filesystem that was only detached is alive, and nobody
+/// who is to make another in its place could tell.
+fn leave(target: &Path, path: &Path, deadline: Instant) -> Result<(), Errno> {
+    if is_system(target, path) {
+        // those are also mounted elsewhere
+        return unmount(path, UnmountFlags::DETACH);
+    }
     loop {
         match unmount(path, UnmountFlags::empty()) {
             Err(Errno::BUSY) if Instant::now() < deadline => thread::sleep(AGAIN),
-            done => return done.on("unmount", path),
+            done => return done,
         }
     }
 }
 
+/// Whether it is the running system's devices or kernel, or mounted in there.
 fn is_system(target: &Path, path: &Path) -> bool {
-    ["dev", "proc", "sys"].iter().any(|name| target.join(name) == path)
+    ["dev", "proc", "sys"].iter().any(|name| path.starts_with(target.join(name)))
 }
 
 impl Drop for Mounts {
     fn drop(&mut self) {
+        let deadline = Instant::now() + LEAVING;
         while let Some(path) = self.mounted.pop() {
-            match unmount(&path, UnmountFlags::DETACH) {
+            match leave(&self.target, &path, deadline) {
                 Ok(()) | Err(Errno::INVAL) => {}
                 Err(error) => {
                     tracing::warn!(%error, path = %path.display(), "a mount is left over")
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+
+    #[test]
+    fn what_is_in_use_is_seen_and_never_only_detached() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let target = fs::canonicalize(dir.path()).unwrap().join("root");
+        let is_mounted = || {
+            let table = fs::read_to_string("/proc/self/mounts").unwrap();
+            table.lines().filter(|line| line.split(' ').nth(1) == target.to_str()).count()
+        };
+        let mut mounts = Mounts::below(&target).unwrap();
+        mounts.add(Path::new("none"), "/", "tmpfs").unwrap();
+        let open = File::create(target.join("archive")).unwrap();
+        // as an attempt that has failed does
+        drop(mounts);
+        assert_eq!(is_mounted(), 1, "its filesystem lives");
+        let refused = Mounts::below(&target).unwrap_err().to_string();
+        assert!(refused.contains("cannot unmount") && refused.contains("busy"), "{refused}");
+        drop(open);
+        Mounts::below(&target).unwrap();
+        assert_eq!(is_mounted(), 0);
     }
 }

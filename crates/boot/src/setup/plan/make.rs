@@ -17,6 +17,7 @@ use crate::setup::document::{
 };
 use crate::setup::found::{FoundDisk, MIB};
 use crate::setup::guid::Guid;
+use crate::setup::size::Extent;
 
 /// Makes a plan.
 ///
@@ -175,9 +176,13 @@ impl Maker<'_> {
             } else if mount.is_none() || !filesystem.is_mountable() {
                 self.refusals
                     .push(Refusal::TarNowhere { label: label.clone(), image: image.clone() });
-            } else if !self.has_mount_below(mount.unwrap_or_default()) {
-                // what a filesystem keeps for itself, roughly
-                least = least.max(size.saturating_add(size / 16));
+            } else {
+                // the archive lies there while it is unpacked, beside what is in it
+                let divided = self.has_mount_below(mount.unwrap_or_default());
+                let content = if divided { 0 } else { *size };
+                // and what a filesystem keeps for itself, roughly
+                let needs = size.saturating_add(content).saturating_add(size / 16);
+                least = least.max(needs);
             }
         }
         let uuid = content_uuid(filesystem, self.guid(&format!("filesystem {label}")));
@@ -231,12 +236,19 @@ impl Maker<'_> {
             .iter()
             .map(|volume| {
                 let filesystem = volume.filesystem.unwrap_or(FileSystem::None);
-                let (content, _) = self.place(
+                let (content, least) = self.place(
                     &volume.name,
                     filesystem,
                     volume.mount.as_deref(),
                     volume.image.as_ref(),
                 );
+                // what is a part of the group is known when the group is made
+                if let Extent::Bytes(has) = volume.size
+                    && has.0 < least
+                {
+                    let (volume, has) = (volume.name.clone(), has.0);
+                    self.refusals.push(Refusal::SmallVolume { volume, needs: least, has });
+                }
                 VolumeGoal { group: volume.group.clone(), size: volume.size, content }
             })
             .collect();

@@ -36,6 +36,8 @@ pub enum Refusal {
         "disk {disk}: {which} has data ({found}), and wipe = \"never\" keeps it; say wipe = \"once\" to lose it"
     )]
     HasData { disk: usize, which: String, found: String },
+    #[error("the volume {volume} is too small: what is put into it needs {}, it has {}", Bytes(*needs).rounded(), Bytes(*has).rounded())]
+    SmallVolume { volume: Name, needs: u64, has: u64 },
     #[error("disk {disk}: {which} is in use: {}", list(users))]
     InUse { disk: usize, which: String, users: Vec<String> },
     #[error(

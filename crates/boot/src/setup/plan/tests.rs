@@ -301,3 +301,31 @@ fn a_plan_is_told_and_hashed() {
     let content = &plan.goal.disks[0].partitions[0].content;
     assert_eq!((content.filesystem, plan.goal.disks[0].table), (FileSystem::Ext4, TableKind::Gpt));
 }
+
+/// The archive lies in the filesystem that it is unpacked into.
+#[test]
+fn an_archive_and_what_is_in_it_have_room() {
+    let document = |size: u64, more: &str| {
+        let text = format!(
+            "name = \"t\"\n[boot]\nbootloader = \"none\"\n[[disk]]\nmatch = {{ serial = \"S0\" }}\n[[disk.partition]]\nlabel = \"root\"\n\
+             filesystem = \"ext4\"\nmount = \"/\"\nimage = \"tree\"\nsize = \"{size}MiB\"\n{more}"
+        );
+        Setup::parse(&text).unwrap()
+    };
+    let var = "[[disk.partition]]\nlabel = \"var\"\nfilesystem = \"ext4\"\nmount = \"/var\"\nsize = \"50MiB\"\n";
+    for (size, more, fits) in [(41, "", false), (42, "", true), (20, var, false), (22, var, true)] {
+        let planned = planned(&document(size, more), &blank(1), 1);
+        assert_eq!(planned.is_ok(), fits, "{size} {more}: {planned:?}");
+    }
+    let volume = |size: &str| {
+        let text = format!(
+            "name = \"t\"\n[boot]\nbootloader = \"none\"\n[[disk]]\nmatch = {{ serial = \"S0\" }}\n[[disk.partition]]\nlabel = \"pv\"\ntype = \"lvm\"\n\
+             size = \"rest\"\n[[group]]\nname = \"vg\"\npartitions = [\"pv\"]\n[[volume]]\ngroup = \"vg\"\nname = \"root\"\nsize = \"{size}\"\n\
+             filesystem = \"ext4\"\nmount = \"/\"\nimage = \"tree\"\n"
+        );
+        planned(&Setup::parse(&text).unwrap(), &blank(1), 1)
+    };
+    let refused = volume("30MiB").unwrap_err().to_string();
+    assert!(refused.contains("the volume root is too small"), "{refused}");
+    assert!(volume("42MiB").is_ok() && volume("rest").is_ok());
+}
