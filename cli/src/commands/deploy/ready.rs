@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use p2pinst_api::Client;
 use p2pinst_api::request::PrepareDeploy;
+use p2pinst_types::record::ConsoleCode;
 use p2pinst_types::{AssignmentId, Hash, MachineId, Millis, Name, PublicKey, SetupId};
 use serde::Serialize;
 
