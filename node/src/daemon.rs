@@ -10,6 +10,7 @@ use dht_store::Store;
 use dht_store::answer::Asked;
 use dht_store::wire::{Request, Response};
 use p2pinst_api::DataDir;
+use p2pinst_boot::setup::inventory;
 use p2pinst_chunks::BlobStore;
 use p2pinst_files::Lock;
 use p2pinst_trust::SecretKey;
@@ -195,6 +196,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: clock.now(),
             architecture: String::new(),
+            macs: inventory::macs(&inventory::Roots::default()),
             needs: None,
         },
         exchange: exchange.clone(),

@@ -249,6 +249,11 @@ impl Greeter {
         }
     }
 
+    /// What it says, and reads of others.
+    pub(super) fn reports(&self) -> Reports {
+        self.reports.clone()
+    }
+
     /// A machine has asked for something to boot.
     pub async fn discovered(&self, mac: Mac, strangers: bool) {
         let views = self.store.views();

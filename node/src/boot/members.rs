@@ -48,7 +48,8 @@ impl Members {
     pub(super) fn due(&mut self, views: &Views, now: Instant) -> Vec<MachineId> {
         self.known.retain(|id, _| views.machines.contains_key(id));
         let is_due = |id: &&MachineId| self.known.get(id).is_none_or(|k| k.next <= now);
-        let due: Vec<MachineId> = views.machines.keys().filter(is_due).copied().take(PASS).collect();
+        let due: Vec<MachineId> =
+            views.machines.keys().filter(is_due).copied().take(PASS).collect();
         self.complete |= views.machines.keys().all(|id| self.known.contains_key(id));
         due
     }

@@ -9,6 +9,7 @@ mod artefacts;
 mod greeter;
 mod judge;
 mod log;
+mod members;
 mod reports;
 mod tables;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub(crate) use tables::cluster as cluster_tag;
 pub(crate) use waves::{may_begin, never_begins};
 
 use self::artefacts::Artefacts;
+use self::members::Members;
 use crate::config::{BootConfig, BootMode};
 use crate::storage::Storage;
 use crate::store::StoreHandle;
@@ -72,6 +74,7 @@ pub struct Parts {
 pub struct Boot {
     parts: Parts,
     artefacts: Artefacts,
+    members: Members,
 }
 
 /// The hidden subcommand of the daemon that is the boot service.
@@ -82,7 +85,7 @@ impl Boot {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let artefacts = Artefacts::new(parts.directory.clone());
-        Self { parts, artefacts }
+        Self { parts, artefacts, members: Members::default() }
     }
 
     /// Runs until shutdown; does nothing where the configuration says that this node boots nobody.
@@ -112,6 +115,7 @@ impl Boot {
         let mut service = self.start()?;
         let mut views = self.parts.store.watch();
         let (mut hellos, mut fetching, mut seen) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
+        let mut reading = JoinSet::new();
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tell_at = Some(Instant::now());
@@ -126,6 +130,13 @@ impl Boot {
                     }
                 }
                 Some(_) = seen.join_next(), if !seen.is_empty() => {}
+                Some(told) = reading.join_next(), if !reading.is_empty() => {
+                    if let Ok(told) = told {
+                        self.members.came(told, Instant::now());
+                    }
+                    self.read_members(&mut reading);
+                    tell_at = Some(Instant::now());
+                }
                 Some(done) = fetching.join_next(), if !fetching.is_empty() => {
                     self.artefacts.came(done.ok());
                     tell_at = Some(Instant::now());
@@ -139,6 +150,7 @@ impl Boot {
                     tell_at = Some(tell_at.map_or(soon, |at| at.min(soon)));
                 }
                 _ = look.tick() => {
+                    self.read_members(&mut reading);
                     if fetching.is_empty()
                         && let Some(wanted) = self.artefacts.wanted(&self.parts.store.views())
                     {
@@ -150,7 +162,9 @@ impl Boot {
                     let views = self.parts.store.views();
                     let now = self.parts.store.clock().now();
                     self.artefacts.forget_removed(&views);
-                    let tables = tables::make(&self.parts, &self.artefacts, &views, now);
+                    self.read_members(&mut reading);
+                    let known = (&self.artefacts, &self.members);
+                    let tables = tables::make(&self.parts, known, &views, now);
                     if let Err(error) = service.set_tables(tables) {
                         warn!(%error, "the boot service goes on with what it had");
                     }
@@ -166,6 +180,17 @@ impl Boot {
         }
         service.stop().await;
         Ok(())
+    }
+
+    /// Where strangers are taken: reads what members say of themselves that has not been read.
+    fn read_members(&mut self, reading: &mut JoinSet<members::Told>) {
+        if !self.takes_strangers() || !reading.is_empty() {
+            return;
+        }
+        let due = self.members.due(&self.parts.store.views(), Instant::now());
+        if !due.is_empty() {
+            reading.spawn(members::read(self.parts.greeter.reports(), due));
+        }
     }
 
     fn on_message(
@@ -190,7 +215,8 @@ impl Boot {
                     && seen.len() < HELLOS
                 {
                     let (greeter, mac) = (self.parts.greeter.clone(), *mac);
-                    let strangers = self.takes_strangers();
+                    let is_member = self.members.macs().any(|member| member == mac);
+                    let strangers = self.takes_strangers() && !is_member;
                     seen.spawn(async move { greeter.discovered(mac, strangers).await });
                 }
                 self.parts.log.note(now, event.to_string(), event.mac());

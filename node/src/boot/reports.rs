@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dht_store::view::Assigned;
-use p2pinst_types::record::{BootState, BootStatus, Role};
+use p2pinst_types::record::{BootState, BootStatus, NodeRecord, Role};
 use p2pinst_types::{AssignmentId, Cell, Hlc, Kind, MachineId, Millis};
 use tracing::debug;
 
@@ -45,6 +45,13 @@ impl Reports {
                 Vec::new()
             }
         }
+    }
+
+    /// What a member's own system says of itself; `None`: that cannot be read now.
+    pub(super) async fn record_of(&self, machine: MachineId) -> Option<NodeRecord> {
+        let subject = machine.as_bytes().to_vec();
+        let read = self.replicas.read(Kind::NODE_RECORD, subject).await.ok()?;
+        read.cells.iter().max_by_key(|cell| cell.hlc)?.record().ok()
     }
 
     /// A machine has come so far, as this node saw. Says nothing twice but that it asks for something to

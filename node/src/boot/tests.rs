@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use dht_store::view::Assigned;
 use dht_store::{Store, Views};
+use p2pinst_boot::dhcp::table::Wants;
 use p2pinst_trust::fixture::{Invited, Lab, key, name};
 use p2pinst_trust::{ScoutHello, SecretKey, console};
 use p2pinst_types::record::{
@@ -12,8 +13,11 @@ use p2pinst_types::record::{
     Task,
 };
 use p2pinst_types::{Cell, Kind, Labels, Mac, MachineId, NodeId};
+use tokio::time::Instant;
 
 use super::judge::{Verdict, judge};
+use super::members::Members;
+use super::tables::machines;
 use super::waves::{may_begin, never_begins};
 
 const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
@@ -206,6 +210,40 @@ fn a_second_machine_that_says_it_is_the_first_is_kept_out_while_that_one_works()
     // the scout itself asks again: its answer was lost
     let again = world.hello(&scout.key, &[MAC]);
     assert_eq!(world.judge(&again, Some(MAC), true), Verdict::Certify { machine });
+}
+
+#[test]
+fn a_member_that_starts_over_the_network_is_no_stranger() {
+    let mut world = world();
+    let mac = |n: u8| Mac([2, 0, 0, 0, 0, n]);
+    let joined = world.lab.invite(100, 2);
+    let (a, b) = (world.lab.node(&joined, 101, "n1"), world.lab.node(&joined, 102, "n2"));
+    let alice = world.lab.operator.clone();
+    let admitted = [world.lab.admit(&alice, &a), world.lab.admit(&alice, &b)];
+    world.apply(&[vec![joined.cell], admitted.to_vec()].concat());
+    let (views, start) = (world.views(), Instant::now());
+    let mut members = Members::default();
+    let due = members.due(&views, start);
+    assert_eq!((due.len(), members.is_complete()), (2, false));
+    let (first, second) = (due[0], due[1]);
+    members.came(vec![(first, Some(vec![mac(1), mac(2), MAC])), (second, None)], start);
+    assert_eq!(members.due(&views, start), []);
+    assert!(members.is_complete(), "all were tried");
+    let later = start + Duration::from_secs(30);
+    assert_eq!(members.due(&views, later), [second], "it could not be read");
+    members.came(vec![(second, Some(vec![mac(3)]))], later);
+    let long = start + Duration::from_secs(601);
+    assert_eq!(members.due(&views, long), [first]);
+    members.came(vec![(first, None)], long);
+
+    // what was known stays known, and orders say more
+    world.adopt(MAC, "b1");
+    world.order(MAC, "b1", |_| {});
+    let machines = machines(&members, &world.views(), world.lab.clock);
+    let wants: Vec<_> = machines.iter().map(|(mac, armed)| (*mac, armed.wants)).collect();
+    let expected =
+        [(mac(1), Wants::Disk), (mac(2), Wants::Disk), (mac(3), Wants::Disk), (MAC, Wants::Scout)];
+    assert_eq!(wants, expected);
 }
 
 #[test]

@@ -232,6 +232,7 @@ fn r14_a_node_writes_only_of_itself() {
         started: START,
         architecture: "amd64".to_owned(),
         needs: None,
+        macs: vec![],
     };
     for (subject, good) in [(machine.as_bytes(), true), (&[9; 16], false)] {
         let cell = lab.write(&node.key, Kind::NODE_RECORD, subject, &record);

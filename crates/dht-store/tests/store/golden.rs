@@ -381,6 +381,7 @@ fn golden_records() {
             started: Millis(7),
             architecture: "amd64".to_owned(),
             needs: Some("0.9".to_owned()),
+            macs: vec![],
         },
         "83:753ddb8f95dbfa9e",
     );

@@ -21,6 +21,7 @@ fn record(store: &mut Store, lab: &Lab, by: &p2pinst_trust::fixture::Node, life:
         started: lab.clock,
         architecture: "amd64".to_owned(),
         needs: None,
+        macs: vec![],
     };
     let write = Write {
         kind: Kind::NODE_RECORD,

@@ -255,6 +255,7 @@ fn record_at(lab: &mut Lab, node: &Node, at: Hlc) -> Cell {
         started: START,
         architecture: "amd64".to_owned(),
         needs: None,
+        macs: vec![],
     };
     let machine: MachineId = node.machine();
     let place = (Kind::NODE_RECORD, machine.as_bytes().as_slice(), Vec::new());

@@ -155,6 +155,7 @@ fn the_place_is_taken_once_and_can_be_lost_again() {
         started: LATER,
         architecture: "all".to_owned(),
         needs: None,
+        macs: vec![],
     };
     let cell = world.lab.write(&second.key, Kind::NODE_RECORD, world.machine.as_bytes(), &record);
     assert_eq!(apply(&mut store, &[cell]), [Outcome::Accepted]);

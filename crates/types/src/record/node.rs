@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::mac::Mac;
 use crate::time::Millis;
 
 /// A node's own record: where it is reached and what runs there.
@@ -18,4 +19,8 @@ pub struct NodeRecord {
     /// The version of p2pinst that it needs in order to do all that is wanted of it; `None`: this.
     #[serde(default)]
     pub needs: Option<String>,
+    /// The interfaces of its machine, by which it is no stranger when it starts over the network; at most
+    /// [`crate::limits::HARDWARE_NICS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub macs: Vec<Mac>,
 }

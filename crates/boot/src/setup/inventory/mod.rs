@@ -12,8 +12,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use p2pinst_types::limits;
 use p2pinst_types::record::{Firmware, Inventory};
+use p2pinst_types::{Mac, limits};
 
 pub use disk::disks;
 pub(super) use disk::sector;
@@ -69,6 +69,12 @@ pub fn read(roots: &Roots) -> Inventory {
         nics: net::nics(&roots.sys),
         controller: controller(&roots.dev),
     }
+}
+
+/// The addresses of the machine's network interfaces; at most [`limits::HARDWARE_NICS`]. Runs no tool.
+#[must_use]
+pub fn macs(roots: &Roots) -> Vec<Mac> {
+    net::nics(&roots.sys).into_iter().map(|nic| nic.mac).collect()
 }
 
 /// The beginning of a file.

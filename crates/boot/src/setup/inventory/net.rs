@@ -29,7 +29,8 @@ fn nic(dir: &Path) -> Option<Nic> {
     let driver = driver.as_deref().and_then(Path::file_name);
     Some(Nic {
         name: short(dir.file_name()?.as_encoded_bytes())?,
-        mac: get("address")?.parse().ok()?,
+        // a part of a bond shows the bond's address, and starts over the network with its own
+        mac: get("bonding_slave/perm_hwaddr").or_else(|| get("address"))?.parse().ok()?,
         driver: driver.and_then(|name| short(name.as_encoded_bytes())),
         link: get("carrier").is_some_and(|carrier| carrier == "1"),
         // -1 where it is not known

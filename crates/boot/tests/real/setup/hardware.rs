@@ -158,6 +158,16 @@ fn a_guest() {
 }
 
 #[test]
+fn a_part_of_a_bond_has_its_own_address() {
+    let mut tree = GUEST.to_vec();
+    tree.push((
+        "sys/devices/pci0000:00/0000:00:02.0/virtio0/net/enp0s2/bonding_slave/perm_hwaddr",
+        "52:54:00:12:34:99\n",
+    ));
+    assert_eq!(recorded(&tree).nics[0].mac.to_string(), "52:54:00:12:34:99");
+}
+
+#[test]
 fn udevs_names_come_before_our_own() {
     let mut tree = GUEST.to_vec();
     tree.push(("dev/disk/by-path/pci-0000:00:1f.2-ata-1.0", "-> ../../sda"));
