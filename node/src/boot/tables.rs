@@ -10,10 +10,16 @@ use p2pinst_types::{AssignmentId, Hash, Millis};
 
 use super::Parts;
 use super::artefacts::Artefacts;
+use super::mirrors::Mirrors;
 use crate::net::socket_addr;
 
 /// Made of what the views say now.
-pub(super) fn make(parts: &Parts, artefacts: &Artefacts, views: &Views, now: Millis) -> Tables {
+pub(super) fn make(
+    parts: &Parts,
+    (artefacts, mirrors): (&Artefacts, &Mirrors),
+    views: &Views,
+    now: Millis,
+) -> Tables {
     let mut table = Table::off(parts.node);
     table.mode = parts.config.mode().unwrap_or(Mode::Off);
     table.cluster = cluster(&views.roots.cluster().0);
@@ -36,7 +42,8 @@ pub(super) fn make(parts: &Parts, artefacts: &Artefacts, views: &Views, now: Mil
     }
     let (offered, programs) = artefacts.offered();
     table.artefacts = offered;
-    Tables { table, files: artefacts.files().collect::<BTreeSet<_>>(), programs }
+    let files = artefacts.files().collect::<BTreeSet<_>>();
+    Tables { table, files, programs, mirrors: mirrors.offered() }
 }
 
 /// The first bytes of the cluster's id, as beacons have them.

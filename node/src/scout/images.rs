@@ -94,7 +94,20 @@ impl FromSwarm {
         })
     }
 
-    async fn fetch(&self, image: &Name, blob: BlobRef, onto: &Path) -> Result<(), Cause> {
+    /// Fetches something small into the store, and reads it.
+    pub(super) async fn small(&self, image: &Name, most: u64) -> Result<Vec<u8>, Cause> {
+        let blob = self.blob(image)?;
+        if blob.len() > most {
+            let len = blob.len();
+            return Err(format!("{image} has {len} bytes, at most {most} are possible").into());
+        }
+        self.fetch(image, blob, None).await?;
+        let path = self.exchange.blobs().path(&blob.root);
+        let path = path.ok_or_else(|| format!("{image} was removed again"))?;
+        Ok(tokio::task::spawn_blocking(move || p2pinst_files::read(&path, most)).await??)
+    }
+
+    async fn fetch(&self, image: &Name, blob: BlobRef, onto: Option<&Path>) -> Result<(), Cause> {
         let named = Arc::new(Mutex::new(Vec::new()));
         let look = async {
             loop {
@@ -106,7 +119,7 @@ impl FromSwarm {
         };
         let fetch = async {
             loop {
-                let wish = Wish { onto: Some(onto.to_owned()), ..Wish::default() };
+                let wish = Wish { onto: onto.map(Path::to_owned), ..Wish::default() };
                 let sources = self.sources(Arc::clone(&named));
                 match self.exchange.fetch_as(blob, sources, wish).await {
                     Ok(done) => {
@@ -138,7 +151,7 @@ impl FromSwarm {
     fn bring(&self, image: &Name, onto: &Path) -> Result<BlobRef, Cause> {
         let blob = self.blob(image)?;
         self.progress.set(Some((image.clone(), blob)));
-        self.runtime.block_on(self.fetch(image, blob, onto))?;
+        self.runtime.block_on(self.fetch(image, blob, Some(onto)))?;
         let blobs = self.exchange.blobs();
         let written = blobs.finish_target(&blob.root)?;
         let layer = blobs.layer(&blob.root)?;

@@ -43,6 +43,8 @@ pub(super) struct Met {
     pub(super) welcomed: Welcomed,
     /// Who gave it.
     pub(super) through: SocketAddr,
+    /// Boot services that were heard of, that one first.
+    pub(super) peers: Vec<SocketAddr>,
 }
 
 /// Peers that have been heard of, best first.
@@ -167,7 +169,9 @@ async fn introduce(
                 Ok(Greeting::Welcome(welcome)) => {
                     match welcome.verify(roots, &key.public(), Guise::Scout) {
                         Ok(welcomed) => {
-                            return Ok(Met { welcome: *welcome, welcomed, through: peer });
+                            let others = heard.all().into_iter().filter(|other| *other != peer);
+                            let peers = [peer].into_iter().chain(others).collect();
+                            return Ok(Met { welcome: *welcome, welcomed, through: peer, peers });
                         }
                         Err(error) => warn!(%peer, %error, "a peer's welcome is worth nothing"),
                     }

@@ -67,6 +67,8 @@ struct Table {
     pins: Pins,
     /// `None` until the agent has looked at the orders.
     needs: Option<Needs>,
+    /// What this node gives to machines that boot over the network.
+    boot: BTreeSet<Hash>,
     claims: BTreeMap<u64, Coming>,
     next_claim: u64,
     held: BTreeMap<Hash, Instant>,
@@ -84,12 +86,15 @@ struct Coming {
     mends: bool,
 }
 
+/// What is shown in the place of an order's name where a blob is given to machines that boot over the network.
+pub const BOOT: &str = "network boot";
+
 /// Why a blob is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reasons {
     /// Somebody has pinned it.
     pub pinned: bool,
-    /// The names of orders that need it.
+    /// The names of orders that need it; [`BOOT`] among them when machines get it that boot over the network.
     pub orders: Vec<String>,
     /// It comes in.
     pub fetching: bool,
@@ -133,6 +138,7 @@ impl Storage {
         let table = Table {
             pins: Pins::open(pins)?,
             needs: None,
+            boot: BTreeSet::new(),
             claims: BTreeMap::new(),
             next_claim: 0,
             held: BTreeMap::new(),
@@ -184,6 +190,17 @@ impl Storage {
         table.needs = Some(needs);
         drop(table);
         if changed {
+            self.inner.wake.notify_one();
+        }
+    }
+
+    /// What this node gives to machines that boot over the network, from now on.
+    pub(crate) fn set_boot_files(&self, roots: BTreeSet<Hash>) {
+        let mut table = self.table();
+        let fewer = !table.boot.is_subset(&roots);
+        table.boot = roots;
+        drop(table);
+        if fewer {
             self.inner.wake.notify_one();
         }
     }
@@ -255,6 +272,7 @@ impl Table {
     fn is_needed(&self, root: &Hash, serving: &BTreeSet<Hash>) -> bool {
         self.needs.as_ref().is_none_or(|n| n.contains_key(root))
             || self.pins.contains(root)
+            || self.boot.contains(root)
             || serving.contains(root)
             || self.claims.values().any(|c| c.root == Some(*root))
             || self.held.get(root).is_some_and(|until| *until > Instant::now())
@@ -262,9 +280,10 @@ impl Table {
 
     fn reasons(&self, root: &Hash, serving: &BTreeSet<Hash>) -> Reasons {
         let orders = self.needs.as_ref().and_then(|n| n.get(root));
+        let boot = self.boot.contains(root).then(|| BOOT.to_owned());
         Reasons {
             pinned: self.pins.contains(root),
-            orders: orders.into_iter().flatten().cloned().collect(),
+            orders: orders.into_iter().flatten().cloned().chain(boot).collect(),
             fetching: self.claims.values().any(|c| c.root == Some(*root)),
             serving: serving.contains(root),
             fresh: self.held.get(root).is_some_and(|until| *until > Instant::now()),
