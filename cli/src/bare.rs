@@ -4,6 +4,7 @@ use p2pinst_api::Client;
 use p2pinst_api::boot::{DeployView, ImageView, MachineView, SightingView};
 use p2pinst_api::request::{Deploys, Images, Machines, Sightings};
 use p2pinst_types::hostexpr::HostExpr;
+use p2pinst_types::record::ImageKind;
 use p2pinst_types::{Mac, Name};
 
 use crate::context::Context;
@@ -99,6 +100,23 @@ pub(crate) fn image<'a>(
 ) -> Result<&'a ImageView, CliError> {
     let newest = images.iter().find(|i| i.image.name == *name && !i.replaced);
     newest.ok_or_else(|| no_image(context, name))
+}
+
+/// That a name is free for something of a kind: of a name the newest counts, whatever it is.
+pub(crate) fn check_name(
+    images: &[ImageView],
+    name: &Name,
+    kind: ImageKind,
+) -> Result<(), CliError> {
+    let other = images.iter().find(|i| i.image.name == *name && !i.replaced);
+    match other.filter(|i| i.image.kind != kind) {
+        Some(other) => {
+            let other = other.image.kind;
+            Err(CliError::failed(format!("{name} is the name of a published image ({other})"))
+                .hint("take another name: this would replace it"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// There is no image of this name.

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use p2pinst_boot::template::confined;
 
 use crate::commands::Command;
 use crate::context::{Context, Global};
@@ -52,6 +53,13 @@ fn main() -> ExitCode {
         drop(writeln!(io::stderr(), "error: p2pinst made a mistake: {info}\n\nhint: {report}"));
         std::process::exit(255);
     }));
+    // before there are other threads: memory is given up by all of a process
+    if std::env::args_os().nth(1).is_some_and(|arg| arg == confined::SUBCOMMAND) {
+        return match confined::serve(io::stdin(), io::stdout()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => CliError::failed(error).report(false),
+        };
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return not_understood(&e),

@@ -27,14 +27,18 @@ pub(crate) struct Planned {
     archs: BTreeMap<Name, String>,
 }
 
+/// The names of the templates of a setup.
+pub(crate) fn templates(setup: &Setup) -> BTreeSet<&Name> {
+    setup.file.iter().filter_map(|f| f.template.as_ref()).collect()
+}
+
 /// The names of the images and templates of a setup.
 pub(crate) fn named(setup: &Setup) -> BTreeSet<&Name> {
     let disks = setup.disk.iter();
     let parts = disks.clone().flat_map(|d| &d.partition).filter_map(|p| p.image.as_ref());
     let volumes = setup.volume.iter().filter_map(|v| v.image.as_ref());
-    let templates = setup.file.iter().filter_map(|f| f.template.as_ref());
     let whole = disks.filter_map(|d| d.image.as_ref());
-    whole.chain(parts).chain(volumes).chain(templates).collect()
+    whole.chain(parts).chain(volumes).chain(templates(setup)).collect()
 }
 
 impl Planned {
@@ -63,7 +67,7 @@ impl Planned {
                 ImageKind::Disk => Facts::Disk,
                 ImageKind::Partition => Facts::Partition,
                 ImageKind::Rootfs => Facts::Tar,
-                ImageKind::Scout | ImageKind::Templates => return None,
+                ImageKind::Scout | ImageKind::Templates | ImageKind::Repository => return None,
             };
             Some((view.image.name.clone(), ImageFacts { kind, size: view.size }))
         });
@@ -168,7 +172,9 @@ pub(crate) fn one_disk(image: &ImageView, wipe: bool) -> Option<String> {
                 "\n[[disk.partition]]\nlabel = \"root\"\nsize = \"rest\"\nfilesystem = \"ext4\"\nmount = \"/\"\nimage = \"{name}\"\n"
             ));
         }
-        ImageKind::Partition | ImageKind::Scout | ImageKind::Templates => return None,
+        ImageKind::Partition | ImageKind::Scout | ImageKind::Templates | ImageKind::Repository => {
+            return None;
+        }
     }
     Some(text)
 }
@@ -240,6 +246,7 @@ pub(crate) mod tests {
                 removed: false,
             },
             adopted: true,
+            groups: BTreeSet::new(),
             member: None,
             up: false,
             order: None,

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use p2pinst_api::{DataDir, paths};
 use p2pinst_boot::setup::inventory::Roots;
+use p2pinst_boot::template::confined;
 use p2pinst_node::daemon::{self, Options};
 use p2pinst_node::scout::{self, Then};
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,6 +45,9 @@ enum Role {
     /// The process that answers machines that boot over the network; started by the daemon
     #[command(name = p2pinst_node::boot::SUBCOMMAND, hide = true)]
     BootService,
+    /// The process that runs templates, for they may be anybody's; started by a scout
+    #[command(name = confined::SUBCOMMAND, hide = true)]
+    RenderTemplates,
 }
 
 /// How a scout is started.
@@ -97,8 +101,15 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
-    if matches!(args.role, Some(Role::BootService)) {
-        return serve_boot();
+    // before there are other threads: privileges and memory are given up by all of a process
+    match args.role {
+        Some(Role::BootService) => {
+            return ended(p2pinst_boot::service::main(std::io::stdin(), std::io::stdout()));
+        }
+        Some(Role::RenderTemplates) => {
+            return ended(confined::serve(std::io::stdin(), std::io::stdout()));
+        }
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers())
@@ -123,9 +134,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Before there are other threads: privileges are given up by all of a process.
-fn serve_boot() -> ExitCode {
-    match p2pinst_boot::service::main(std::io::stdin(), std::io::stdout()) {
+fn ended<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

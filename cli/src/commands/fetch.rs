@@ -152,7 +152,7 @@ fn older(path: &Path) -> Result<PathBuf, CliError> {
 }
 
 /// Asks until all of it is here.
-async fn bring(
+pub(super) async fn bring(
     context: &Context,
     client: &mut Client,
     what: &str,

@@ -1,6 +1,6 @@
 //! `p2pinst image`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,11 +11,11 @@ use p2pinst_api::boot::{ImageView, OrderView};
 use p2pinst_api::request::{PinBlob, SeedBlob};
 use p2pinst_boot::image::{self, Prepared, Watch, archive, capture, layout, prepare};
 use p2pinst_types::record::{Image, ImageKind, ImageRemoval, Role, Task};
-use p2pinst_types::{BlobRef, ImageId, Kind, Name, codec, limits};
+use p2pinst_types::{BlobRef, Hash, ImageId, Kind, Name, codec, limits};
 use serde::Serialize;
 use tempfile::TempDir;
 
-use super::seed;
+use super::{repository, seed};
 use crate::args;
 use crate::bare::{self, Which};
 use crate::choose::{self, Need};
@@ -88,7 +88,7 @@ pub(crate) struct LsArgs {
     after_long_help = "Examples:\n  p2pinst image rm debian\n  p2pinst image rm debian --here"
 )]
 pub(crate) struct RmArgs {
-    /// The image's name
+    /// Its name
     name: Name,
     /// Only unpin it on this machine
     #[arg(long, conflicts_with_all = ["reason", "key"])]
@@ -190,7 +190,7 @@ fn arch(text: &str) -> Result<String, String> {
     }
 }
 
-fn about(text: &str) -> Result<String, String> {
+pub(super) fn about(text: &str) -> Result<String, String> {
     match text.len() <= limits::DESCRIPTION {
         true => Ok(text.to_owned()),
         false => Err(format!("longer than {} bytes", limits::DESCRIPTION)),
@@ -200,8 +200,8 @@ fn about(text: &str) -> Result<String, String> {
 pub(super) async fn run(context: &Context, command: ImageCommand) -> Result<(), CliError> {
     match command {
         ImageCommand::Publish(args) => publish(context, args).await,
-        ImageCommand::Ls(args) => list(context, &args).await,
-        ImageCommand::Rm(args) => rm(context, args).await,
+        ImageCommand::Ls(args) => list(context, args.all, None).await,
+        ImageCommand::Rm(args) => rm(context, args.name).await,
         ImageCommand::Inspect(args) => inspect(context, args).await,
         ImageCommand::Capture(args) => capture_disk(context, args).await,
     }
@@ -307,15 +307,20 @@ pub(super) fn told(context: &Context, published: &Published) -> Result<(), CliEr
     }
 }
 
-async fn list(context: &Context, args: &LsArgs) -> Result<(), CliError> {
+/// Lists images, of all kinds or of one.
+pub(super) async fn list(
+    context: &Context,
+    all: bool,
+    kind: Option<ImageKind>,
+) -> Result<(), CliError> {
     let (mut client, info) = context.connect_info().await?;
     let mut images = bare::images(&mut client).await?;
-    images.retain(|i| args.all || !i.replaced);
+    images.retain(|i| (all || !i.replaced) && kind.is_none_or(|kind| i.image.kind == kind));
     if context.json {
         return context.print_json(&List { images });
     }
     if images.is_empty() {
-        context.tell("No image is published yet.");
+        context.tell("Nothing of that kind is published yet.");
         return Ok(());
     }
     let now = cluster_now(&info);
@@ -338,6 +343,22 @@ async fn list(context: &Context, args: &LsArgs) -> Result<(), CliError> {
     context.print(table.text(""))
 }
 
+/// As [`rm`], of something that is of this kind.
+pub(super) async fn rm_kind(
+    context: &Context,
+    args: RmArgs,
+    kind: ImageKind,
+) -> Result<(), CliError> {
+    let mut client = context.connect().await?;
+    let images = bare::images(&mut client).await?;
+    let name = &args.name;
+    match images.iter().find(|i| i.image.name == *name).map(|i| i.image.kind) {
+        Some(other) if other != kind => Err(CliError::failed(format!("{name} is a {other}"))
+            .hint(format!("remove it so: {}", context.command(&format!("image rm {name}"))))),
+        _ => rm(context, args).await,
+    }
+}
+
 async fn rm(context: &Context, args: RmArgs) -> Result<(), CliError> {
     let mut client = context.connect().await?;
     let images = bare::images(&mut client).await?;
@@ -349,9 +370,13 @@ async fn rm(context: &Context, args: RmArgs) -> Result<(), CliError> {
         true => (Vec::new(), 0),
         false => remove(context, &mut client, &args, &named).await?,
     };
+    let here = named.iter().filter(|i| i.here);
+    let mut roots: BTreeSet<Hash> =
+        here.flat_map(|i| i.image.files.values()).map(|blob| blob.root).collect();
+    roots.extend(repository::only_in(context, &args.name, &images)?);
     let mut unpinned = 0;
-    for blob in named.iter().filter(|i| i.here).flat_map(|i| i.image.files.values()) {
-        let pin = PinBlob { blob: blob.root.to_string(), pin: false };
+    for root in roots {
+        let pin = PinBlob { blob: root.to_string(), pin: false };
         unpinned += usize::from(client.call(pin).await?.changed);
     }
     let name = &args.name;
@@ -420,7 +445,9 @@ async fn inspect(context: &Context, args: InspectArgs) -> Result<(), CliError> {
     let images = bare::images(&mut client).await?;
     let image = bare::image(context, &images, &name)?;
     let mut files = image.image.files.values();
-    let layout = match (image.here, files.next(), files.next()) {
+    use ImageKind::{Disk, Partition, Rootfs};
+    let has_layout = matches!(image.image.kind, Disk | Partition | Rootfs);
+    let layout = match (image.here && has_layout, files.next(), files.next()) {
         (true, Some(blob), None) => {
             let path = context.dir.blobs().join(format!("{}.blob", blob.root));
             Some(look(context, path).await?)
@@ -506,6 +533,17 @@ async fn capture_disk(context: &Context, args: CaptureArgs) -> Result<(), CliErr
         consistent: !in_use,
         removed: sealed.map(|s| s.removed),
     })
+}
+
+/// Hands over and pins what is written into a new file for that.
+pub(super) async fn keep_bytes(
+    context: &Context,
+    client: &mut Client,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<BlobRef, CliError> {
+    p2pinst_files::write(path, bytes, p2pinst_files::Access::Private)?;
+    keep(context, client, path).await
 }
 
 /// Hands over and pins one file.

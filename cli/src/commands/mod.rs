@@ -24,6 +24,8 @@ mod node;
 mod power;
 mod preheat;
 mod publish;
+mod render;
+mod repository;
 mod retire;
 mod revoke;
 mod root;
@@ -35,6 +37,7 @@ mod setup;
 mod status;
 mod store;
 mod swarm;
+mod template;
 mod version;
 
 /// What to do.
@@ -62,6 +65,11 @@ pub(crate) enum Command {
     Image(image::ImageCommand),
     #[command(subcommand)]
     Scout(scout::ScoutCommand),
+    #[command(subcommand)]
+    Template(template::TemplateCommand),
+    Render(render::RenderArgs),
+    #[command(subcommand)]
+    Repository(repository::RepositoryCommand),
     #[command(subcommand)]
     Setup(setup::SetupCommand),
     Deploy(deploy::DeployArgs),
@@ -104,6 +112,9 @@ impl Command {
             Self::Machine(command) => machine::run(context, command).await,
             Self::Image(command) => image::run(context, command).await,
             Self::Scout(command) => scout::run(context, command).await,
+            Self::Template(command) => template::run(context, command).await,
+            Self::Render(args) => render::run(context, args).await,
+            Self::Repository(command) => repository::run(context, command).await,
             Self::Setup(command) => setup::run(context, command).await,
             Self::Deploy(args) => deploy::run(context, args).await,
             Self::Boot(command) => boot::run(context, command).await,

@@ -11,7 +11,7 @@ use crate::bare;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::format;
-use crate::planning::Planned;
+use crate::planning::{self, Planned};
 
 /// Check host setups, and show what they would do
 #[derive(Debug, clap::Subcommand)]
@@ -50,6 +50,7 @@ struct Checked {
     hash: Hash,
     disks: usize,
     images: Vec<Name>,
+    templates: Vec<Name>,
 }
 
 #[derive(Serialize)]
@@ -81,17 +82,24 @@ pub(super) fn read(file: &Path) -> Result<(Setup, String), CliError> {
 
 fn check(context: &Context, args: &CheckArgs) -> Result<(), CliError> {
     let (setup, _) = read(&args.file)?;
-    let images: Vec<Name> = crate::planning::named(&setup).into_iter().cloned().collect();
+    let templates = planning::templates(&setup);
+    let images = planning::named(&setup).into_iter().filter(|name| !templates.contains(name));
+    let images: Vec<Name> = images.cloned().collect();
+    let templates: Vec<Name> = templates.into_iter().cloned().collect();
     let disks = setup.disk.len();
     if context.json {
         let (name, hash) = (setup.name.clone(), setup.hash());
-        return context.print_json(&Checked { name, hash, disks, images });
+        return context.print_json(&Checked { name, hash, disks, images, templates });
     }
     let uses = match images.is_empty() {
         true => "no image".to_owned(),
         false => format!("the images {}", format::names(&images, 16)),
     };
-    context.print(format_args!("{}: {}, {uses}\n", setup.name, format::count(disks, "disk")))
+    let made = match templates.is_empty() {
+        true => String::new(),
+        false => format!(", the templates {}", format::names(&templates, 16)),
+    };
+    context.print(format_args!("{}: {}, {uses}{made}\n", setup.name, format::count(disks, "disk")))
 }
 
 async fn plan(context: &Context, args: PlanArgs) -> Result<(), CliError> {

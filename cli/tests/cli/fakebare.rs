@@ -1,5 +1,7 @@
 //! What the fake says of bare metal: folded from the cells that it was given, as a real node does.
 
+use std::collections::BTreeSet;
+
 use p2pinst_api::boot::{
     BootLogView, DeployLine, DeployPlan, DeployView, ImageView, InventoryView, MachineView,
     OrderView, SetupView, SightingView,
@@ -64,6 +66,7 @@ pub(crate) fn machines(state: &State, ask: &Machines) -> Vec<MachineView> {
         MachineView {
             id,
             adopted: !known.macs.is_empty(),
+            groups: BTreeSet::from([Name::all()]),
             known,
             member,
             up: member.is_some(),
@@ -206,6 +209,7 @@ pub(crate) fn log(state: &State, ask: &BootLog) -> BootLogView {
         events: about.take(1).cloned().collect(),
         interfaces: vec!["br0 (10.0.0.1)".to_owned()],
         http_port: 8069,
+        http: vec!["10.0.0.1:8069".parse().unwrap()],
     }
 }
 

@@ -17,3 +17,4 @@ mod offline;
 mod online;
 mod run;
 mod store;
+mod templates;

@@ -65,6 +65,16 @@ const COMMANDS: &[&str] = &[
     "scout",
     "scout build",
     "scout publish",
+    "template",
+    "template check",
+    "template publish",
+    "template ls",
+    "template rm",
+    "render",
+    "repository",
+    "repository publish",
+    "repository ls",
+    "repository rm",
     "setup",
     "setup check",
     "setup plan",
@@ -104,8 +114,22 @@ const COMMANDS: &[&str] = &[
 
 /// Commands of commands.
 const GROUPS: &[&str] = &[
-    "", "key", "node", "group", "limits", "store", "debug", "root", "machine", "image", "scout",
-    "setup", "boot", "power",
+    "",
+    "key",
+    "node",
+    "group",
+    "limits",
+    "store",
+    "debug",
+    "root",
+    "machine",
+    "image",
+    "scout",
+    "setup",
+    "boot",
+    "power",
+    "template",
+    "repository",
 ];
 
 /// `UPDATE_HELP=1 cargo test -p p2pinst-cli` writes the file anew.

@@ -1,5 +1,8 @@
 //! What a node shows of bare metal: machines, images, orders, and what happened on its segments.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddrV4;
+
 use p2pinst_types::record::{Adoption, Assignment, Disarmament, Image, Inventory, Setup};
 use p2pinst_types::{
     AssignmentId, ImageId, Mac, MachineId, Millis, Name, NodeId, PublicKey, SetupId,
@@ -15,6 +18,9 @@ pub struct MachineView {
     pub known: Adoption,
     /// Whether an operator has adopted it: its interfaces are known.
     pub adopted: bool,
+    /// The groups that it is in.
+    #[serde(default)]
+    pub groups: BTreeSet<Name>,
     /// The node of its own system, when it is a member.
     pub member: Option<NodeId>,
     /// Whether that is up, as this node sees it.
@@ -182,6 +188,9 @@ pub struct BootLogView {
     pub interfaces: Vec<String>,
     /// The port of its HTTP server; 0: it does not listen.
     pub http_port: u16,
+    /// Where its HTTP server is reached; empty: it does not listen.
+    #[serde(default)]
+    pub http: Vec<SocketAddrV4>,
 }
 
 /// Something that happened.

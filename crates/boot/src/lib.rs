@@ -7,6 +7,7 @@ pub mod dhcp;
 pub mod http;
 pub mod image;
 pub mod power;
+pub mod repository;
 pub mod scout;
 pub mod service;
 pub mod setup;

@@ -3,6 +3,7 @@
 mod course;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
 
 use dht_store::Views;
 use dht_store::store::Wanted;
@@ -87,6 +88,7 @@ impl Api {
                 removed: false,
             },
             adopted: adopted.is_some(),
+            groups: views.groups_of(id),
             member,
             up: member.is_some_and(up),
             order: order.map(|o| self.order(views, o, statuses)),
@@ -296,8 +298,14 @@ impl Api {
         let events =
             events.map(|(number, e)| BootEvent { number, at: e.at, mac: e.mac, what: e.what });
         let ready = self.boot_log.ready();
+        let port = ready.as_ref().and_then(|r| r.http);
+        let addrs = ready.iter().flat_map(|r| &r.interfaces).map(|(_, addr)| *addr);
         BootLogView {
             events: fitting(events),
+            http: addrs
+                .zip(port.into_iter().cycle())
+                .map(|(addr, port)| SocketAddrV4::new(addr, port))
+                .collect(),
             interfaces: ready
                 .iter()
                 .flat_map(|r| &r.interfaces)

@@ -12,7 +12,7 @@ use p2pinst_boot::dhcp::table::{Artefacts as Offered, FileName, Files};
 use p2pinst_boot::service::Program;
 use p2pinst_files::{Context, FileError};
 use p2pinst_types::record::{Image, ImageKind};
-use p2pinst_types::{BlobRef, ImageId};
+use p2pinst_types::{BlobRef, Hash, ImageId};
 use tracing::{info, warn};
 
 use crate::storage::Storage;
@@ -97,6 +97,11 @@ impl Artefacts {
         names.filter_map(|name| name.parse().ok())
     }
 
+    /// The blobs that these are.
+    pub(super) fn roots(&self) -> impl Iterator<Item = Hash> {
+        self.here.iter().flat_map(|(_, image)| image.files.values()).map(|blob| blob.root)
+    }
+
     /// What each family of machines starts.
     pub(super) fn offered(&self) -> (Offered, BTreeMap<Family, Program>) {
         let (uki, kernel, initrd) = (self.has(UKI), self.has(LINUX.0), self.has(LINUX.1));
@@ -159,8 +164,8 @@ fn is_at(path: &Path, blob: &BlobRef) -> bool {
 }
 
 /// Links a blob to a place, at once: whoever reads what was there goes on.
-fn link(from: &Path, to: &Path, blob: &BlobRef) -> Result<(), FileError> {
-    let temp = to.with_file_name(format!(".{}", blob.root.short()));
+pub(super) fn link(from: &Path, to: &Path, blob: &BlobRef) -> Result<(), FileError> {
+    let temp = to.with_file_name(format!(".{}.new", blob.root.short()));
     match fs::remove_file(&temp) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         removed => removed.context("remove", &temp)?,

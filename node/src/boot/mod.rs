@@ -10,6 +10,7 @@ mod greeter;
 mod judge;
 mod log;
 mod members;
+mod mirrors;
 mod reports;
 mod tables;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub(crate) use waves::{may_begin, never_begins};
 
 use self::artefacts::Artefacts;
 use self::members::Members;
+use self::mirrors::Mirrors;
 use crate::config::{BootConfig, BootMode};
 use crate::storage::Storage;
 use crate::store::StoreHandle;
@@ -75,6 +77,7 @@ pub struct Boot {
     parts: Parts,
     artefacts: Artefacts,
     members: Members,
+    mirrors: Mirrors,
 }
 
 /// The hidden subcommand of the daemon that is the boot service.
@@ -85,7 +88,8 @@ impl Boot {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let artefacts = Artefacts::new(parts.directory.clone());
-        Self { parts, artefacts, members: Members::default() }
+        let (members, mirrors) = (Members::default(), Mirrors::new(&parts.directory));
+        Self { parts, artefacts, members, mirrors }
     }
 
     /// Runs until shutdown; does nothing where the configuration says that this node boots nobody.
@@ -116,6 +120,7 @@ impl Boot {
         let mut views = self.parts.store.watch();
         let (mut hellos, mut fetching, mut seen) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
         let mut reading = JoinSet::new();
+        let mut mirroring = JoinSet::new();
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tell_at = Some(Instant::now());
@@ -141,6 +146,10 @@ impl Boot {
                     self.artefacts.came(done.ok());
                     tell_at = Some(Instant::now());
                 }
+                Some(done) = mirroring.join_next(), if !mirroring.is_empty() => {
+                    self.mirrors.came(done.ok().flatten());
+                    tell_at = Some(Instant::now());
+                }
                 message = service.next() => match message {
                     Some(message) => self.on_message(message, &mut hellos, &mut seen),
                     None => return Err("the boot service has ended for good".to_owned()),
@@ -156,20 +165,37 @@ impl Boot {
                     {
                         fetching.spawn(wanted.fetch(self.parts.storage.clone()));
                     }
+                    if mirroring.is_empty() {
+                        let views = self.parts.store.views();
+                        if let Some(wanted) = self.mirrors.wanted(&views) {
+                            let storage = self.parts.storage.clone();
+                            mirroring.spawn(async move { Some(wanted.fetch(storage).await) });
+                        } else if let Some(sweep) = self.mirrors.sweep() {
+                            // the service was told of what is new a while ago
+                            mirroring.spawn_blocking(move || { sweep(); None });
+                        }
+                    }
                 }
                 () = until(due) => {
                     tell_at = None;
                     let views = self.parts.store.views();
                     let now = self.parts.store.clock().now();
                     self.artefacts.forget_removed(&views);
+                    self.mirrors.forget(&views);
                     self.read_members(&mut reading);
-                    let known = (&self.artefacts, &self.members);
-                    let tables = tables::make(&self.parts, known, &views, now);
+                    let here = (&self.artefacts, &self.mirrors);
+                    let tables = tables::make(&self.parts, here, &self.members, &views, now);
+                    let roots = self.artefacts.roots().chain(self.mirrors.roots()).collect();
+                    self.parts.storage.set_boot_files(roots);
                     if let Err(error) = service.set_tables(tables) {
                         warn!(%error, "the boot service goes on with what it had");
                     }
                     if fetching.is_empty() && let Some(wanted) = self.artefacts.wanted(&views) {
                         fetching.spawn(wanted.fetch(self.parts.storage.clone()));
+                    }
+                    if mirroring.is_empty() && let Some(wanted) = self.mirrors.wanted(&views) {
+                        let storage = self.parts.storage.clone();
+                        mirroring.spawn(async move { Some(wanted.fetch(storage).await) });
                     }
                     // orders end by themselves
                     if let Some(end) = tables::next_end(&views, now) {

@@ -11,12 +11,14 @@ use p2pinst_types::{AssignmentId, Hash, Mac, Millis};
 use super::Parts;
 use super::artefacts::Artefacts;
 use super::members::Members;
+use super::mirrors::Mirrors;
 use crate::net::socket_addr;
 
 /// Made of what the views say now.
 pub(super) fn make(
     parts: &Parts,
-    (artefacts, members): (&Artefacts, &Members),
+    (artefacts, mirrors): (&Artefacts, &Mirrors),
+    members: &Members,
     views: &Views,
     now: Millis,
 ) -> Tables {
@@ -37,7 +39,8 @@ pub(super) fn make(
     }
     let (offered, programs) = artefacts.offered();
     table.artefacts = offered;
-    Tables { table, files: artefacts.files().collect::<BTreeSet<_>>(), programs }
+    let files = artefacts.files().collect::<BTreeSet<_>>();
+    Tables { table, files, programs, mirrors: mirrors.offered() }
 }
 
 /// Every machine of which anything is known: those without an order start from their disks.

@@ -1,5 +1,6 @@
 //! The scout as a node: a store in memory, the network, the exchange. No agent, no roster, no failure detector.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub(super) struct Core {
     pub(super) name: Name,
     pub(super) machine: MachineId,
     pub(super) assignment: AssignmentId,
+    /// Boot services that were heard of.
+    pub(super) peers: Vec<SocketAddr>,
     pub(super) store: StoreHandle,
     pub(super) net: Net,
     pub(super) exchange: Exchange,
@@ -149,6 +152,7 @@ impl Core {
             name: identity.name,
             machine,
             assignment: welcomed.assignment,
+            peers: met.peers.clone(),
             store,
             net,
             exchange,

@@ -97,7 +97,20 @@ impl FromSwarm {
         })
     }
 
-    async fn fetch(&self, image: &Name, blob: BlobRef, onto: &Path) -> Result<(), Cause> {
+    /// Fetches something small into the store, and reads it.
+    pub(super) async fn small(&self, image: &Name, most: u64) -> Result<Vec<u8>, Cause> {
+        let blob = self.blob(image)?;
+        if blob.len() > most {
+            let len = blob.len();
+            return Err(format!("{image} has {len} bytes, at most {most} are possible").into());
+        }
+        self.fetch(image, blob, None).await?;
+        let path = self.exchange.blobs().path(&blob.root);
+        let path = path.ok_or_else(|| format!("{image} was removed again"))?;
+        Ok(tokio::task::spawn_blocking(move || p2pinst_files::read(&path, most)).await??)
+    }
+
+    async fn fetch(&self, image: &Name, blob: BlobRef, onto: Option<&Path>) -> Result<(), Cause> {
         let named = Arc::new(Mutex::new(Vec::new()));
         let look = async {
             loop {
@@ -109,9 +122,9 @@ impl FromSwarm {
         };
         let fetch = async {
             let mut written = lock(&self.written).get(&blob.root).cloned().unwrap_or_default();
-            written.retain(|path| path != onto);
+            written.retain(|path| onto != Some(path.as_path()));
             loop {
-                let (delta_from, onto) = (written.clone(), Some(onto.to_owned()));
+                let (delta_from, onto) = (written.clone(), onto.map(Path::to_owned));
                 let wish = Wish { delta_from, onto, ..Wish::default() };
                 let sources = self.sources(Arc::clone(&named));
                 match self.exchange.fetch_as(blob, sources, wish).await {
@@ -147,7 +160,7 @@ impl FromSwarm {
         // what is read from it counts.
         self.exchange.remove(&blob.root)?;
         self.progress.set(Some((image.clone(), blob)));
-        self.runtime.block_on(self.fetch(image, blob, onto))?;
+        self.runtime.block_on(self.fetch(image, blob, Some(onto)))?;
         let blobs = self.exchange.blobs();
         blobs.finish_target(&blob.root, onto)?;
         let layer = blobs.layer(&blob.root)?;

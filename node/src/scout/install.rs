@@ -13,18 +13,22 @@ use dht_store::wire::{Request, Response};
 use p2pinst_boot::setup::apply::{self, Context, Inject, Nodes};
 use p2pinst_boot::setup::document::Setup;
 use p2pinst_boot::setup::plan::{
-    Epoch, ImageFacts, ImageKind as Kind, Request as Wanted, Subject, plan,
+    Epoch, Goal, ImageFacts, ImageKind as Kind, Request as Wanted, Subject, plan,
 };
 use p2pinst_boot::setup::probe;
+use p2pinst_boot::template::ARCHIVE_MAX;
+use p2pinst_boot::template::confined::ConfinedError;
 use p2pinst_trust::{SecretKey, Welcome};
 use p2pinst_types::record::{BootState, Guise, ImageKind, Inventory, Role, Task};
 use p2pinst_types::{BlobRef, Hash, Hlc, Name, NodeId};
 use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use super::Options;
 use super::core::Core;
 use super::images::{FromSwarm, Progress};
+use super::render::{RenderError, Rendered, attributes};
 use super::report::Reporter;
 use super::system;
 use crate::rpc;
@@ -134,9 +138,12 @@ struct Attempt<'a> {
 struct Material {
     setup: Setup,
     facts: BTreeMap<Name, ImageFacts>,
-    blobs: BTreeMap<Name, BlobRef>,
+    blobs: Blobs,
+    templates: Blobs,
     plan: Option<Hash>,
 }
+
+type Blobs = BTreeMap<Name, BlobRef>;
 
 fn material(views: &Views, assigned: &Assigned) -> Result<Material, String> {
     let Task::Install { setup, images, plan } = &assigned.order.task else {
@@ -145,24 +152,29 @@ fn material(views: &Views, assigned: &Assigned) -> Result<Material, String> {
     let record = views.setups.get(setup).ok_or("the order's setup is not here (yet)")?;
     let setup =
         Setup::parse(&record.text).map_err(|e| format!("the setup {}: {e}", record.name))?;
-    let (mut facts, mut blobs) = (BTreeMap::new(), BTreeMap::new());
+    let mut facts = BTreeMap::new();
+    let (mut blobs, mut templates) = (Blobs::new(), Blobs::new());
     for (name, id) in images {
         let published = views.images.get(id);
         let image = &published.ok_or_else(|| format!("the image {name} is not here (yet)"))?.image;
+        let file = image.files.values().next();
+        let blob = *file.ok_or_else(|| format!("the image {name} has no file"))?;
         let kind = match image.kind {
             ImageKind::Disk => Kind::Disk,
             ImageKind::Partition => Kind::Partition,
             ImageKind::Rootfs => Kind::Tar,
-            other @ (ImageKind::Scout | ImageKind::Templates) => {
+            ImageKind::Templates => {
+                templates.insert(name.clone(), blob);
+                continue;
+            }
+            other @ (ImageKind::Scout | ImageKind::Repository) => {
                 return Err(format!("the image {name} is a {other}, which no disk is made of"));
             }
         };
-        let file = image.files.values().next();
-        let blob = *file.ok_or_else(|| format!("the image {name} has no file"))?;
         facts.insert(name.clone(), ImageFacts { kind, size: blob.len() });
         blobs.insert(name.clone(), blob);
     }
-    Ok(Material { setup, facts, blobs, plan: *plan })
+    Ok(Material { setup, facts, blobs, templates, plan: *plan })
 }
 
 impl Attempt<'_> {
@@ -179,17 +191,17 @@ impl Attempt<'_> {
         let planned = {
             let (work, roots) = (work.clone(), self.options.roots.clone());
             let (inventory, setup) = (inventory.clone(), material.setup.clone());
-            let facts = material.facts.clone();
-            tokio::task::spawn_blocking(move || {
+            let (facts, templates) = (material.facts.clone(), material.templates.keys().cloned());
+            let templates: BTreeSet<Name> = templates.collect();
+            spawn_blocking(move || {
                 apply::release(&work).context("cannot release what an attempt before has left")?;
                 let found = probe::read(&roots, &inventory.disks)?;
-                let (images, templates) = (facts, BTreeSet::new());
                 Ok::<_, anyhow::Error>(plan(&Wanted {
                     setup: &setup,
                     subject: &subject,
                     inventory: &inventory,
                     found: &found,
-                    images: &images,
+                    images: &facts,
                     templates: &templates,
                 }))
             })
@@ -203,30 +215,23 @@ impl Attempt<'_> {
             )));
         }
         info!("the plan:\n{}", planned.describe());
+        let rendered = self.render(&material, &planned.goal, inventory).await?;
         let agent = match material.setup.agent {
             true => self.agent().await?,
             false => Vec::new(),
         };
         let progress = Arc::new(Progress::default());
-        let images = FromSwarm {
-            own: self.core.own.node,
-            net: self.core.net.clone(),
-            exchange: self.core.exchange.clone(),
-            blobs: material.blobs,
-            progress: Arc::clone(&progress),
-            runtime: Handle::current(),
-            written: Mutex::default(),
-        };
+        let images = self.images(material.blobs, Arc::clone(&progress));
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = StopOnDrop(Arc::clone(&stop));
         let roots = self.options.roots.clone();
-        let job = tokio::task::spawn_blocking(move || {
+        let job = spawn_blocking(move || {
             let context = Context {
                 roots,
                 work: &work,
                 nodes: Nodes::Auto,
                 images: &images,
-                templates: &|name| Err(format!("there is no template {name}").into()),
+                templates: &|wanted| rendered.text(wanted),
                 agent: &agent,
                 watch: &|_| match stop.load(Ordering::Relaxed) {
                     true => ControlFlow::Break(()),
@@ -242,6 +247,53 @@ impl Attempt<'_> {
             warn!("{remark}");
         }
         Ok(format!("{} steps, {received} bytes received, {saved} were here", applied.steps))
+    }
+
+    /// The files that the setup wants of templates: before anything is written, for they may fail.
+    async fn render(
+        &self,
+        material: &Material,
+        goal: &Goal,
+        inventory: &Inventory,
+    ) -> Result<Rendered, Stuck> {
+        let wanted = Rendered::wanted(goal);
+        if wanted.is_empty() {
+            return Ok(Rendered::default());
+        }
+        let names: BTreeSet<&Name> = wanted.keys().map(|w| &w.templates).collect();
+        let reason = format!(
+            "the templates {}",
+            names.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", ")
+        );
+        self.reporter.say(BootState::Scouting, (0, 0), reason).await;
+        let images = self.images(material.templates.clone(), Arc::default());
+        let mut archives = BTreeMap::new();
+        for name in names {
+            let archive = images.small(name, ARCHIVE_MAX).await.map_err(|e| anyhow!(e))?;
+            archives.insert(name.clone(), archive);
+        }
+        let views = self.core.store.views();
+        let order = (self.core.assignment, &self.assigned.order);
+        let machine = attributes(&views, &self.core.machine, order, inventory, &self.core.peers);
+        let mut machine = machine.map_err(Stuck::Refused)?;
+        machine.set_partitions(goal);
+        let rendered = spawn_blocking(move || Rendered::of(&wanted, &archives, &machine)).await?;
+        rendered.map_err(|error| match error {
+            RenderError::Confined(ConfinedError::Start(_)) => Stuck::Failed(error.into()),
+            error => Stuck::Refused(error.to_string()),
+        })
+    }
+
+    fn images(&self, blobs: Blobs, progress: Arc<Progress>) -> FromSwarm {
+        FromSwarm {
+            own: self.core.own.node,
+            net: self.core.net.clone(),
+            exchange: self.core.exchange.clone(),
+            blobs,
+            progress,
+            runtime: Handle::current(),
+            written: Mutex::default(),
+        }
     }
 
     /// Reports while the disks are written.

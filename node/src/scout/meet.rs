@@ -50,6 +50,8 @@ pub(super) struct Met {
     pub(super) welcomed: Welcomed,
     /// Who gave it.
     pub(super) through: SocketAddr,
+    /// Boot services that were heard of, that one first.
+    pub(super) peers: Vec<SocketAddr>,
 }
 
 /// How an introduction ended.
@@ -78,6 +80,10 @@ struct Heard(Arc<Mutex<Vec<Peer>>>);
 impl Heard {
     fn peers(&self) -> MutexGuard<'_, Vec<Peer>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all(&self) -> Vec<SocketAddr> {
+        self.peers().iter().map(|p| p.addr).collect()
     }
 
     fn is_empty(&self) -> bool {
@@ -235,7 +241,9 @@ async fn introduce(
                 Ok(Ok(Greeting::Welcome(welcome))) => {
                     match welcome.verify(roots, &key.public(), Guise::Scout) {
                         Ok(welcomed) => {
-                            let met = Met { welcome: *welcome, welcomed, through: peer };
+                            let others = heard.all().into_iter().filter(|other| *other != peer);
+                            let peers = [peer].into_iter().chain(others).collect();
+                            let met = Met { welcome: *welcome, welcomed, through: peer, peers };
                             return Ok(Meeting::Met(Box::new(met)));
                         }
                         Err(error) => warn!(%peer, %error, "a peer's welcome is worth nothing"),

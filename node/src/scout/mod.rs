@@ -9,6 +9,7 @@ mod core;
 mod images;
 mod install;
 mod meet;
+mod render;
 mod report;
 mod serve;
 mod system;

@@ -118,8 +118,21 @@ impl Storage {
     /// # Errors
     /// Why it is not here.
     pub(crate) async fn get(&self, blob: BlobRef) -> Result<(), String> {
+        self.get_from(blob, Vec::new()).await
+    }
+
+    /// As [`Storage::get`], where it is known who has it.
+    ///
+    /// # Errors
+    /// Why it is not here.
+    pub(crate) async fn get_from(&self, blob: BlobRef, from: Vec<NodeId>) -> Result<(), String> {
         let running = Running::new(Some(blob));
-        self.bring(blob.root, Some(blob), (Vec::new(), Wish::default()), &running).await
+        self.bring(blob.root, Some(blob), (from, Wish::default()), &running).await
+    }
+
+    /// Who says that it has a blob.
+    pub(crate) async fn providers(&self, root: Hash) -> Vec<NodeId> {
+        self.inner.net.providers(root).await.unwrap_or_default()
     }
 
     /// Runs a fetch to its end, and says how that was.

@@ -69,6 +69,8 @@ struct Table {
     removed: BTreeSet<Hash>,
     /// `None` until the agent has looked at the orders.
     needs: Option<Needs>,
+    /// What this node gives to machines that boot over the network.
+    boot: BTreeSet<Hash>,
     claims: BTreeMap<u64, Coming>,
     next_claim: u64,
     held: BTreeMap<Hash, Instant>,
@@ -86,12 +88,15 @@ struct Coming {
     mends: bool,
 }
 
+/// What is shown in the place of an order's name where a blob is given to machines that boot over the network.
+pub const BOOT: &str = "network boot";
+
 /// Why a blob is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reasons {
     /// Somebody has pinned it.
     pub pinned: bool,
-    /// The names of orders that need it.
+    /// The names of orders that need it; [`BOOT`] among them when machines get it that boot over the network.
     pub orders: Vec<String>,
     /// It comes in.
     pub fetching: bool,
@@ -136,6 +141,7 @@ impl Storage {
             pins: Pins::open(pins)?,
             removed: BTreeSet::new(),
             needs: None,
+            boot: BTreeSet::new(),
             claims: BTreeMap::new(),
             next_claim: 0,
             held: BTreeMap::new(),
@@ -198,6 +204,17 @@ impl Storage {
         table.removed = removed;
         drop(table);
         if changed {
+            self.inner.wake.notify_one();
+        }
+    }
+
+    /// What this node gives to machines that boot over the network, from now on.
+    pub(crate) fn set_boot_files(&self, roots: BTreeSet<Hash>) {
+        let mut table = self.table();
+        let fewer = !table.boot.is_subset(&roots);
+        table.boot = roots;
+        drop(table);
+        if fewer {
             self.inner.wake.notify_one();
         }
     }
@@ -274,6 +291,7 @@ impl Table {
     fn is_needed(&self, root: &Hash, serving: &BTreeSet<Hash>) -> bool {
         self.needs.as_ref().is_none_or(|n| n.contains_key(root))
             || self.is_pinned(root)
+            || self.boot.contains(root)
             || serving.contains(root)
             || self.claims.values().any(|c| c.root == Some(*root))
             || self.held.get(root).is_some_and(|until| *until > Instant::now())
@@ -281,9 +299,10 @@ impl Table {
 
     fn reasons(&self, root: &Hash, serving: &BTreeSet<Hash>) -> Reasons {
         let orders = self.needs.as_ref().and_then(|n| n.get(root));
+        let boot = self.boot.contains(root).then(|| BOOT.to_owned());
         Reasons {
             pinned: self.is_pinned(root),
-            orders: orders.into_iter().flatten().cloned().collect(),
+            orders: orders.into_iter().flatten().cloned().chain(boot).collect(),
             fetching: self.claims.values().any(|c| c.root == Some(*root)),
             serving: serving.contains(root),
             fresh: self.held.get(root).is_some_and(|until| *until > Instant::now()),

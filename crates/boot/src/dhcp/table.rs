@@ -14,6 +14,8 @@ use super::client::{Client, Family, Program};
 pub const FILES: &str = "/boot/";
 /// Below this path it has the scripts of iPXE, one for each machine: see [`script_path`].
 pub const SCRIPTS: &str = "/boot/script/";
+/// Where repositories of packages are, below their names, on the HTTP server of every node that boots machines.
+pub const MIRRORS: &str = "/boot/mirror/";
 /// The longest name of a boot file: with an address, a port and [`FILES`] it fits the 127 bytes of a DHCP message's `file`.
 pub const FILE_NAME: usize = 64;
 /// Addresses that one isolated segment can give away.

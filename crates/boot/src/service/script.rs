@@ -156,7 +156,7 @@ mod tests {
         };
         let uki = Program::Uki { file: "scout.efi".parse().unwrap() };
         let programs = BTreeMap::from([(Family::Bios, linux), (Family::EfiX64, uki)]);
-        Tables { table, files: BTreeSet::new(), programs }
+        Tables { table, files: BTreeSet::new(), programs, mirrors: BTreeMap::new() }
     }
 
     fn peer(last: u8) -> SocketAddrV4 {

@@ -8,16 +8,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use p2pinst_types::Mac;
-use rustix::fs::{Mode, OFlags, open, openat};
+use p2pinst_types::{Mac, Name};
+use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat, openat2};
 use tokio::sync::{mpsc, oneshot};
 
 use super::neighbours::Neighbours;
 use super::script;
 use super::tables::Tables;
 use super::wire::{FromService, Hello, ServedFile};
-use crate::dhcp::table::{FILES, FileName};
+use crate::dhcp::table::{FILES, FileName, MIRRORS};
 use crate::http::{Answered, Found};
+use crate::repository;
 
 /// What is served.
 #[derive(Debug)]
@@ -112,6 +113,19 @@ impl Site {
         file.metadata().ok().filter(|m| m.is_file()).map(|_| file)
     }
 
+    /// A file of a repository: below the directory of that version, and nowhere else.
+    fn mirrored(&self, name: &str) -> Option<File> {
+        let (repository, path) = name.split_once('/')?;
+        let id = *self.tables()?.mirrors.get(&repository.parse::<Name>().ok()?)?;
+        let path = repository::Path::from_url(path)?;
+        let below = format!("{}/{path}", repository::directory(&id));
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let file = openat2(&self.directory, below, flags, Mode::empty(), within);
+        let file = File::from(file.ok()?);
+        file.metadata().ok().filter(|m| m.is_file()).map(|_| file)
+    }
+
     /// The script for whoever runs iPXE and asks by TFTP.
     pub(super) fn autoexec(&self, own: Ipv4Addr) -> Option<String> {
         let tables = self.tables()?;
@@ -126,7 +140,8 @@ impl Site {
 
     /// A file left.
     pub(super) fn sent(&self, to: SocketAddrV4, name: &str, bytes: u64) {
-        if bytes == 0 || !self.is_news() || self.daemon.capacity() < KEPT {
+        // packages are no step of starting a machine, and there are many
+        if name.contains('/') || bytes == 0 || !self.is_news() || self.daemon.capacity() < KEPT {
             return;
         }
         self.tell(FromService::ServedFile(ServedFile { to, name: name.to_owned(), bytes }));
@@ -173,7 +188,10 @@ impl crate::http::Site for Site {
             return Some(Found::Text(script));
         }
         let name = path.strip_prefix(FILES)?;
-        let file = self.file(name)?;
+        let file = match path.strip_prefix(MIRRORS) {
+            Some(below) => self.mirrored(below)?,
+            None => self.file(name)?,
+        };
         Some(Found::File { name: name.to_owned(), file })
     }
 

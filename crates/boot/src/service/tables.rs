@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use p2pinst_types::{ImageId, Name};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -21,6 +22,9 @@ pub struct Tables {
     pub files: BTreeSet<FileName>,
     /// What scripts of iPXE start on each family of machines.
     pub programs: BTreeMap<Family, Program>,
+    /// The repositories of packages that it gives away, by HTTP, and which version of each is in the directory.
+    #[serde(default)]
+    pub mirrors: BTreeMap<Name, ImageId>,
 }
 
 /// What a script of iPXE starts.

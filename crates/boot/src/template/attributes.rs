@@ -1,5 +1,8 @@
 //! What a template sees of its machine, and what the conditions of edges ask.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
 use p2pinst_types::mac::Mac;
 use p2pinst_types::name::{LabelValue, Labels, Name};
 use p2pinst_types::record::hardware::{Firmware, Inventory};
@@ -7,6 +10,9 @@ use p2pinst_types::selector::Selector;
 use serde::{Deserialize, Serialize};
 
 use super::format::Format;
+use crate::dhcp::table::MIRRORS;
+use crate::setup::document::FileSystem;
+use crate::setup::plan::{DiskGoal, Goal, PartitionGoal, Place};
 
 /// A partition of the machine's host setup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,13 +36,29 @@ pub struct Partition {
     pub mount: Option<String>,
 }
 
-/// A peer that hands out packages.
+/// A repository of packages that a peer hands out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mirror {
-    /// The peer.
-    pub peer: Name,
+    /// The repository, as it was published.
+    pub repository: Name,
+    /// The peer's address.
+    pub peer: String,
     /// Where its packages are.
     pub url: String,
+}
+
+impl Mirror {
+    /// A repository at the boot service of a peer.
+    #[must_use]
+    pub fn at(repository: &Name, peer: SocketAddr) -> Self {
+        let host = match (peer, peer.port()) {
+            (SocketAddr::V4(peer), 80) => peer.ip().to_string(),
+            (SocketAddr::V6(peer), 80) => format!("[{}]", peer.ip()),
+            _ => peer.to_string(),
+        };
+        let url = format!("http://{host}{MIRRORS}{repository}");
+        Self { repository: repository.clone(), peer: peer.ip().to_string(), url }
+    }
 }
 
 /// A release that the machine is to have.
@@ -65,6 +87,9 @@ pub struct Attributes {
     /// Its labels.
     #[serde(default)]
     pub labels: Labels,
+    /// The groups that it belongs to.
+    #[serde(default)]
+    pub groups: BTreeSet<Name>,
     /// The hardware addresses of its interfaces; the first is the one it boots from.
     #[serde(default)]
     pub macs: Vec<Mac>,
@@ -97,6 +122,7 @@ impl Attributes {
             name,
             site,
             labels: Labels::new(),
+            groups: BTreeSet::new(),
             macs: Vec::new(),
             os: None,
             instance: None,
@@ -105,6 +131,34 @@ impl Attributes {
             mirrors: Vec::new(),
             releases: Vec::new(),
         }
+    }
+
+    /// The appliance that its label of this name says.
+    pub(crate) fn appliance(&self) -> Option<Name> {
+        let label = self.labels.iter().find(|(key, _)| key.as_str() == "appliance");
+        label.and_then(|(_, value)| value.as_str().parse().ok())
+    }
+
+    /// The partitions that a plan gives the machine.
+    pub fn set_partitions(&mut self, goal: &Goal) {
+        let mounts = |place| goal.mounts.iter().find(|m| m.place == place);
+        let disk = |(d, disk): (usize, &DiskGoal)| {
+            let name = disk.identity.name.clone();
+            let between = if name.ends_with(|c: char| c.is_ascii_digit()) { "p" } else { "" };
+            let part = |(p, part): (usize, &PartitionGoal)| Partition {
+                disk: format!("/dev/{name}"),
+                serial: disk.identity.serial.clone(),
+                device: format!("/dev/{name}{between}{}", part.number),
+                label: part.content.label.to_string(),
+                size: part.size,
+                filesystem: Some(part.content.filesystem)
+                    .filter(|f| *f != FileSystem::None)
+                    .map(|f| f.to_string()),
+                mount: mounts(Place::Partition(d, p)).and_then(|m| m.path.clone()),
+            };
+            disk.partitions.iter().enumerate().map(part).collect::<Vec<_>>()
+        };
+        self.partitions = goal.disks.iter().enumerate().flat_map(disk).collect();
     }
 
     /// What conditions are asked of: the labels, and `arch`, `firmware`, `os`, `appliance` and `format` beside them. What

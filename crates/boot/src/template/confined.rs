@@ -21,6 +21,9 @@ use super::graph::Graph;
 use super::pack::{ARCHIVE_MAX, unpack};
 use super::render::Rendered;
 
+/// The hidden subcommand of the programs that render: it calls [`serve`] with its standard input and output.
+pub const SUBCOMMAND: &str = "render-templates";
+
 /// Memory of the process: its program and stacks, an archive, and many times the longest output.
 const MEMORY: u64 = 512 * 1024 * 1024;
 /// Processor time of the process, in seconds.
@@ -34,7 +37,7 @@ const ANSWER: u64 = 64 * 1024 * 1024;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Request {
-    appliance: Name,
+    appliance: Option<Name>,
     format: Format,
     attributes: Attributes,
 }
@@ -62,18 +65,30 @@ pub enum ConfinedError {
     Nonsense(#[source] serde_json::Error),
 }
 
-/// Renders in the process that this command starts, which must call [`serve`].
+/// The program that runs, as the process that renders.
+///
+/// # Errors
+/// When it does not know where it is.
+pub fn itself() -> Result<Command, ConfinedError> {
+    let program = std::env::current_exe().map_err(ConfinedError::Start)?;
+    let mut command = Command::new(program);
+    command.arg(SUBCOMMAND).env_clear().current_dir("/");
+    Ok(command)
+}
+
+/// Renders in the process that this command starts, which must call [`serve`]. Without an appliance, the one that
+/// [`Graph::choose`] takes.
 ///
 /// # Errors
 /// When the process fails, is stopped, or refuses.
 pub fn render(
     command: Command,
     archive: &[u8],
-    appliance: &Name,
+    appliance: Option<&Name>,
     format: Format,
     attributes: &Attributes,
 ) -> Result<Rendered, ConfinedError> {
-    let request = Request { appliance: appliance.clone(), format, attributes: attributes.clone() };
+    let request = Request { appliance: appliance.cloned(), format, attributes: attributes.clone() };
     let mut input = serde_json::to_vec(&request).map_err(ConfinedError::Nonsense)?;
     input.push(b'\n');
     input.extend_from_slice(archive);
@@ -115,6 +130,7 @@ pub fn serve(input: impl Read, mut output: impl Write) -> io::Result<()> {
 fn answer(request: &Request, archive: &[u8]) -> Result<Rendered, String> {
     let files = unpack(archive).map_err(|e| e.to_string())?;
     let graph = Graph::parse(&files).map_err(|e| e.to_string())?;
-    super::render(&graph, &request.appliance, request.format, &request.attributes)
-        .map_err(|e| e.to_string())
+    let Request { appliance, format, attributes } = request;
+    let appliance = graph.choose(appliance.as_ref(), attributes).map_err(|e| e.to_string())?;
+    super::render(&graph, &appliance, *format, attributes).map_err(|e| e.to_string())
 }

@@ -23,6 +23,6 @@ pub use attributes::{Attributes, Mirror, Partition, Release};
 pub use engine::TemplateError;
 pub use files::{Files, FilesError};
 pub use format::{Clash, Format, NoFormat};
-pub use graph::{Graph, GraphError, NoAppliance, Node, Problem};
+pub use graph::{Graph, GraphError, NoAppliance, Node, Problem, WhichAppliance};
 pub use pack::{ARCHIVE_MAX, UnpackError, pack, unpack};
 pub use render::{RenderError, Rendered, render};

@@ -15,6 +15,8 @@ use super::graph::{Graph, NoAppliance, Node, Sections};
 /// A file for an installer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rendered {
+    /// What the machine becomes by it.
+    pub appliance: Name,
     /// Its text.
     pub text: String,
     /// The fragments that it is made of, in their order.
@@ -95,7 +97,8 @@ pub fn render(
     };
     let text =
         document.write(format).map_err(|clash| RenderError::Clash { machine, format, clash })?;
-    Ok(Rendered { text, nodes: nodes.iter().map(|node| node.name.clone()).collect() })
+    let nodes = nodes.iter().map(|node| node.name.clone()).collect();
+    Ok(Rendered { appliance: appliance.clone(), text, nodes })
 }
 
 /// What a node adds to a file of this format.

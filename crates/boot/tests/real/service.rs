@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use p2pinst_boot::dhcp::client::Family;
 use p2pinst_boot::dhcp::table::{Armed, Artefacts, Files, IsolatedPool, Mode, Style, Table, Wants};
+use p2pinst_boot::repository;
 use p2pinst_boot::service::{
     Config, HTTP_PORT, Message, Program, Ready, ServedFile, Service, Tables, ToService,
 };
-use p2pinst_types::{Hash, Mac, NodeId, PublicKey, codec};
+use p2pinst_types::{Hash, ImageId, Mac, NodeId, PublicKey, codec};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -69,7 +70,12 @@ fn tables(files: &[&str]) -> Tables {
         initrd: "scout.cpio".parse().unwrap(),
         arguments: "p2pinst.peer={peer}".parse().unwrap(),
     };
-    Tables { table, files, programs: BTreeMap::from([(Family::Bios, linux)]) }
+    Tables {
+        table,
+        files,
+        programs: BTreeMap::from([(Family::Bios, linux)]),
+        mirrors: BTreeMap::new(),
+    }
 }
 
 fn noise(len: usize) -> Vec<u8> {
@@ -319,6 +325,46 @@ fn curl_gets_files_and_parts_of_files_and_nothing_else() {
             .contains(&format!("kernel {} initrd=scout.cpio", url("/boot/kernel")))
     );
     assert!(!script("52-54-00-12-34-57").contains("kernel"));
+}
+
+#[test]
+fn repositories_are_served_as_published_and_nothing_beside_them() {
+    let Some(lab) = Lab::new() else { return };
+    let id = ImageId(Hash([5; 32]));
+    let below = lab.dir.path().join(repository::directory(&id)).join("pool/g");
+    fs::create_dir_all(&below).unwrap();
+    fs::write(below.join("g++_1%3a2.deb"), noise(3000)).unwrap();
+    std::os::unix::fs::symlink("../../../../secret", below.join("link")).unwrap();
+    let other = lab.dir.path().join(repository::directory(&ImageId(Hash([6; 32]))));
+    fs::create_dir_all(&other).unwrap();
+    fs::write(other.join("x"), "an older version").unwrap();
+    let mut tables = tables(&["small"]);
+    tables.mirrors.insert("debian".parse().unwrap(), id);
+    lab.service.as_ref().unwrap().set_tables(tables).unwrap();
+    // as apt asks
+    let deb = url("/boot/mirror/debian/pool/g/g%2b%2b_1%253a2.deb");
+    let deadline = Instant::now() + PATIENCE;
+    while lab.status(&["-I", &deb]) != "200" {
+        assert!(Instant::now() < deadline, "nothing is served");
+    }
+    assert!(lab.curl(&[&deb]) == noise(3000));
+    assert!(lab.curl(&["-r", "100-199", &deb]) == noise(3000)[100..200]);
+    let older = format!("/boot/mirror/{}/x", Hash([6; 32]));
+    for bad in [
+        "/boot/mirror/debian/pool/g/link",
+        "/boot/mirror/debian/pool/g",
+        "/boot/mirror/debian/pool/g/",
+        "/boot/mirror/debian/",
+        "/boot/mirror/debian",
+        "/boot/mirror/other/pool/g/g%2b%2b_1%253a2.deb",
+        "/boot/mirror/debian/%2e%2e/%2e%2e/secret",
+        "/boot/mirror/debian/pool/%2e%2e/%2e%2e/%2e%2e/secret",
+        "/boot/mirror/debian/..%2f..%2fsecret",
+        "/boot/mirror/debian//etc/passwd",
+        &older,
+    ] {
+        assert_eq!(lab.status(&["--path-as-is", &url(bad)]), "404", "{bad}");
+    }
 }
 
 #[test]

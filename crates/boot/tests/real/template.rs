@@ -35,7 +35,11 @@ fn machine() -> Attributes {
         mount: Some("/".to_owned()),
     }];
     machine.mirrors = ["n1", "n2"]
-        .map(|peer| Mirror { peer: name(peer), url: format!("http://{peer}.lab:8080/debian") })
+        .map(|peer| Mirror {
+            repository: name("debian"),
+            peer: peer.to_owned(),
+            url: format!("http://{peer}.lab:8080/debian"),
+        })
         .into();
     machine.releases = vec![Release {
         name: "it's $(reboot) \"\\".to_owned(),
@@ -243,7 +247,7 @@ fn confined(post: &str) -> Result<Rendered, ConfinedError> {
     files.insert("nodes/a.toml", "post = { file = \"t\" }".to_owned()).unwrap();
     files.insert("templates/t", post.to_owned()).unwrap();
     let archive = pack(&files).unwrap();
-    confined::render(start_worker(), &archive, &name("a"), Format::Kickstart, &machine())
+    confined::render(start_worker(), &archive, None, Format::Kickstart, &machine())
 }
 
 #[test]
@@ -252,14 +256,15 @@ fn a_process_of_its_own_renders_the_same() {
     let graph = Graph::parse(&example()).unwrap();
     for format in Format::ALL {
         let compute = name("compute");
-        let there = confined::render(start_worker(), &archive, &compute, format, &machine());
+        let there = confined::render(start_worker(), &archive, Some(&compute), format, &machine());
         assert_eq!(there.unwrap(), render(&graph, &compute, format, &machine()).unwrap());
     }
     let refused = confined("{{ wrong }}").unwrap_err();
     assert!(matches!(refused, ConfinedError::Refused(_)), "{refused:?}");
     assert!(refused.to_string().contains("templates/t:1: wrong is undefined"), "{refused}");
     let compute = name("compute");
-    let torn = confined::render(start_worker(), &[1; 700], &compute, Format::Preseed, &machine());
+    let torn =
+        confined::render(start_worker(), &[1; 700], Some(&compute), Format::Preseed, &machine());
     assert!(matches!(torn, Err(ConfinedError::Refused(_))), "{torn:?}");
 }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use p2pinst_types::record::{Adoption, Group, GroupEdit, Role};
-use p2pinst_types::{Hlc, Labels, Name, PublicKey};
+use p2pinst_types::{Hlc, Labels, MachineId, Name, PublicKey};
 
 use super::{Entry, Machine, Views};
 use crate::record::Record;
@@ -115,6 +115,18 @@ impl Views {
         let has =
             |info: &GroupInfo| info.has(&adoption.name, &adoption.site, &adoption.labels, &[]);
         *group == Name::all() || self.groups.get(group).is_some_and(has)
+    }
+
+    /// The groups that a machine is in, member or adopted, `all` among them; none of one that is not known.
+    #[must_use]
+    pub fn groups_of(&self, machine: &MachineId) -> BTreeSet<Name> {
+        let is_in = |group: &&Name| match (self.machines.get(machine), self.adopted.get(machine)) {
+            (Some(member), _) => self.is_member(member, group),
+            (None, Some(adopted)) => self.is_bare_member(&adopted.adoption, group),
+            (None, None) => false,
+        };
+        let all = Name::all();
+        self.groups.keys().chain([&all]).filter(is_in).cloned().collect()
     }
 
     /// The members of a group, in the order of their ids.

@@ -61,6 +61,8 @@ pub enum ImageKind {
     Scout,
     /// A graph of templates.
     Templates,
+    /// A repository of packages: the index of its files, each of which is a blob of its own.
+    Repository,
 }
 
 impl ImageKind {
@@ -73,6 +75,7 @@ impl ImageKind {
             Self::Rootfs => "rootfs",
             Self::Scout => "scout",
             Self::Templates => "templates",
+            Self::Repository => "repository",
         }
     }
 }

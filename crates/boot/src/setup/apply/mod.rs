@@ -29,6 +29,7 @@ use p2pinst_types::Name;
 pub use error::ApplyError;
 pub use run::{apply, release};
 
+use super::document::Rendering;
 use super::inventory::Roots;
 use super::plan::Step;
 #[cfg(doc)]
@@ -109,7 +110,7 @@ pub struct Context<'a> {
     /// Who writes images.
     pub images: &'a dyn Images,
     /// Who renders templates.
-    pub templates: &'a dyn Fn(&Name) -> Result<String, Cause>,
+    pub templates: &'a dyn Fn(&Rendering) -> Result<String, Cause>,
     /// What makes the new system a member, where the setup wants it.
     pub agent: &'a [Inject],
     /// Is told of each step before it is done, and may stop there.

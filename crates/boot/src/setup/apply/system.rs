@@ -3,13 +3,11 @@
 use std::fmt::Write;
 use std::fs::File;
 
-use p2pinst_types::Name;
-
 use super::error::IoContext;
 use super::rootfs::{Rights, Root};
 use super::tool::Tool;
 use super::{ApplyError, Context, Inject, Source};
-use crate::setup::document::FileSystem;
+use crate::setup::document::{FileSystem, Rendering};
 use crate::setup::plan::{Goal, MountGoal, RootGoal};
 
 /// Around the lines of a file that a setup keeps.
@@ -36,9 +34,9 @@ pub(super) fn make_own(
         forget_identity(root)?;
     }
     for file in &goal.files {
-        let content = match (&file.content, &file.template) {
+        let content = match (&file.content, file.rendering()) {
             (Some(content), _) => content.clone(),
-            (None, Some(template)) => render(context, template)?,
+            (None, Some(rendering)) => render(context, &rendering)?,
             (None, None) => {
                 return Err(ApplyError::Plan("a file has neither content nor template"));
             }
@@ -53,9 +51,11 @@ pub(super) fn make_own(
     Ok(())
 }
 
-fn render(context: &Context<'_>, template: &Name) -> Result<String, ApplyError> {
-    let failed = |source| ApplyError::Template { template: template.to_string(), source };
-    (context.templates)(template).map_err(failed)
+fn render(context: &Context<'_>, rendering: &Rendering) -> Result<String, ApplyError> {
+    let Rendering { templates, format, .. } = rendering;
+    let failed =
+        |source| ApplyError::Template { template: format!("{templates} ({format})"), source };
+    (context.templates)(rendering).map_err(failed)
 }
 
 fn put(root: &Root, inject: &Inject) -> Result<(), ApplyError> {

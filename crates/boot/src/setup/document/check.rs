@@ -73,6 +73,12 @@ pub enum Problem {
     Mode { path: String, mode: String },
     #[error("{path} needs either content or a template")]
     FileContent { path: String },
+    #[error(
+        "{path}: say which file the templates make: format = \"user-data\" (or kickstart, preseed, autoinstall, meta-data, network-config)"
+    )]
+    FileFormat { path: String },
+    #[error("{path} has a format or an appliance, but no template")]
+    FileTemplate { path: String },
     #[error("{0:?} is no host name: write letters, digits and '-', or {{{{name}}}}")]
     Hostname(String),
     #[error(
@@ -299,6 +305,12 @@ impl FileSetup {
         if self.content.is_some() == self.template.is_some() {
             problems.push(Problem::FileContent { path: self.path.clone() });
         }
+        if self.template.is_some() && self.rendering().is_none() {
+            problems.push(Problem::FileFormat { path: self.path.clone() });
+        }
+        if self.template.is_none() && (self.format.is_some() || self.appliance.is_some()) {
+            problems.push(Problem::FileTemplate { path: self.path.clone() });
+        }
     }
 }
 
@@ -365,6 +377,9 @@ mod tests {
             ("path = \"x\"\ncontent = \"\"", "no path"),
             ("path = \"/x\"", "either content"),
             ("path = \"/x\"\ncontent = \"\"\ntemplate = \"t\"", "either content"),
+            ("path = \"/x\"\ntemplate = \"t\"", "say which file"),
+            ("path = \"/x\"\ncontent = \"\"\nformat = \"kickstart\"", "no template"),
+            ("path = \"/x\"\ncontent = \"\"\nappliance = \"a\"", "no template"),
             ("path = \"/x\"\ncontent = \"\"\nmode = \"0888\"", "octal"),
             ("path = \"/x\"\ncontent = \"\"\nmode = \"+644\"", "octal"),
         ] {

@@ -38,6 +38,7 @@ pub use kind::{FileSystem, PartitionType, TypeError};
 pub use parse::SetupError;
 
 use super::size::{Bytes, Extent};
+use crate::template::Format;
 
 /// The longest document: with what is around it, it fits into a cell.
 pub const TEXT_MAX: usize = 7 * 1024;
@@ -252,9 +253,26 @@ pub struct FileSetup {
     /// What is in it; this, or a template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
-    /// The template that is rendered into it.
+    /// The templates, as they were published, that make a file of a format of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<Name>,
+    /// The format; without it the one that the path ends with (`…/user-data`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// What of the templates the machine becomes; without it what its label `appliance` says, or the only one that there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub appliance: Option<Name>,
+}
+
+/// What is rendered into a file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rendering {
+    /// The templates.
+    pub templates: Name,
+    /// The format.
+    pub format: Format,
+    /// The appliance, where it is said.
+    pub appliance: Option<Name>,
 }
 
 fn default_mode() -> String {
@@ -331,6 +349,17 @@ impl PartitionSetup {
 }
 
 impl FileSetup {
+    /// What is rendered into it; none when it has a content, or no format can be told.
+    #[must_use]
+    pub fn rendering(&self) -> Option<Rendering> {
+        let last = || self.path.rsplit('/').next().and_then(|name| name.parse().ok());
+        Some(Rendering {
+            templates: self.template.clone()?,
+            format: self.format.or_else(last)?,
+            appliance: self.appliance.clone(),
+        })
+    }
+
     /// Its mode as a number, where it is one.
     #[must_use]
     pub fn mode(&self) -> Option<u32> {

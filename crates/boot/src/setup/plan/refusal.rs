@@ -62,7 +62,9 @@ pub enum Refusal {
     WrongImage { user: String, image: Name, is: ImageKind, wanted: &'static str },
     #[error("{label} extracts {image}: give it a filesystem and a mount")]
     TarNowhere { label: Name, image: Name },
-    #[error("{path} wants the template {template}, which is not known here")]
+    #[error(
+        "{path} wants the template {template}, which is not published, or is an image of another kind (p2pinst template ls)"
+    )]
     UnknownTemplate { path: String, template: Name },
     #[error(
         "the volume group {group} is on disks of which some are made anew and some are kept; give them the same wipe"

@@ -22,7 +22,7 @@ use p2pinst_types::selector::Selector;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::attributes::Facts;
+use super::attributes::{Attributes, Facts};
 use super::engine::Template;
 use super::format::Format;
 
@@ -64,6 +64,19 @@ fn lines(problems: &[Problem]) -> String {
 pub struct NoAppliance {
     /// What was asked for.
     pub appliance: Name,
+    /// What there is.
+    pub known: Vec<Name>,
+}
+
+/// Nobody said which appliance a machine becomes.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "it is not said which appliance {machine} becomes: name one (--appliance, `appliance =` in a setup), or give the machine a label appliance=…; the graph has: {}",
+    join(known)
+)]
+pub struct WhichAppliance {
+    /// The machine.
+    pub machine: Name,
     /// What there is.
     pub known: Vec<Name>,
 }
@@ -141,6 +154,34 @@ impl Graph {
     /// The appliances and their descriptions.
     pub fn appliances(&self) -> impl Iterator<Item = (&Name, &str)> {
         self.appliances.iter().map(|(name, what)| (name, what.as_str()))
+    }
+
+    /// The appliance that a machine becomes: the one that is asked for, the one that its label `appliance` names, or the only one.
+    ///
+    /// # Errors
+    /// When none of these says it.
+    pub fn choose(
+        &self,
+        asked: Option<&Name>,
+        machine: &Attributes,
+    ) -> Result<Name, WhichAppliance> {
+        if let Some(asked) = asked.cloned().or_else(|| machine.appliance()) {
+            return Ok(asked);
+        }
+        let mut known = self.appliances.keys();
+        match (known.next(), known.next()) {
+            (Some(only), None) => Ok(only.clone()),
+            _ => Err(WhichAppliance {
+                machine: machine.name.clone(),
+                known: self.appliances.keys().cloned().collect(),
+            }),
+        }
+    }
+
+    /// The formats for which any fragment has a section of its own.
+    #[must_use]
+    pub fn formats(&self) -> BTreeSet<Format> {
+        self.nodes.values().flat_map(|node| node.own.keys().copied()).collect()
     }
 
     /// All fragments, by name.

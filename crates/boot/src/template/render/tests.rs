@@ -38,7 +38,11 @@ fn machine() -> Attributes {
         partition(3, "ext4", Some("/"), 8192),
     ];
     machine.mirrors = ["n1", "n2"]
-        .map(|peer| Mirror { peer: name(peer), url: format!("http://{peer}.lab:8080/debian") })
+        .map(|peer| Mirror {
+            repository: name("debian"),
+            peer: peer.to_owned(),
+            url: format!("http://{peer}.lab:8080/debian"),
+        })
         .into();
     machine.releases = vec![Release {
         name: "it's".to_owned(),
@@ -199,4 +203,36 @@ proptest::proptest! {
             let _rendered = render(&graph, &name("a"), Format::Preseed, &machine());
         }
     }
+}
+
+#[test]
+fn an_appliance_is_asked_for_labelled_or_the_only_one() {
+    let graph = |appliances: &str| {
+        let mut files = Files::new();
+        files.insert("graph.toml", format!("[appliances]\n{appliances}")).unwrap();
+        Graph::parse(&files).unwrap()
+    };
+    let (one, two) = (graph("a = \"\"\n"), graph("a = \"\"\nb = \"\"\n"));
+    let mut machine = machine();
+    assert_eq!(one.choose(None, &machine).unwrap(), name("a"));
+    let which = two.choose(None, &machine).unwrap_err().to_string();
+    assert!(which.contains("node001 becomes") && which.ends_with("has: a, b"), "{which}");
+    let label = p2pinst_types::name::parse_label("appliance=b").unwrap();
+    machine.labels.extend([label]);
+    assert_eq!(two.choose(None, &machine).unwrap(), name("b"));
+    assert_eq!(two.choose(Some(&name("a")), &machine).unwrap(), name("a"));
+    // what the graph does not have is found out by rendering, also where it has one alone
+    assert_eq!(one.choose(None, &machine).unwrap(), name("b"));
+    assert!(matches!(
+        render(&one, &name("b"), Format::Kickstart, &machine),
+        Err(RenderError::Appliance(_))
+    ));
+}
+
+#[test]
+fn mirrors_say_where_peers_hand_packages_out() {
+    let at = |peer: &str| Mirror::at(&name("debian"), peer.parse().unwrap());
+    assert_eq!(at("10.0.0.1:4080").url, "http://10.0.0.1:4080/boot/mirror/debian");
+    assert_eq!(at("10.0.0.1:80").url, "http://10.0.0.1/boot/mirror/debian");
+    assert_eq!(at("[2001:db8::1]:80").url, "http://[2001:db8::1]/boot/mirror/debian");
 }

@@ -65,6 +65,7 @@ content = "ssh-ed25519 AAAA lab\n"
 [[file]]
 path = "/etc/motd"
 template = "motd"
+format = "user-data"
 [boot]
 bootloader = "none"
 "#;
@@ -111,7 +112,7 @@ fn a_system_from_an_archive() {
         let keys = dir.join("root/.ssh/authorized_keys");
         let meta = fs::metadata(&keys).unwrap();
         assert_eq!((meta.permissions().mode() & 0o777, meta.uid(), meta.gid()), (0o600, 7, 8));
-        assert_eq!(read(dir, "etc/motd"), "rendered motd\n");
+        assert_eq!(read(dir, "etc/motd"), "rendered motd as user-data\n");
         assert_eq!(read(dir, "etc/p2pinst/cert"), "certificate");
         assert_eq!(
             fs::read(dir.join("usr/local/bin/p2pinstd")).unwrap(),

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use p2pinst_boot::setup::apply::{Applied, ApplyError, Cause, Nodes};
+use p2pinst_boot::setup::document::Rendering;
 use p2pinst_boot::setup::plan::Step;
 use p2pinst_boot::setup::{
     Context, Epoch, Found, ImageFacts, ImageKind, Images, Inject, Plan, Refusals, Request, Roots,
@@ -207,7 +208,9 @@ impl Lab {
         watch: &dyn Fn(&Step) -> ControlFlow<()>,
     ) -> Result<Applied, ApplyError> {
         let images = Copies(self.dir.join("images"));
-        let templates = |name: &Name| -> Result<String, Cause> { Ok(format!("rendered {name}\n")) };
+        let templates = |wanted: &Rendering| -> Result<String, Cause> {
+            Ok(format!("rendered {} as {}\n", wanted.templates, wanted.format))
+        };
         let work = self.dir.join("work");
         apply(
             plan,

@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::symlink;
 
 use p2pinst_boot::setup::apply::{Cause, Nodes};
+use p2pinst_boot::setup::document::Rendering;
 use p2pinst_boot::setup::{
     Context, Epoch, ImageFacts, ImageKind, Plan, Request, Roots, Setup, Subject, apply, inventory,
     plan, probe,
@@ -98,7 +99,7 @@ fn this_very_machine() {
     let plan = plan_here();
     eprintln!("{}", plan.describe());
     let images = Copies(dir.path().to_owned());
-    let templates = |_: &Name| -> Result<String, Cause> { Err("there are none".into()) };
+    let templates = |_: &Rendering| -> Result<String, Cause> { Err("there are none".into()) };
     let work = dir.path().join("work");
     let watch = |_: &_| ControlFlow::Continue(());
     let (roots, nodes) = (Roots::default(), Nodes::Kernel);
