@@ -31,8 +31,10 @@ const DISK: u64 = 1024;
 
 const MAC: &str = "52:54:00:77:00:11";
 const CONTROLLER: Ipv4Addr = Ipv4Addr::new(10, 77, 251, 1);
-/// How long the machine may say nothing, in seconds: it boots in less, also on a busy machine.
-const PATIENCE: u32 = 60;
+/// How long the machine may say nothing, in seconds, where nobody is killed.
+const PATIENCE: u32 = 300;
+/// The same where its peers are: it boots in less.
+const IMPATIENCE: u32 = 60;
 /// What a scout says when it has its certificate.
 const CERTIFIED: &str = "this machine is the scout of its order now";
 /// Who has sent so many bytes to a machine that has nothing sends it the scout.
@@ -74,7 +76,7 @@ fn scout(lab: &Lab, node: &Node) -> Result<PathBuf> {
     Ok(dir)
 }
 
-fn site<'a>(lab: &'a Lab, nodes: usize) -> Result<Site<'a>> {
+fn site<'a>(lab: &'a Lab, nodes: usize, patience: u32) -> Result<Site<'a>> {
     let segment = Segment::of(lab)?;
     lab.form(nodes, &Invite::default())?;
     let first = lab.node(1)?;
@@ -85,7 +87,7 @@ fn site<'a>(lab: &'a Lab, nodes: usize) -> Result<Site<'a>> {
         let text = fs::read_to_string(&config).context("no configuration")?;
         ensure!(text.contains("mode = \"off\""), "{text}");
         let text = text.replace("mode = \"off\"", "mode = \"armed\"");
-        let text = text.replace("patience_secs = 300", &format!("patience_secs = {PATIENCE}"));
+        let text = text.replace("patience_secs = 300", &format!("patience_secs = {patience}"));
         fs::write(&config, text).context("cannot write")?;
         node.start()?;
     }
@@ -185,7 +187,11 @@ impl Blank {
 }
 
 /// From nothing to a member; `meanwhile` is what happens on the way.
-fn installs(firmware: Firmware, meanwhile: impl FnOnce(&Site<'_>, &Blank, &str) -> Result<()>) {
+fn installs(
+    firmware: Firmware,
+    patience: u32,
+    meanwhile: impl FnOnce(&Site<'_>, &Blank, &str) -> Result<()>,
+) {
     if lacks("ipmi_sim", "openipmi") || lacks("ipmitool", "ipmitool") {
         return;
     }
@@ -193,7 +199,7 @@ fn installs(firmware: Firmware, meanwhile: impl FnOnce(&Site<'_>, &Blank, &str) 
         return skipped(&why);
     }
     scenario(3, |lab| {
-        let site = site(lab, 3)?;
+        let site = site(lab, 3, patience)?;
         site.publish("one")?;
         let blank = Blank::new(&site.segment, firmware)?;
         let order = site.deploy("b1", &blank)?;
@@ -220,24 +226,24 @@ fn started_once(_: &Site<'_>, blank: &Blank, _: &str) -> Result<()> {
 
 #[test]
 fn a_blank_uefi_machine_is_powered_boots_by_http_and_becomes_a_member() {
-    installs(Firmware::Uefi { http: true }, started_once);
+    installs(Firmware::Uefi { http: true }, PATIENCE, started_once);
 }
 
 #[test]
 #[ignore = "takes minutes of an emulated machine: run it by its name"]
 fn a_blank_uefi_machine_boots_by_pxe_and_becomes_a_member() {
-    installs(Firmware::Uefi { http: false }, started_once);
+    installs(Firmware::Uefi { http: false }, PATIENCE, started_once);
 }
 
 #[test]
 #[ignore = "takes minutes of an emulated machine: run it by its name"]
 fn a_blank_bios_machine_boots_by_ipxe_and_becomes_a_member() {
-    installs(Firmware::Bios, started_once);
+    installs(Firmware::Bios, PATIENCE, started_once);
 }
 
 /// What a course of faults needs of one stage of the way.
 impl Site<'_> {
-    /// The node that offers the machine a boot file first, after so many events were known of each.
+    /// The node that has offered the machine a boot file.
     fn offers(&self) -> Result<&Node> {
         eventually(INSTALLED, "a node offers a boot file", || {
             for node in self.lab.nodes().iter().filter(|n| n.pid().is_ok()) {
@@ -286,7 +292,7 @@ impl Site<'_> {
 #[test]
 #[ignore = "takes minutes of an emulated machine: run it by its name"]
 fn the_machine_comes_up_though_whoever_boots_it_is_killed_at_each_stage() {
-    installs(Firmware::Uefi { http: true }, |site, blank, order| {
+    installs(Firmware::Uefi { http: true }, IMPATIENCE, |site, blank, order| {
         // who offers: the firmware finds nobody there, and the machine is started once more
         let first = site.offers()?;
         first.kill()?;
@@ -315,7 +321,7 @@ fn the_machine_comes_up_though_whoever_boots_it_is_killed_at_each_stage() {
 #[test]
 #[ignore = "takes minutes of an emulated machine: run it by its name"]
 fn a_machine_that_loses_power_goes_on_where_it_was() {
-    installs(Firmware::Uefi { http: true }, |site, blank, order| {
+    installs(Firmware::Uefi { http: true }, IMPATIENCE, |site, blank, order| {
         blank.vm.wait_for(CERTIFIED, INSTALLED)?;
         site.half_written(order)?;
         blank.vm.power_off()?;
