@@ -65,6 +65,7 @@ const COMMANDS: &[&str] = &[
     "scout",
     "scout build",
     "scout publish",
+    "scout cluster",
     "setup",
     "setup check",
     "setup plan",
