@@ -71,6 +71,9 @@ struct ScoutArgs {
     /// Use these disks and no others; also devices that are no disks of a machine (loop0)
     #[arg(long = "disk", value_name = "NAME")]
     disks: Vec<String>,
+    /// Also an interface that is no device of a machine (one of a network namespace)
+    #[arg(long = "nic", value_name = "NAME")]
+    nics: Vec<String>,
     /// End when the machine is installed, and do not start it anew
     #[arg(long)]
     stay: bool,
@@ -78,9 +81,9 @@ struct ScoutArgs {
 
 impl ScoutArgs {
     fn options(self) -> scout::Options {
-        let roots = Roots { also: self.disks.clone(), ..Roots::default() };
-        let then = if self.stay { Then::Exit } else { Then::Reboot };
-        let Self { dir, cluster, run_dir, listen, peers, disks: only, .. } = self;
+        let Self { dir, cluster, run_dir, listen, peers, disks: only, nics, stay } = self;
+        let roots = Roots { also: only.clone(), nics, ..Roots::default() };
+        let then = if stay { Then::Exit } else { Then::Reboot };
         scout::Options { dir, cluster, run_dir, listen, peers, roots, only, then }
     }
 }

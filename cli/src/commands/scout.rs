@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use p2pinst_api::request::ReadRoots;
 use p2pinst_boot::scout::{self, Extra, Level, Manifest, Options, Profile};
+use p2pinst_files::Access;
 use p2pinst_trust::ScoutCluster;
 use p2pinst_types::record::{Image, ImageKind, Role};
-use p2pinst_types::{Hash, Name, limits};
+use p2pinst_types::{ClusterId, Hash, Name, limits};
 use serde::Serialize;
 
 use super::image;
@@ -26,6 +27,7 @@ const CACHE: &str = "/var/cache/p2pinst/scout";
 pub(crate) enum ScoutCommand {
     Build(BuildArgs),
     Publish(PublishArgs),
+    Cluster(ClusterArgs),
 }
 
 /// Which kernel.
@@ -86,16 +88,35 @@ pub(crate) struct PublishArgs {
     key: Option<Name>,
 }
 
+/// Write down what a scout has to know of this cluster
+///
+/// For a scout that is started by hand, in a live system that runs on the machine already:
+/// p2pinstd scout --cluster FILE --peer ADDR:PORT. `scout build` puts the same into the scout; there is no secret in it.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "Example:\n  p2pinst scout cluster cluster.cbor")]
+pub(crate) struct ClusterArgs {
+    /// The new file
+    file: PathBuf,
+}
+
 #[derive(Serialize)]
 struct Built<'a> {
     dir: &'a Path,
     manifest: &'a Manifest,
 }
 
+#[derive(Serialize)]
+struct Written<'a> {
+    file: &'a Path,
+    cluster: ClusterId,
+    peers: Vec<String>,
+}
+
 pub(super) async fn run(context: &Context, command: ScoutCommand) -> Result<(), CliError> {
     match command {
         ScoutCommand::Build(args) => build(context, args).await,
         ScoutCommand::Publish(args) => publish(context, args).await,
+        ScoutCommand::Cluster(args) => write_cluster(context, args).await,
     }
 }
 
@@ -107,6 +128,16 @@ async fn cluster(context: &Context) -> Result<ScoutCluster, CliError> {
     nodes.sort_by_key(|n| (!n.up, n.name.clone()));
     let peers = nodes.into_iter().filter_map(|n| n.addrs.into_iter().next());
     Ok(ScoutCluster { cluster: info.cluster, roots, peers: peers.take(limits::ADDRS).collect() })
+}
+
+async fn write_cluster(context: &Context, args: ClusterArgs) -> Result<(), CliError> {
+    let cluster = cluster(context).await?;
+    p2pinst_files::write(&args.file, &cluster.encode()?, Access::Public)?;
+    let (file, peers) = (args.file, cluster.peers);
+    match context.json {
+        true => context.print_json(&Written { file: &file, cluster: cluster.cluster, peers }),
+        false => context.print(format_args!("{}\n", file.display())),
+    }
 }
 
 async fn build(context: &Context, args: BuildArgs) -> Result<(), CliError> {

@@ -65,6 +65,7 @@ const COMMANDS: &[&str] = &[
     "scout",
     "scout build",
     "scout publish",
+    "scout cluster",
     "template",
     "template check",
     "template publish",

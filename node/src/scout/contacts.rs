@@ -7,14 +7,17 @@ use dht_store::placement::Ring;
 use dht_store::shelf::Subject;
 use p2pinst_types::{Hash, Kind, MachineId, NodeId};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::net::Net;
 use crate::store::StoreHandle;
 
-/// Between two looks at who is missing.
+/// Between two looks at who is missing, while there is no news.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long news are gathered before a look: machines that are switched on together are heard of one by one.
+const GATHER: Duration = Duration::from_millis(100);
 /// Members of the own site, and of others.
 const MEMBERS: usize = 16;
 /// Other scouts.
@@ -36,13 +39,17 @@ impl Contacts {
     /// Runs until shutdown.
     pub(super) async fn run(self, shutdown: CancellationToken) {
         let mut dials: JoinSet<()> = JoinSet::new();
-        let mut look = tokio::time::interval(LOOK);
+        let (mut views, mut look) = (self.store.watch(), Instant::now());
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
                 Some(_) = dials.join_next(), if !dials.is_empty() => {}
-                _ = look.tick() => self.dial(&mut dials),
+                () = sleep_until(look) => {
+                    self.dial(&mut dials);
+                    look = Instant::now() + LOOK;
+                }
+                Ok(()) = views.changed() => look = look.min(Instant::now() + GATHER),
             }
         }
         dials.shutdown().await;

@@ -2,7 +2,9 @@
 
 pub mod back;
 pub mod delta;
+pub mod image;
 pub mod join;
+mod log;
 pub mod publish;
 pub mod rest;
 pub mod swarm;

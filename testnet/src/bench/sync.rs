@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
+use super::log::stamp;
 use super::{Table, greatest, median, now_ms};
 use crate::cluster::Invite;
 use crate::deb::Deb;
@@ -84,29 +85,4 @@ fn in_sync(node: &Node, skip: usize, records: usize) -> Result<(f64, f64)> {
         std::thread::sleep(LOOK);
     }
     bail!("{} did not catch up:\n{}", node.name(), node.log_tail(20))
-}
-
-/// The time that a log line begins with (`2026-11-20T13:47:38.456098Z`), in milliseconds since 1970.
-fn stamp(line: &str) -> Option<f64> {
-    let (date, time) = line.split_once('Z')?.0.split_once('T')?;
-    let mut date = date.split('-').map(str::parse::<i64>);
-    let (y, m, d) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);
-    let mut time = time.split(':').map(str::parse::<f64>);
-    let (hour, minute, second) = (time.next()?.ok()?, time.next()?.ok()?, time.next()?.ok()?);
-    // days since 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date algorithms")
-    let (y, m) = if m <= 2 { (y - 1, m + 9) } else { (y, m - 3) };
-    let (era, yoe) = (y.div_euclid(400), y.rem_euclid(400));
-    let days =
-        era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + (153 * m + 2) / 5 + d - 1 - 719_468;
-    Some(days as f64 * 86_400_000.0 + ((hour * 60.0 + minute) * 60.0 + second) * 1000.0)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn stamps_are_read() {
-        let at = super::stamp("2026-11-20T09:42:17.500000Z  INFO x").unwrap();
-        assert!((at - 1_795_167_737_500.0).abs() < 0.1, "{at}");
-        assert!(super::stamp("--- ip netns exec").is_none());
-    }
 }

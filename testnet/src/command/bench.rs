@@ -8,7 +8,7 @@ use clap::Subcommand;
 use p2pinst_chunks::quota::Size;
 use p2pinst_testnet::bench::{Table, back, delta, join, publish, rest, sync};
 
-use super::bench_swarm;
+use super::{bench_image, bench_swarm};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -37,6 +37,8 @@ enum What {
     Swarm(bench_swarm::Args),
     /// All distributions that p2pinst is judged by: one document
     AllSwarm(bench_swarm::AllArgs),
+    /// One disk image onto many blank machines, then its second version
+    Image(bench_image::Args),
     /// What a node costs when nothing happens
     Rest {
         /// How many nodes
@@ -101,6 +103,7 @@ impl Args {
         let table = match self.what {
             What::Swarm(args) => return args.run(self.markdown),
             What::AllSwarm(args) => return args.run(),
+            What::Image(args) => return args.run(self.markdown),
             other => other.measure()?,
         };
         Ok(super::show(&table, self.markdown))
@@ -127,7 +130,9 @@ impl What {
                 delta::measure(&delta::Options { size: size.of(0), changed, mbit })
             }
             Self::Join { nodes } => join::measure(nodes),
-            Self::Swarm(_) | Self::AllSwarm(_) => bail!("it prints no single table"),
+            Self::Swarm(_) | Self::AllSwarm(_) | Self::Image(_) => {
+                bail!("it prints no single table")
+            }
         }
     }
 }

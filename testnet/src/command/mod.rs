@@ -1,6 +1,7 @@
 //! The subcommands of `testnet`, one file each.
 
 mod bench;
+mod bench_image;
 mod bench_swarm;
 mod delay_line;
 mod down;

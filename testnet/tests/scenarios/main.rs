@@ -38,6 +38,7 @@ mod network;
 mod newer;
 mod poison;
 mod power;
+mod rack;
 mod repository;
 mod rivals;
 mod second_operator;

@@ -20,7 +20,7 @@ const END: Duration = Duration::from_secs(10);
 
 /// Some processes, each the leader of a group.
 #[derive(Debug)]
-pub(super) struct Crew {
+pub(in crate::bench) struct Crew {
     dir: PathBuf,
     members: Vec<Member>,
     peak: u64,
@@ -34,17 +34,17 @@ struct Member {
 }
 
 /// Which of the processes: by the order in which they were started.
-pub(super) type Number = usize;
+pub(in crate::bench) type Number = usize;
 
 impl Crew {
     /// Nobody yet; what they say goes into this directory.
-    pub(super) fn new(dir: &Path) -> Result<Self> {
+    pub(in crate::bench) fn new(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         Ok(Self { dir: dir.to_path_buf(), members: Vec::new(), peak: 0 })
     }
 
     /// Starts one more.
-    pub(super) fn start(&mut self, name: &str, exec: &Exec) -> Result<Number> {
+    pub(in crate::bench) fn start(&mut self, name: &str, exec: &Exec) -> Result<Number> {
         let file = |kind: &str| {
             let path = self.said(name, kind);
             File::create(&path).with_context(|| format!("cannot write {}", path.display()))
@@ -62,20 +62,31 @@ impl Crew {
         Ok(self.members.len() - 1)
     }
 
+    /// All of them.
+    pub(in crate::bench) fn numbers(&self) -> std::ops::Range<Number> {
+        0..self.members.len()
+    }
+
     /// Whether one has ended.
-    pub(super) fn ended(&self, number: Number) -> bool {
+    pub(in crate::bench) fn ended(&self, number: Number) -> bool {
         let pid = self.members.get(number).map(|m| m.child.id());
         !matches!(pid.and_then(process_state), Some(state) if state != 'Z')
     }
 
     /// What one printed.
-    pub(super) fn stdout(&self, number: Number) -> String {
+    pub(in crate::bench) fn stdout(&self, number: Number) -> String {
         let name = self.members.get(number).map_or("", |m| m.name.as_str());
         fs::read_to_string(self.said(name, "out")).unwrap_or_default()
     }
 
+    /// What one said in words.
+    pub(in crate::bench) fn stderr(&self, number: Number) -> String {
+        let name = self.members.get(number).map_or("", |m| m.name.as_str());
+        fs::read_to_string(self.said(name, "err")).unwrap_or_default()
+    }
+
     /// Makes sure that one that has ended did so well. It stays to be looked at.
-    pub(super) fn succeeded(&self, number: Number) -> Result<()> {
+    pub(in crate::bench) fn succeeded(&self, number: Number) -> Result<()> {
         let member = self.members.get(number).context("no such process")?;
         // The last field: as `wait` would tell it, the exit code times 256 or a signal.
         let stat = stat_fields(member.child.id()).context("a process vanished")?;
@@ -88,7 +99,7 @@ impl Crew {
     }
 
     /// Makes sure that one still runs.
-    pub(super) fn runs(&self, number: Number) -> Result<()> {
+    pub(in crate::bench) fn runs(&self, number: Number) -> Result<()> {
         if !self.ended(number) {
             return Ok(());
         }
@@ -97,23 +108,23 @@ impl Crew {
     }
 
     /// Processor seconds of all so far, and of all that they started.
-    pub(super) fn cpu(&self) -> f64 {
+    pub(in crate::bench) fn cpu(&self) -> f64 {
         self.processes().into_iter().filter_map(|pid| cpu_seconds(pid).ok()).sum()
     }
 
     /// Looks how much memory each has ever had; to be called often, since what ends is not seen.
-    pub(super) fn look(&mut self) {
+    pub(in crate::bench) fn look(&mut self) {
         let now = self.processes().into_iter().filter_map(|pid| peak_rss(pid).ok()).max();
         self.peak = self.peak.max(now.unwrap_or(0));
     }
 
     /// The most resident memory that any of them was seen to have, in bytes.
-    pub(super) fn peak(&self) -> u64 {
+    pub(in crate::bench) fn peak(&self) -> u64 {
         self.peak
     }
 
     /// Kills all that still runs, and waits until it is gone.
-    pub(super) fn end(&mut self) -> Result<()> {
+    pub(in crate::bench) fn end(&mut self) -> Result<()> {
         let pids: Vec<u32> = self.processes();
         for pid in &pids {
             signal(*pid, "KILL")?;

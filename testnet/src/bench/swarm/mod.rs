@@ -6,13 +6,13 @@
 //! and trackers up before, until the last client is done.
 
 pub mod bound;
-mod crew;
+pub(in crate::bench) mod crew;
 pub mod goodput;
 pub mod issue;
 mod method;
 mod nginx;
 mod ours;
-mod outcome;
+pub(in crate::bench) mod outcome;
 mod plot;
 mod race;
 mod record;
@@ -20,7 +20,7 @@ mod report;
 mod rsync;
 mod torrent;
 mod udpcast;
-mod wire;
+pub(in crate::bench) mod wire;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -30,6 +30,7 @@ use anyhow::{Context as _, Result, ensure};
 
 pub use method::{Method, RIVALS, rivals};
 pub use record::{Case, Figures, Record, Runs};
+pub(in crate::bench) use report::about;
 pub use report::{Report, size};
 
 use crate::deb::{Deb, native_arch};

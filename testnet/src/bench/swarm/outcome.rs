@@ -49,16 +49,16 @@ impl Outcome {
 
 /// How busy the machine has been so far, in ticks.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Busy(u64);
+pub(in crate::bench) struct Busy(u64);
 
 impl Busy {
-    pub(super) fn now() -> Result<Self> {
+    pub(in crate::bench) fn now() -> Result<Self> {
         let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
         ticks(&text).map(Self).context("/proc/stat has no line of all processors")
     }
 
     /// Processor seconds, of all processors, since then.
-    pub(super) fn seconds_since(self) -> Result<f64> {
+    pub(in crate::bench) fn seconds_since(self) -> Result<f64> {
         Ok(Self::now()?.0.saturating_sub(self.0) as f64 / TICKS_PER_SECOND)
     }
 }

@@ -25,21 +25,7 @@ pub struct Report {
 
 impl Report {
     pub(super) fn new(options: &Options) -> Self {
-        let words = |file: &str| fs::read_to_string(file).unwrap_or_default();
-        let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-        let mut about = vec![
-            format!(
-                "Linux {}, {cores} processors, congestion control {}, load average before {}",
-                words("/proc/sys/kernel/osrelease").trim(),
-                words("/proc/sys/net/ipv4/tcp_congestion_control").trim(),
-                words("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
-            ),
-            run("date", ["-u", "+%Y-%m-%d %H:%M UTC"]).unwrap_or_default().trim().to_owned(),
-        ];
-        let own = crate::bins::Bins::find().ok().and_then(|bins| {
-            Some(Exec::new(bins.cli).arg("--version").run().ok()?.stdout.trim().to_owned())
-        });
-        about.extend(own);
+        let mut about = about();
         about.extend(options.rivals.iter().filter_map(|m| m.version()));
         Self { about, cases: Vec::new() }
     }
@@ -140,6 +126,26 @@ impl Report {
         let json = serde_json::to_string_pretty(self).context("cannot encode the results")?;
         write(format!("{name}.json"), &(json + "\n"))
     }
+}
+
+/// The machine, the time and the version, in words.
+pub(in crate::bench) fn about() -> Vec<String> {
+    let words = |file: &str| fs::read_to_string(file).unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let mut about = vec![
+        format!(
+            "Linux {}, {cores} processors, congestion control {}, load average before {}",
+            words("/proc/sys/kernel/osrelease").trim(),
+            words("/proc/sys/net/ipv4/tcp_congestion_control").trim(),
+            words("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
+        ),
+        run("date", ["-u", "+%Y-%m-%d %H:%M UTC"]).unwrap_or_default().trim().to_owned(),
+    ];
+    let own = crate::bins::Bins::find().ok().and_then(|bins| {
+        Some(Exec::new(bins.cli).arg("--version").run().ok()?.stdout.trim().to_owned())
+    });
+    about.extend(own);
+    about
 }
 
 fn size_words(runs: &Runs) -> String {

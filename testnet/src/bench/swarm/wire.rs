@@ -11,7 +11,7 @@ use crate::lab::Lab;
 use crate::net::{Switch, wan_in, wan_out};
 
 /// Bytes around the content of a TCP segment: Ethernet, IPv4, TCP with time stamps.
-pub(super) const TCP: u64 = 14 + 20 + 32;
+pub(in crate::bench) const TCP: u64 = 14 + 20 + 32;
 /// Bytes around the content of a UDP datagram.
 pub(super) const UDP: u64 = 14 + 20 + 8;
 

@@ -283,7 +283,13 @@ impl<'a> Run<'a> {
             }
             Step::Extract { place, image, .. } => self.extract(*place, image)?,
             Step::System { is_new } => {
-                self.mount()?;
+                match self.mount() {
+                    // a disk of data, or of a system that is not known: nothing in it was asked for
+                    Err(none @ ApplyError::NoRoot { .. }) if !self.goal.changes_system() => {
+                        return Ok(Some(none.to_string()));
+                    }
+                    mounted => mounted?,
+                }
                 let root = Root::open(self.target()?)?;
                 system::make_own(self.goal, &root, self.context, *is_new)?;
             }

@@ -38,13 +38,15 @@ pub struct Roots {
     pub dev: PathBuf,
     /// Disks that count although they are of a kind that does not: loop devices, say.
     pub also: Vec<String>,
+    /// Interfaces that count although they are no devices: those of a namespace, say.
+    pub nics: Vec<String>,
 }
 
 impl Default for Roots {
     /// Those of the machine that this runs on.
     fn default() -> Self {
         let (sys, proc, dev) = ("/sys".into(), "/proc".into(), "/dev".into());
-        Self { sys, proc, dev, also: Vec::new() }
+        Self { sys, proc, dev, also: Vec::new(), nics: Vec::new() }
     }
 }
 
@@ -66,7 +68,7 @@ pub fn read(roots: &Roots) -> Inventory {
         cpus,
         memory: memory(&roots.proc.join("meminfo")),
         disks: disks(roots),
-        nics: net::nics(&roots.sys),
+        nics: net::nics(roots),
         controller: controller(&roots.dev),
     }
 }

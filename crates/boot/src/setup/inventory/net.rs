@@ -6,15 +6,20 @@ use std::path::Path;
 use p2pinst_types::limits;
 use p2pinst_types::record::Nic;
 
-use super::{attribute, short};
+use super::{Roots, attribute, short};
 
 /// `ARPHRD_ETHER` of `linux/if_arp.h`.
 const ETHERNET: &str = "1";
 
-/// The Ethernet interfaces that are devices, by name; at most [`limits::HARDWARE_NICS`].
-pub(super) fn nics(sys: &Path) -> Vec<Nic> {
-    let entries = fs::read_dir(sys.join("class/net")).into_iter().flatten().flatten();
-    let mut nics: Vec<Nic> = entries.filter_map(|entry| nic(&entry.path())).collect();
+/// The Ethernet interfaces that are devices or are named, by name; at most [`limits::HARDWARE_NICS`].
+pub(super) fn nics(roots: &Roots) -> Vec<Nic> {
+    let entries = fs::read_dir(roots.sys.join("class/net")).into_iter().flatten().flatten();
+    let counts = |dir: &Path| {
+        let named = roots.nics.iter().any(|name| dir.ends_with(name));
+        named || dir.join("device").exists()
+    };
+    let dirs = entries.map(|entry| entry.path()).filter(|dir| counts(dir));
+    let mut nics: Vec<Nic> = dirs.filter_map(|dir| nic(&dir)).collect();
     nics.sort_by(|a, b| a.name.cmp(&b.name));
     nics.truncate(limits::HARDWARE_NICS);
     nics
@@ -22,7 +27,7 @@ pub(super) fn nics(sys: &Path) -> Vec<Nic> {
 
 fn nic(dir: &Path) -> Option<Nic> {
     let get = |key: &str| attribute(&dir.join(key));
-    if !dir.join("device").exists() || get("type")? != ETHERNET {
+    if get("type")? != ETHERNET {
         return None;
     }
     let driver = fs::read_link(dir.join("device/driver")).ok();

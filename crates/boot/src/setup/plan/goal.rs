@@ -284,6 +284,14 @@ impl Goal {
         }
     }
 
+    /// Whether anything is to be put into the new system, or somebody has said where it is.
+    #[must_use]
+    pub fn changes_system(&self) -> bool {
+        let is_named = matches!(self.root, Some(RootGoal::Image { partition: Some(_), .. }));
+        let adds = self.hostname.is_some() || !self.files.is_empty() || !self.mounts.is_empty();
+        is_named || adds || self.agent
+    }
+
     /// How the new system's fstab names a place.
     #[must_use]
     pub fn spec(&self, place: Place) -> Option<String> {

@@ -25,7 +25,13 @@ fn recorded(tree: &[(&str, &str)]) -> Inventory {
 
 fn read(dir: &Path) -> Inventory {
     let sub = |name: &str| dir.join(name);
-    let roots = Roots { sys: sub("sys"), proc: sub("proc"), dev: sub("dev"), also: Vec::new() };
+    let roots = Roots {
+        sys: sub("sys"),
+        proc: sub("proc"),
+        dev: sub("dev"),
+        also: Vec::new(),
+        nics: Vec::new(),
+    };
     let inventory = inventory::read(&roots);
     assert!(inventory.is_bounded());
     inventory
@@ -165,6 +171,28 @@ fn a_part_of_a_bond_has_its_own_address() {
         "52:54:00:12:34:99\n",
     ));
     assert_eq!(recorded(&tree).nics[0].mac.to_string(), "52:54:00:12:34:99");
+}
+
+#[test]
+fn an_interface_that_is_named_counts_though_it_is_no_device() {
+    let dir = tempfile::tempdir().unwrap();
+    for (path, content) in [
+        ("sys/class/net/eth0/address", "52:54:00:12:34:56\n"),
+        ("sys/class/net/eth0/type", "1\n"),
+        ("sys/class/net/eth1/address", "52:54:00:12:34:57\n"),
+        ("sys/class/net/eth1/type", "1\n"),
+        ("sys/class/net/tun0/type", "65534\n"),
+    ] {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    let sub = |name: &str| dir.path().join(name);
+    let nics = vec!["eth0".to_owned(), "tun0".to_owned()];
+    let roots =
+        Roots { sys: sub("sys"), proc: sub("proc"), dev: sub("dev"), nics, ..Roots::default() };
+    let names: Vec<String> = inventory::read(&roots).nics.into_iter().map(|n| n.name).collect();
+    assert_eq!(names, ["eth0"], "only what is named, and only Ethernet");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use p2pinst_boot::setup::Inject;
-use p2pinst_boot::setup::apply::Source;
+use p2pinst_boot::setup::apply::{ApplyError, Source};
 use p2pinst_types::record::Firmware;
 
 use super::lab::{Lab, LabDisk, MIB, has_filesystem, root, said};
@@ -239,6 +239,38 @@ fn a_whole_disk_grows_with_xfs() {
 #[test]
 fn a_whole_disk_grows_with_btrfs() {
     grown("btrfs", 200);
+}
+
+#[test]
+fn a_disk_without_a_system_is_written_as_it_is() {
+    if !root() {
+        return;
+    }
+    let lab = Lab { firmware: Firmware::Bios, ..Lab::new(&[LabDisk::new("sda", "A1", 32)]) };
+    // a partition of the PC's old table, with nothing that anybody knows in it
+    let mut image = vec![0xa5; usize::try_from(16 * MIB).unwrap()];
+    image[..512].fill(0);
+    image[440..444].copy_from_slice(b"data");
+    image[450] = 0x83;
+    image[454..458].copy_from_slice(&2048_u32.to_le_bytes());
+    image[458..462].copy_from_slice(&30_720_u32.to_le_bytes());
+    image[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(lab.dir.join("images/data.disk"), &image).unwrap();
+    let document = "[[disk]]\nmatch = {}\nwipe = \"once\"\nimage = \"data\"\n";
+    let plan = lab.plan(document).unwrap();
+    let applied = lab.apply(&plan).unwrap();
+    assert!(applied.remarks.iter().any(|r| r.contains("/etc/os-release")), "{applied:?}");
+    assert!(fs::read(lab.file("sda")).unwrap()[..image.len()] == image);
+    lab.settled(document, &plan);
+    // what is to be put into a system needs one, and who says where it is knows that there is one
+    for more in ["hostname = \"x\"\n", ""] {
+        let root = if more.is_empty() { "root = 1\n" } else { "" };
+        let lab = Lab { firmware: Firmware::Bios, ..Lab::new(&[LabDisk::new("sda", "A1", 32)]) };
+        fs::write(lab.dir.join("images/data.disk"), &image).unwrap();
+        let plan = lab.plan(&format!("{more}{document}{root}")).unwrap();
+        let error = lab.apply(&plan).unwrap_err();
+        assert!(matches!(error, ApplyError::NoRoot { .. }), "{error}");
+    }
 }
 
 #[test]

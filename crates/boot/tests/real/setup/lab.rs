@@ -151,7 +151,13 @@ impl Lab {
 
     pub(super) fn roots(&self) -> Roots {
         let sub = |name: &str| self.dir.join(name);
-        Roots { sys: sub("sys"), proc: sub("proc"), dev: sub("dev"), also: Vec::new() }
+        Roots {
+            sys: sub("sys"),
+            proc: sub("proc"),
+            dev: sub("dev"),
+            also: Vec::new(),
+            nics: Vec::new(),
+        }
     }
 
     pub(super) fn inventory(&self) -> Inventory {
