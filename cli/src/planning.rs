@@ -133,7 +133,7 @@ fn found(inventory: &Inventory) -> Found {
             partitions: Vec::new(),
         });
         let content = content.filter(|c| !is_table(c)).map(str::to_owned);
-        FoundDisk { sector: SECTOR, table, content, users: Vec::new(), stamp: None }
+        FoundDisk { sector: SECTOR, table, content, ..FoundDisk::default() }
     };
     let disks = inventory.disks.iter();
     Found {

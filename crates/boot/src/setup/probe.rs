@@ -13,7 +13,7 @@ use rustix::fs::Advice;
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::found::{Found, FoundDisk, FoundPartition, FoundTable, MIB, Stamp};
+use super::found::{Found, FoundDisk, FoundPartition, FoundTable, MIB, Stamp, VEILED};
 use super::inventory::{LOOK, Roots, SAID_MAX};
 
 /// What blkid's exit codes say (blkid(8)): there is something;
@@ -106,12 +106,19 @@ pub fn read_disk(roots: &Roots, disk: &Disk) -> Result<FoundDisk, ProbeError> {
     if found.table.is_none() {
         found.content = looked.content.or(looked.table);
     }
+    found.stamp = stamp(&device, disk.size)?;
+    if found.is_blank()
+        && let Some(table) = found.stamp.as_ref().and_then(|stamp| stamp.held.clone())
+    {
+        found.table = Some(table);
+        found.held = true;
+    }
+    found.veiled = begins_with(&device, VEILED)?;
     for part in found.table.iter_mut().flat_map(|table| &mut table.partitions) {
         let looked = look(&device, Some((part.start, part.size)))?;
         part.content = looked.content;
         part.content_uuid = looked.uuid;
     }
-    found.stamp = stamp(&device, disk.size)?;
     found.users = users(roots, disk, &device);
     Ok(found)
 }
@@ -279,6 +286,16 @@ fn parse(text: &str, device: &Path) -> Option<FoundTable> {
         id: p2pinst_command::text(table.id.to_ascii_lowercase().as_bytes()),
         partitions: partitions?,
     })
+}
+
+fn begins_with(device: &Path, begin: &[u8]) -> Result<bool, ProbeError> {
+    let failed = |source| ProbeError::Read { device: device.to_owned(), source };
+    let mut bytes = vec![0; begin.len()];
+    match File::open(device).and_then(|file| file.read_exact_at(&mut bytes, 0)) {
+        Ok(()) => Ok(bytes == begin),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 fn stamp(device: &Path, size: u64) -> Result<Option<Stamp>, ProbeError> {
