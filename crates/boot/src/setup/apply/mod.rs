@@ -13,6 +13,7 @@ mod journal;
 mod loader;
 pub(in crate::setup) mod lvm;
 mod mount;
+mod needs;
 mod node;
 mod rootfs;
 mod run;
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 use p2pinst_types::Name;
 
 pub use error::ApplyError;
+pub use needs::missing;
 pub use run::{apply, release};
 
 use super::inventory::Roots;
