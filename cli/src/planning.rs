@@ -134,7 +134,7 @@ fn found(inventory: &Inventory) -> Found {
             partitions: Vec::new(),
         });
         let content = content.filter(|c| !is_table(c)).map(str::to_owned);
-        FoundDisk { sector, table, content, users: Vec::new(), stamp: None }
+        FoundDisk { sector, table, content, ..FoundDisk::default() }
     };
     let disks = inventory.disks.iter();
     Found {

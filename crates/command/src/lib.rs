@@ -75,6 +75,12 @@ pub fn clean(program: &str) -> Command {
     command
 }
 
+/// Whether a program is here: one that is not cannot be run.
+#[must_use]
+pub fn has(program: &str) -> bool {
+    find(program).is_absolute()
+}
+
 /// Where a program is; its name when it is nowhere, and starting it says so. A program that is named by
 /// its path is spawned; to look for one in a PATH that is not its own the standard library forks,
 /// and the page tables of a node are a lot to copy for each of many small packages.
@@ -91,6 +97,8 @@ fn find(program: &str) -> PathBuf {
 pub struct Said {
     /// Whether its exit code was 0.
     pub success: bool,
+    /// Its exit code; none of one that a signal has ended.
+    pub code: Option<i32>,
     /// What it wrote to its standard output, whole.
     pub stdout: Vec<u8>,
     /// The beginning of what it wrote to its standard error, as text for people.
@@ -179,7 +187,7 @@ fn listen(mut child: Child, input: &[u8], max: u64, limit: Option<Duration>) -> 
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
         }
         let stderr = stderr.join().unwrap_or_default();
-        Ok(Said { success: status.success(), stdout, stderr })
+        Ok(Said { success: status.success(), code: status.code(), stdout, stderr })
     })
 }
 

@@ -11,7 +11,8 @@ use std::time::Duration;
 use p2pinst_boot::image::verify::{Pieces, sample};
 use p2pinst_boot::image::{Watch, rootfs};
 use p2pinst_boot::setup::apply::{Cause, Images};
-use p2pinst_types::{BlobRef, Hash, Name, NodeId};
+use p2pinst_chunks::store::HELD_BACK;
+use p2pinst_types::{BlobRef, Hash, Name, NodeId, PieceIndex};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
@@ -153,7 +154,7 @@ impl FromSwarm {
         }
     }
 
-    /// Fetches an image onto a disk or a file, and reads a part of it back.
+    /// Fetches an image onto a disk or a file, and reads a part of it back; what the store holds back is still to be written.
     fn bring(&self, image: &Name, onto: &Path) -> Result<(), Cause> {
         let blob = self.blob(image)?;
         // What was known of it is of another place, or of an earlier attempt, since which this place may have been erased: only
@@ -162,10 +163,12 @@ impl FromSwarm {
         self.progress.set(Some((image.clone(), blob)));
         self.runtime.block_on(self.fetch(image, blob, Some(onto)))?;
         let blobs = self.exchange.blobs();
-        blobs.finish_target(&blob.root, onto)?;
         let layer = blobs.layer(&blob.root)?;
         let pieces = Pieces { len: blob.len(), piece: blob.piece_len() };
-        let is_right = |piece, bytes: &[u8]| layer.check_piece(piece, bytes).is_ok();
+        let held = HELD_BACK.div_ceil(blob.piece_len());
+        let is_right = |piece: PieceIndex, bytes: &[u8]| {
+            u64::from(piece.0) < held || layer.check_piece(piece, bytes).is_ok()
+        };
         let wrong = sample(onto, pieces, SAMPLE, &mut rand::random, &is_right)?;
         self.progress.set(None);
         if let Some(piece) = wrong.first() {
@@ -183,6 +186,7 @@ impl FromSwarm {
         let len = self.blob(image)?.len();
         File::options().create(true).truncate(false).write(true).open(archive)?.set_len(len)?;
         self.bring(image, archive)?;
+        self.exchange.blobs().finish_target(&self.blob(image)?.root, archive)?;
         let stop = AtomicBool::new(false);
         let watch = Watch { progress: &|_, _| {}, stop: &stop };
         let options = rootfs::Options::default();
@@ -193,10 +197,19 @@ impl FromSwarm {
 }
 
 impl Images for FromSwarm {
-    fn write_raw(&self, image: &Name, device: &Path) -> Result<(), Cause> {
+    fn write_raw(&self, image: &Name, device: &Path) -> Result<Vec<u8>, Cause> {
         self.bring(image, device)?;
         let root = self.blob(image)?.root;
+        let head = self.exchange.blobs().held_back(&root, device)?;
         lock(&self.written).entry(root).or_default().push(device.to_owned());
+        Ok(head)
+    }
+
+    fn let_go(&self) -> Result<(), Cause> {
+        let roots: Vec<Hash> = lock(&self.written).keys().copied().collect();
+        for root in roots {
+            self.exchange.remove(&root)?;
+        }
         Ok(())
     }
 
@@ -271,6 +284,16 @@ mod tests {
         path
     }
 
+    /// Writes the image, and its beginning as who applies a setup does; nobody else has written that before.
+    fn write(bench: &Bench, disk: &Path) {
+        use std::os::unix::fs::FileExt as _;
+        let before = fs::read(disk).unwrap();
+        let head = bench.images.write_raw(&image(), disk).unwrap();
+        assert!(fs::read(disk).unwrap()[..MIB] == before[..MIB]);
+        File::options().write(true).open(disk).unwrap().write_all_at(&head, 0).unwrap();
+        assert!(fs::read(disk).unwrap()[..bench.bytes.len()] == bench.bytes);
+    }
+
     /// Whether this process has a file open.
     fn is_open(path: &Path) -> bool {
         let files = fs::read_dir("/proc/self/fd").unwrap().flatten();
@@ -282,14 +305,11 @@ mod tests {
         let bench = bench().await;
         let (one, two) = (disk(&bench, "one"), disk(&bench, "two"));
         tokio::task::spawn_blocking(move || {
-            bench.images.write_raw(&image(), &one).unwrap();
+            write(&bench, &one);
             let (once, _) = bench.images.progress.moved();
             assert_eq!(once, bench.bytes.len() as u64);
-            bench.images.write_raw(&image(), &two).unwrap();
-            for path in [&one, &two] {
-                let disk = fs::read(path).unwrap();
-                assert!(disk[..bench.bytes.len()] == bench.bytes, "{}", path.display());
-            }
+            write(&bench, &two);
+            assert!(fs::read(&one).unwrap()[..bench.bytes.len()] == bench.bytes);
             let (twice, saved) = bench.images.progress.moved();
             assert!(twice - once < 2 * MIB as u64 && saved > 7 * MIB as u64, "{twice} {saved}");
         })
@@ -302,15 +322,38 @@ mod tests {
         let bench = bench().await;
         let disk = disk(&bench, "disk");
         tokio::task::spawn_blocking(move || {
-            bench.images.write_raw(&image(), &disk).unwrap();
+            write(&bench, &disk);
             let mut content = fs::read(&disk).unwrap();
             let end = bench.bytes.len();
             for place in [0..MIB, 5 * MIB..5 * MIB + 512, end - MIB..end] {
                 content[place].fill(0);
             }
             fs::write(&disk, &content).unwrap();
-            bench.images.write_raw(&image(), &disk).unwrap();
-            assert!(fs::read(&disk).unwrap()[..end] == bench.bytes);
+            write(&bench, &disk);
+        })
+        .await
+        .unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_disk_is_served_until_it_is_let_go_of() {
+        let bench = bench().await;
+        let disk = disk(&bench, "disk");
+        tokio::task::spawn_blocking(move || {
+            write(&bench, &disk);
+            let (blob, blobs) =
+                (bench.images.blob(&image()).unwrap(), bench.images.exchange.blobs());
+            let last = PieceIndex(blob.pieces() - 1);
+            let mut part = [0; 100];
+            assert!(blobs.status(&blob.root).unwrap().complete, "others have it from here");
+            blobs.read_part(&blob.root, last, 0, &mut part).unwrap();
+            bench.images.let_go().unwrap();
+            // as the new system's key comes onto it
+            let content = fs::read(&disk).unwrap();
+            fs::write(&disk, vec![b'k'; content.len()]).unwrap();
+            assert_eq!(blobs.status(&blob.root), None);
+            assert!(blobs.read_part(&blob.root, last, 0, &mut part).is_err());
+            assert!(!is_open(&disk));
         })
         .await
         .unwrap();

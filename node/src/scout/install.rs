@@ -214,6 +214,9 @@ impl Attempt<'_> {
                 planned.describe()
             )));
         }
+        if let Some(reason) = lacking(&apply::missing(&planned)) {
+            return Err(Stuck::Refused(reason));
+        }
         info!("the plan:\n{}", planned.describe());
         let rendered = self.render(&material, &planned.goal, inventory).await?;
         let agent = match material.setup.agent {
@@ -346,6 +349,19 @@ impl Attempt<'_> {
     }
 }
 
+/// Why a plan cannot be carried out here, where these programs are missing.
+fn lacking(programs: &[&str]) -> Option<String> {
+    if programs.is_empty() {
+        return None;
+    }
+    let volumes = programs.iter().any(|program| program.starts_with("lv"));
+    let how = if volumes { "with --lvm " } else { "" };
+    Some(format!(
+        "the setup needs {}, which this scout has not: build another {how}(p2pinst scout build), publish it, and give the order again",
+        programs.join(", ")
+    ))
+}
+
 /// The blocking work stops at its next step when nobody waits for it.
 struct StopOnDrop(Arc<AtomicBool>);
 
@@ -392,4 +408,17 @@ async fn finish(core: &Core, reporter: &Reporter<'_>, what: String) {
     }
     reporter.say(BootState::Rebooting, (0, 0), what).await;
     tokio::time::sleep(LEAVE).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scout_without_a_program_says_which_and_what_to_do() {
+        assert_eq!(lacking(&[]), None);
+        let said = lacking(&["lvcreate", "vgcreate"]).unwrap();
+        assert!(said.contains("needs lvcreate, vgcreate") && said.contains("--lvm"), "{said}");
+        assert!(!lacking(&["mkfs.xfs"]).unwrap().contains("--lvm"));
+    }
 }

@@ -229,7 +229,8 @@ mod tests {
     use super::*;
 
     fn failed(stderr: &str) -> (bool, Class) {
-        let said = Said { success: false, stdout: Vec::new(), stderr: stderr.to_owned() };
+        let said =
+            Said { success: false, code: Some(1), stdout: Vec::new(), stderr: stderr.to_owned() };
         let (again, fault) = judge(&said);
         (again, fault.class)
     }

@@ -23,8 +23,19 @@ pub(crate) const LVM: (&[&str], &[&str]) = (&["lvm2", "dmsetup"], &["lvm", "dmse
 
 /// The names by which `lvm` is called.
 pub(crate) const LVM_NAMES: &[&str] = &[
-    "lvchange", "lvcreate", "lvremove", "lvresize", "lvs", "pvcreate", "pvremove", "pvs",
-    "vgchange", "vgcreate", "vgremove", "vgs",
+    "lvchange",
+    "lvcreate",
+    "lvremove",
+    "lvresize",
+    "lvs",
+    "pvcreate",
+    "pvremove",
+    "pvs",
+    "vgchange",
+    "vgcreate",
+    "vgmknodes",
+    "vgremove",
+    "vgs",
 ];
 
 /// The package that talks to the machine's controller, and what is taken from it.
@@ -32,11 +43,13 @@ pub(crate) const IPMITOOL: (&[&str], &[&str]) = (&["ipmitool"], &["ipmitool"]);
 
 /// Programs of [`PACKAGES`]. What is a link brings what it points to.
 pub(crate) const PROGRAMS: &[&str] = &[
+    "addpart",
     "blkdiscard",
     "blkid",
     "blockdev",
     "btrfs",
     "busybox",
+    "delpart",
     "dumpe2fs",
     "e2fsck",
     "e2label",
@@ -382,3 +395,49 @@ backup { backup = 0 archive = 0 }
 /// lacks is ignored.
 pub(crate) const COMMAND_LINE: &str =
     "console=ttyS0,115200n8 console=tty0 loglevel=4 panic=60 net.ifnames=0";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+
+    /// The programs that a source names where it starts some.
+    fn started(text: &str) -> Vec<String> {
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let calls = ["Tool::new(", "clean("].into_iter().flat_map(|call| code.split(call).skip(1));
+        let names = calls.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
+        names.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_scout_has_every_program_that_a_setup_starts() {
+        let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut files = vec![src.join("image/rootfs.rs"), src.join("image/verify.rs")];
+        sources(&src.join("setup"), &mut files);
+        let read = |path: &PathBuf| started(&fs::read_to_string(path).unwrap());
+        let named: BTreeSet<String> = files.iter().flat_map(read).collect();
+        for known in ["addpart", "blkid", "mkfs.xfs", "pvcreate", "tar", "xfs_growfs"] {
+            assert!(named.contains(known), "{known} is not among {named:?}");
+        }
+        let lists = [PROGRAMS, APPLETS, LVM.1, LVM_NAMES, IPMITOOL.1];
+        let has = |name: &str| lists.iter().any(|list| list.contains(&name));
+        // there is no udev in it, and nobody needs it
+        let lacks: Vec<&String> =
+            named.iter().filter(|name| !has(name) && *name != "udevadm").collect();
+        assert_eq!(lacks, [""; 0], "the scout lacks them");
+    }
+}

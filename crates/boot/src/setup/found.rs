@@ -34,10 +34,20 @@ pub struct FoundDisk {
     pub users: Vec<String>,
     /// What a setup did to it.
     pub stamp: Option<Stamp>,
+    /// Whether the table is in the stamp only ([`Stamp::held`]).
+    pub held: bool,
+    /// Whether what firmware starts of an image was put aside, and not into its place again.
+    pub veiled: bool,
 }
 
+/// What is in the place of boot code until there is some: `int 0x18`, by which a BIOS goes on to what it would start from next;
+/// where that comes back, the processor halts.
+pub(super) const PASS_ON: &[u8] = &[0xcd, 0x18, 0xf4, 0xeb, 0xfd];
+/// The same on a disk whose image is not ready.
+pub(super) const VEILED: &[u8] = b"\xcd\x18\xf4\xeb\xfdp2pinst: not ready";
+
 /// A partition table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FoundTable {
     /// `gpt`, `dos`, or what else sfdisk calls it.
     pub kind: String,
@@ -48,7 +58,7 @@ pub struct FoundTable {
 }
 
 /// A partition.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FoundPartition {
     /// Its number, from 1.
     pub number: u32,
@@ -69,6 +79,12 @@ pub struct FoundPartition {
 }
 
 impl FoundDisk {
+    /// Whether the image of a whole disk was coming onto it, and nothing has ever started from it: it is nobody's data.
+    #[must_use]
+    pub fn is_begun(&self) -> bool {
+        self.veiled && self.valid_stamp().is_some_and(Stamp::is_begun)
+    }
+
     /// Whether nothing is on it.
     #[must_use]
     pub fn is_blank(&self) -> bool {
@@ -127,7 +143,14 @@ pub struct Stamp {
     pub table: String,
     /// The steps that were done, by [`crate::setup::plan::Step::key`].
     pub done: BTreeSet<String>,
+    /// The partition table, until the new system is ready: only then is it written to its place. Of a disk without one no
+    /// firmware starts anything, and no other program finds what is on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<FoundTable>,
 }
+
+/// A stamp's word for the image of a whole disk that is being written, or has been and is not ready to be started.
+const BEGUN: &str = "begun";
 
 /// The beginning of a stamp, with the number of its format.
 const MAGIC: &[u8; 16] = b"p2pinst setup 1\n";
@@ -135,7 +158,25 @@ const MAGIC: &[u8; 16] = b"p2pinst setup 1\n";
 const HEADER: usize = 16 + 4 + 32;
 
 impl Stamp {
-    /// Bytes that a stamp takes, at most: 100 steps with names of 63 characters are 10 KiB.
+    /// The image of a whole disk begins to come onto it: what is there is neither the image nor anybody's data, until
+    /// [`Stamp::end`].
+    pub(super) fn begin(&mut self) {
+        self.done.insert(BEGUN.to_owned());
+    }
+
+    /// The disk is ready to be started from.
+    pub(super) fn end(&mut self) {
+        self.done.remove(BEGUN);
+        self.held = None;
+    }
+
+    /// Whether the image of a whole disk has begun to come onto it, and is not ready to be started.
+    #[must_use]
+    pub fn is_begun(&self) -> bool {
+        self.done.contains(BEGUN)
+    }
+
+    /// Bytes that a stamp takes, at most: 100 steps with names of 63 characters are 10 KiB, and 128 partitions 20 KiB.
     pub const LEN: usize = 64 << 10;
 
     /// Where the stamp of a disk of this size is.
@@ -184,6 +225,7 @@ mod tests {
             setup: Hash::of(b"x"),
             table: "id".into(),
             done: ["table".to_owned(), "format root".to_owned()].into(),
+            held: None,
         }
     }
 

@@ -13,8 +13,15 @@ use rustix::fs::Advice;
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::found::{Found, FoundDisk, FoundPartition, FoundTable, Stamp};
+use super::found::{Found, FoundDisk, FoundPartition, FoundTable, MIB, Stamp, VEILED};
 use super::inventory::{self, LOOK, Roots, SAID_MAX};
+
+/// What blkid's exit codes say (blkid(8)): there is something;
+const FOUND: i32 = 0;
+/// nothing that it knows;
+const NOTHING: i32 = 2;
+/// or more than one thing.
+const AMBIVALENT: i32 = 8;
 
 /// Why it is not known what is on a disk.
 #[derive(Debug, Error)]
@@ -29,6 +36,18 @@ pub enum ProbeError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// A program has failed: nobody knows what is there.
+    #[error("cannot look at {}: {program} {how}{said}", device.display())]
+    Failed {
+        /// The program.
+        program: &'static str,
+        /// The disk.
+        device: PathBuf,
+        /// How it ended.
+        how: String,
+        /// Its last words, after a colon.
+        said: String,
     },
     /// A program says what nobody understands.
     #[error("cannot understand what {program} says of {}: {said:?}", device.display())]
@@ -87,12 +106,19 @@ pub fn read_disk(roots: &Roots, disk: &Disk) -> Result<FoundDisk, ProbeError> {
     if found.table.is_none() {
         found.content = looked.content.or(looked.table);
     }
+    found.stamp = stamp(&device, disk.size)?;
+    if found.is_blank()
+        && let Some(table) = found.stamp.as_ref().and_then(|stamp| stamp.held.clone())
+    {
+        found.table = Some(table);
+        found.held = true;
+    }
+    found.veiled = begins_with(&device, VEILED)?;
     for part in found.table.iter_mut().flat_map(|table| &mut table.partitions) {
         let looked = look(&device, Some((part.start, part.size)))?;
         part.content = looked.content;
         part.content_uuid = looked.uuid;
     }
-    found.stamp = stamp(&device, disk.size)?;
     found.users = users(roots, disk, &device);
     Ok(found)
 }
@@ -122,9 +148,19 @@ pub(super) fn look(device: &Path, part: Option<(u64, u64)>) -> Result<Looked, Pr
         command.args(["-O", &start.to_string(), "-S", &size.to_string()]);
     }
     let said = ask("blkid", command.arg(device), device)?;
-    // several signatures at once: blkid says only that it does not know which one holds
-    if said.code_ambivalent {
-        return Ok(Looked { content: Some("several filesystems".into()), ..Looked::default() });
+    match said.code {
+        Some(FOUND) => {}
+        Some(NOTHING) => {
+            // blkid says the same of what it cannot read
+            let (start, size) = part.unwrap_or((0, u64::MAX));
+            can_be_read(device, start, size)?;
+            return Ok(Looked::default());
+        }
+        // several signatures at once: blkid says only that it does not know which one holds
+        Some(AMBIVALENT) => {
+            return Ok(Looked { content: Some("several filesystems".into()), ..Looked::default() });
+        }
+        code => return Err(failed("blkid", device, code, &said.stderr)),
     }
     let value = |key: &str| {
         let line = said.text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
@@ -133,17 +169,45 @@ pub(super) fn look(device: &Path, part: Option<(u64, u64)>) -> Result<Looked, Pr
     Ok(Looked { table: value("PTTYPE"), content: value("TYPE"), uuid: value("UUID") })
 }
 
+/// Whether the beginning of a device, or of a part of it, can be read at all.
+fn can_be_read(device: &Path, start: u64, size: u64) -> Result<(), ProbeError> {
+    let failed = |source| ProbeError::Read { device: device.to_owned(), source };
+    let mut bytes = vec![0; usize::try_from(size.min(MIB)).unwrap_or(0)];
+    let file = File::open(device).map_err(failed)?;
+    let mut done = 0;
+    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, start.saturating_add(done as u64)) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(())
+}
+
+fn failed(program: &'static str, device: &Path, code: Option<i32>, stderr: &str) -> ProbeError {
+    let how = match code {
+        Some(code) => format!("ended with exit code {code}"),
+        None => "was killed by a signal".to_owned(),
+    };
+    let said = if stderr.is_empty() { String::new() } else { format!(": {stderr}") };
+    let said = said.chars().take(200).collect();
+    ProbeError::Failed { program, device: device.to_owned(), how, said }
+}
+
 struct Answer {
     text: String,
-    code_ambivalent: bool,
+    code: Option<i32>,
+    stderr: String,
 }
 
 fn ask(program: &'static str, command: &mut Command, device: &Path) -> Result<Answer, ProbeError> {
     let owned = std::mem::replace(command, Command::new(program));
     let said = p2pinst_command::ask_within(owned, b"", SAID_MAX, LOOK)
         .map_err(|source| ProbeError::Start { program, device: device.to_owned(), source })?;
-    let code_ambivalent = said.stderr.contains("ambivalent");
-    Ok(Answer { text: String::from_utf8_lossy(&said.stdout).into_owned(), code_ambivalent })
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    Ok(Answer { text, code: said.code, stderr: said.stderr })
 }
 
 #[derive(Deserialize)]
@@ -183,6 +247,9 @@ struct DumpPartition {
 fn table(device: &Path) -> Result<Option<FoundTable>, ProbeError> {
     let mut command = p2pinst_command::clean("sfdisk");
     let said = ask("sfdisk", command.arg("-J").arg(device), device)?;
+    if said.code.is_none() {
+        return Err(failed("sfdisk", device, said.code, &said.stderr));
+    }
     if said.text.trim().is_empty() {
         return Ok(None);
     }
@@ -219,6 +286,16 @@ fn parse(text: &str, device: &Path) -> Option<FoundTable> {
         id: p2pinst_command::text(table.id.to_ascii_lowercase().as_bytes()),
         partitions: partitions?,
     })
+}
+
+fn begins_with(device: &Path, begin: &[u8]) -> Result<bool, ProbeError> {
+    let failed = |source| ProbeError::Read { device: device.to_owned(), source };
+    let mut bytes = vec![0; begin.len()];
+    match File::open(device).and_then(|file| file.read_exact_at(&mut bytes, 0)) {
+        Ok(()) => Ok(bytes == begin),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 fn stamp(device: &Path, size: u64) -> Result<Option<Stamp>, ProbeError> {
@@ -284,6 +361,28 @@ fn users(roots: &Roots, disk: &Disk, device: &Path) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_blank() {
+        // a file that opens, and of which no byte can be read
+        let error = look(Path::new("/proc/self/mem"), None).unwrap_err();
+        assert!(error.to_string().contains("/proc/self/mem"), "{error}");
+        let blank = tempfile::NamedTempFile::new().unwrap();
+        blank.as_file().set_len(8 * MIB).unwrap();
+        let looked = look(blank.path(), None).unwrap();
+        assert_eq!((looked.table, looked.content), (None, None));
+        // an offset that is no number: blkid does not know what it is asked
+        let mut command = p2pinst_command::clean("blkid");
+        let said = ask("blkid", command.args(["-p", "-O", "x"]).arg(blank.path()), blank.path());
+        let said = said.unwrap();
+        assert!(
+            ![Some(FOUND), Some(NOTHING), Some(AMBIVALENT)].contains(&said.code),
+            "{:?}",
+            said.code
+        );
+        let refused = failed("blkid", blank.path(), said.code, &said.stderr).to_string();
+        assert!(refused.contains("ended with exit code"), "{refused}");
+    }
 
     #[test]
     fn tables_are_read_in_bytes() {

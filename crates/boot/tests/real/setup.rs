@@ -7,3 +7,4 @@ mod kills;
 mod lab;
 mod machine;
 mod refusals;
+mod starts;

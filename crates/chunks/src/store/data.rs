@@ -47,6 +47,11 @@ impl Target {
         (start..end, end - start)
     }
 
+    /// The beginning, as far as it is here.
+    pub(super) fn held_back(&self) -> Vec<u8> {
+        self.head.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Writes the beginning too: all else must be durable.
     pub(super) fn finish(&self) -> io::Result<()> {
         let head = self.head.read().unwrap_or_else(PoisonError::into_inner);

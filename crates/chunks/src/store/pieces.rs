@@ -75,7 +75,8 @@ impl BlobStore {
     }
 
     /// Reads bytes of a piece, from its byte `at` on, as many as `out` has room for. They are not verified:
-    /// for who has read the whole piece before and goes on with the rest.
+    /// for who has read the whole piece before and goes on with the rest. Of a blob that is removed meanwhile nothing is given: its disk
+    /// may have something else by now.
     ///
     /// # Errors
     /// When the piece is not here, is not that long, or cannot be read.
@@ -95,7 +96,12 @@ impl BlobStore {
         }
         let path = self.inner.place(&entry);
         let hot = self.inner.hot(&entry)?;
-        Ok(hot.data.read_exact_at(out, range.start + at).context("read", &path)?)
+        hot.data.read_exact_at(out, range.start + at).context("read", &path)?;
+        if entry.has(piece) == Some(true) {
+            return Ok(());
+        }
+        out.fill(0);
+        Err(ReadError::Missing { root: *root, piece })
     }
 
     /// Reads a whole blob back and gives up its damaged pieces; which those were.

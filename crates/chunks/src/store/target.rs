@@ -100,6 +100,14 @@ impl BlobStore {
         Ok(target.finish().context("finish", path)?)
     }
 
+    /// What was held back, for who writes it: of a blob that is complete and belongs onto this disk.
+    ///
+    /// # Errors
+    /// When it is not complete, or belongs elsewhere.
+    pub fn held_back(&self, root: &Hash, path: &Path) -> Result<Vec<u8>, SyncError> {
+        Ok(self.whole(root, path)?.held_back())
+    }
+
     /// The disk of a blob that is complete, if it is this one.
     fn whole(&self, root: &Hash, path: &Path) -> Result<Arc<Target>, SyncError> {
         let unknown = || SyncError::Unknown { root: *root };
@@ -183,6 +191,8 @@ mod tests {
         assert_eq!(store.path(&root), None, "nobody links it into place");
         assert!(store.check(&root).unwrap().is_empty());
         assert_eq!(store.target(&root), Some(disk.clone()));
+        assert!(store.held_back(&root, &disk).unwrap() == bytes[..1 << 20]);
+        assert!(store.held_back(&root, Path::new("/other")).is_err());
         store.finish_target(&root, &disk).unwrap();
         let done = fs::read(&disk).unwrap();
         assert!(done[..LEN] == bytes && done[LEN..].iter().all(|b| *b == 0xee));

@@ -5,15 +5,16 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use p2pinst_types::record::Disk;
+use rustix::fs::Advice;
 
 use super::error::IoContext;
 use super::node::{Slice, forget, node, tell_kernel};
 use super::tool::Tool;
 use super::{ApplyError, Nodes};
 use crate::setup::document::{PartitionType, TableKind};
-use crate::setup::found::{FoundDisk, MIB, Stamp};
+use crate::setup::found::{FoundDisk, FoundPartition, FoundTable, MIB, PASS_ON, Stamp};
 use crate::setup::inventory::Roots;
-use crate::setup::plan::DiskGoal;
+use crate::setup::plan::{DiskGoal, PartitionGoal};
 use crate::setup::probe;
 
 /// The disk as it is now.
@@ -72,19 +73,77 @@ pub(super) fn wipe(
     file.sync_all().on("sync", device)
 }
 
-/// Writes the partition table and sees that it is there.
+/// Takes a disk for its partitions. Their table is not written yet: the stamp has it.
+pub(super) fn divide(goal: &DiskGoal, device: &Path, nodes: Nodes) -> Result<(), ApplyError> {
+    hide(device)?;
+    // what lies at the place of the new partitions was on the disk before, between the old ones
+    for part in &goal.partitions {
+        let slice = Slice { number: part.number, start: part.start, size: part.size };
+        let node = node(nodes, device, slice, goal.sector)?;
+        let what = format!("erase {} on {}", part.content.label, goal.identity);
+        Tool::new("wipefs", what).args(["-a", "-f", "-q"]).arg(node.path()).run()?;
+    }
+    sync(device)
+}
+
+/// Erases the beginning of a disk, with whatever table is there: nothing on it is found any more.
+pub(super) fn hide(device: &Path) -> Result<(), ApplyError> {
+    forget(device);
+    put(device, 0, &vec![0; usize::try_from(MIB).unwrap_or(0)])
+}
+
+/// The table that a disk shall have, as it is found there then.
+pub(super) fn table(goal: &DiskGoal) -> FoundTable {
+    let is_gpt = goal.table == TableKind::Gpt;
+    let partition = |part: &PartitionGoal| FoundPartition {
+        number: part.number,
+        start: part.start,
+        size: part.size,
+        kind: match goal.table {
+            TableKind::Gpt => part.kind.guid().to_string(),
+            TableKind::Dos => format!("{:x}", part.kind.dos().unwrap_or(0x83)),
+        },
+        name: if is_gpt { part.content.label.to_string() } else { String::new() },
+        uuid: if is_gpt { part.uuid.clone() } else { String::new() },
+        ..FoundPartition::default()
+    };
+    let kind = if is_gpt { "gpt" } else { "dos" }.to_owned();
+    let partitions = goal.partitions.iter().map(partition).collect();
+    FoundTable { kind, id: goal.id.clone(), partitions }
+}
+
+/// Writes the partition table and sees that it is there. What is on the partitions stays.
 pub(super) fn write_table(roots: &Roots, goal: &DiskGoal, device: &Path) -> Result<(), ApplyError> {
     let what = format!("write the partition table of {}", goal.identity);
     let sfdisk =
         Tool::new("sfdisk", what).args(["-q", "--no-reread", "--no-tell-kernel", "--force"]);
-    forget(device);
-    sfdisk.args(["-w", "always", "-W", "always"]).arg(device).input(script(goal)).run()?;
-    sync(device)?;
-    // what lies at the place of the new partitions was on the disk before, between the old ones
+    sfdisk.args(["-w", "never", "-W", "never"]).arg(device).input(script(goal)).run()?;
+    // until a boot loader is installed
+    put(device, 0, PASS_ON)?;
     let found = look(roots, goal)?;
+    if found.held {
+        let what = format!("the partition table of {}", goal.identity);
+        return Err(ApplyError::Verify { what, found: "nothing".to_owned() });
+    }
     verify_table(goal, &found)?;
     tell_kernel(device);
     Ok(())
+}
+
+/// Writes bytes to a device and sees that they are there.
+pub(super) fn put(device: &Path, at: u64, bytes: &[u8]) -> Result<(), ApplyError> {
+    let file = OpenOptions::new().read(true).write(true).open(device).on("open", device)?;
+    file.write_all_at(bytes, at).on("write to", device)?;
+    file.sync_all().on("sync", device)?;
+    // from the disk, not from memory
+    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).on("read", device)?;
+    let mut is = vec![0; bytes.len()];
+    file.read_exact_at(&mut is, at).on("read", device)?;
+    if is == bytes {
+        return Ok(());
+    }
+    let what = format!("{} bytes at {at} of {}", bytes.len(), device.display());
+    Err(ApplyError::Verify { what, found: "something else".to_owned() })
 }
 
 /// What sfdisk is told, in sectors of the disk.
@@ -139,7 +198,7 @@ pub(super) fn verify_table(goal: &DiskGoal, found: &FoundDisk) -> Result<(), App
 /// Writes the stamp.
 pub(super) fn stamp(goal: &DiskGoal, device: &Path, stamp: &Stamp) -> Result<(), ApplyError> {
     let place = Stamp::place(goal.identity.size);
-    // an image that fills the disk has no room for it; the journal remembers alone
+    // an image that fills the disk has no room for it: what is interrupted there is erased, and found again by reading
     if goal.image.as_ref().is_some_and(|(_, size)| *size > place) {
         return Ok(());
     }

@@ -83,6 +83,9 @@ pub enum ApplyError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Images that were written are still given to others.
+    #[error("cannot keep the images that were written from others: {0}")]
+    LetGo(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A template was not rendered.
     #[error("cannot render the template {template}: {source}")]
     Template {

@@ -97,16 +97,13 @@ fn grub_install(
 fn systemd_boot(goal: &Goal, root: &Root, esp: &str) -> Result<(), ApplyError> {
     let (fallback, name) = names()?;
     let source = format!("{SYSTEMD_BOOT}/{name}");
+    let missing = "neither the image nor this system has GRUB for UEFI or systemd-boot; install one in the image, or say bootloader = \"none\"";
     let open = || {
         root.file(&source).or_else(|_| {
             Root::open(Path::new("/")).map_err(|_| rustix::io::Errno::NOENT)?.file(&source)
         })
     };
-    for to in [format!("{esp}/EFI/BOOT/{fallback}"), format!("{esp}/EFI/systemd/{name}")] {
-        let missing = "neither the image nor this system has GRUB for UEFI or systemd-boot; install one in the image, or say bootloader = \"none\"";
-        let file = open().map_err(|_| ApplyError::NoLoader(missing))?;
-        root.write(&to, file, Rights::PUBLIC)?;
-    }
+    drop(open().map_err(|_| ApplyError::NoLoader(missing))?);
     let kernel = root
         .list("/boot")
         .into_iter()
@@ -144,7 +141,13 @@ fn systemd_boot(goal: &Goal, root: &Root, esp: &str) -> Result<(), ApplyError> {
         &format!("{esp}/loader/loader.conf"),
         &b"default p2pinst.conf\ntimeout 0\n"[..],
         Rights::PUBLIC,
-    )
+    )?;
+    // what firmware starts comes last, when all that it needs is there
+    for to in [format!("{esp}/EFI/systemd/{name}"), format!("{esp}/EFI/BOOT/{fallback}")] {
+        let file = open().map_err(|_| ApplyError::NoLoader(missing))?;
+        root.write(&to, file, Rights::PUBLIC)?;
+    }
+    Ok(())
 }
 
 /// Numbers in a name of a kernel, so that 6.10 comes after 6.9.

@@ -13,11 +13,13 @@ mod journal;
 mod loader;
 pub(in crate::setup) mod lvm;
 mod mount;
+mod needs;
 mod node;
 mod rootfs;
 mod run;
 mod system;
 mod tool;
+mod veil;
 
 use std::error::Error;
 use std::fmt;
@@ -27,6 +29,7 @@ use std::path::{Path, PathBuf};
 use p2pinst_types::Name;
 
 pub use error::ApplyError;
+pub use needs::missing;
 pub use run::{apply, release};
 
 use super::document::Rendering;
@@ -40,11 +43,19 @@ pub type Cause = Box<dyn Error + Send + Sync>;
 
 /// Who writes images.
 pub trait Images {
-    /// Writes the image of a disk or a partition to a device, whole and durable.
+    /// Writes the image of a disk or a partition to a device, durably, but for its beginning: at most the first MiB, which is
+    /// returned, and without which nothing is found there.
     ///
     /// # Errors
     /// When not all of it is there.
-    fn write_raw(&self, image: &Name, device: &Path) -> Result<(), Cause>;
+    fn write_raw(&self, image: &Name, device: &Path) -> Result<Vec<u8>, Cause>;
+
+    /// What was written is no image any more from now on, but a system that gets secrets of its own: nobody may read it
+    /// again.
+    ///
+    /// # Errors
+    /// When that cannot be.
+    fn let_go(&self) -> Result<(), Cause>;
 
     /// Extracts an archive into a directory; what is there and in the archive is replaced.
     ///

@@ -1,7 +1,7 @@
 //! The way from a partition to a device: the kernel's own, or a loop device over its place on the disk.
 //!
-//! Kernels without parsers of partition tables are told of partitions by `partx` (BLKPG); where also that is not possible,
-//! a loop device reaches the same bytes.
+//! The kernel is told of partitions one by one (BLKPG): it need not read their table, which may be still to come. Where that is
+//! not possible, a loop device reaches the same bytes.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -119,9 +119,17 @@ fn in_kernel(disk: &Path, slice: Slice) -> Result<Option<PathBuf>, ApplyError> {
     if lies_at(&path, slice) {
         return Ok(Some(path));
     }
-    tell_kernel(disk);
-    // the kernel's list is complete when it has been told; only the name in /dev may come later
-    let shown = Path::new("/sys/class/block").join(path.file_name().unwrap_or_default()).exists();
+    let shown =
+        || Path::new("/sys/class/block").join(path.file_name().unwrap_or_default()).exists();
+    let (number, what) = (slice.number.to_string(), "tell the kernel of a partition");
+    if shown() {
+        let _gone = Tool::new("delpart", what).arg(disk).arg(&number).succeeds();
+    }
+    // of this one alone: the table may be still to come
+    let (start, size) = ((slice.start / 512).to_string(), (slice.size / 512).to_string());
+    let _known = Tool::new("addpart", what).arg(disk).args([&number, &start, &size]).succeeds();
+    // only the name in /dev may come later
+    let shown = shown();
     let deadline = Instant::now() + APPEAR;
     while shown && Instant::now() < deadline {
         if lies_at(&path, slice) {

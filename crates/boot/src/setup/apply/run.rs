@@ -11,6 +11,7 @@ use super::journal::Journal;
 use super::mount::Mounts;
 use super::node::{Node, Slice, node};
 use super::rootfs::Root;
+use super::veil::Veil;
 use super::{Applied, ApplyError, Context, disk, format, grow, loader, lvm, system};
 use crate::setup::document::Wipe;
 use crate::setup::found::{FoundDisk, Stamp};
@@ -84,6 +85,8 @@ struct Run<'a> {
     stamps: Vec<Option<Stamp>>,
     /// What was on each disk when the run began.
     found: Vec<FoundDisk>,
+    /// What was put aside of images of whole disks.
+    veils: BTreeMap<usize, Veil>,
     mounts: Option<Mounts>,
     /// Below the mounts: fields are dropped in their order, and what is mounted needs its device until then.
     nodes: BTreeMap<(usize, u32), Node>,
@@ -104,6 +107,7 @@ impl<'a> Run<'a> {
             journal,
             stamps: Vec::new(),
             found: found?,
+            veils: BTreeMap::new(),
             mounts: None,
             nodes: BTreeMap::new(),
         };
@@ -141,7 +145,12 @@ impl<'a> Run<'a> {
         };
         // a disk that is erased each time: an earlier run of this plan may have come further
         if of.wipe == Wipe::Always && self.journal.has(index, &begin.key()) {
-            if of.image.is_some() || disk::verify_table(of, found).is_ok() {
+            let goes_on = match of.image {
+                // what was put aside of it is lost
+                Some(_) => self.journal.has(index, &Step::Start { disk: index }.key()),
+                None => disk::verify_table(of, found).is_ok(),
+            };
+            if goes_on {
                 let keys = self.plan.steps.iter().filter(|step| mine(step)).map(Step::key);
                 let done: BTreeSet<String> =
                     keys.filter(|key| self.journal.has(index, key)).collect();
@@ -149,20 +158,19 @@ impl<'a> Run<'a> {
             }
             self.journal.forget(index);
         }
-        if !wiped && !found.is_blank() { Err(changed()) } else { Ok(None) }
+        let machine = self.goal.subject.machine;
+        let ours = found.stamp.as_ref().is_some_and(|stamp| stamp.machine == machine);
+        let begun = of.image.is_some() && ours && found.is_begun();
+        if !wiped && !begun && !found.is_blank() { Err(changed()) } else { Ok(None) }
     }
 
     fn new_stamp(&self, of: &DiskGoal, found: &FoundDisk, done: BTreeSet<String>) -> Stamp {
         let table = found.table.as_ref().map(|table| table.id.clone()).unwrap_or_default();
         let table = if of.image.is_some() { table } else { of.id.clone() };
         let subject = &self.goal.subject;
-        Stamp {
-            machine: subject.machine,
-            epoch: subject.epoch,
-            setup: self.goal.setup,
-            table,
-            done,
-        }
+        let (machine, epoch, setup) = (subject.machine, subject.epoch, self.goal.setup);
+        let held = found.held.then(|| disk::table(of));
+        Stamp { machine, epoch, setup, table, done, held }
     }
 
     /// Whether an earlier run of this plan has done a step: only of disks that are erased each time, as of others the
@@ -208,10 +216,21 @@ impl<'a> Run<'a> {
                 self.journal.forget(home);
                 self.set(home, None);
             }
-            Step::Table { .. } | Step::WriteDisk { .. } => {
-                let found = disk::look(&self.context.roots, of)?;
-                let stamp = self.new_stamp(of, &found, BTreeSet::new());
+            Step::Table { .. } => {
+                let held = FoundDisk { held: true, ..FoundDisk::default() };
+                let stamp = self.new_stamp(of, &held, BTreeSet::new());
                 self.set(home, Some(stamp));
+            }
+            Step::WriteDisk { .. } => {
+                let found = disk::look(&self.context.roots, of)?;
+                let mut stamp = self.new_stamp(of, &found, BTreeSet::new());
+                stamp.begin();
+                self.set(home, Some(stamp));
+            }
+            Step::Start { .. } => {
+                if let Some(Some(stamp)) = self.stamps.get_mut(home) {
+                    stamp.end();
+                }
             }
             _ => {}
         }
@@ -249,15 +268,12 @@ impl<'a> Run<'a> {
             }
             Step::Table { disk: index } => {
                 let of = self.disk(*index)?;
-                disk::write_table(roots, of, &self.device(of))?;
+                disk::divide(of, &self.device(of), nodes)?;
             }
-            Step::WriteDisk { disk: index, image } => {
-                let of = self.disk(*index)?;
-                self.write_raw(image, &self.device(of))?;
-                super::node::tell_kernel(&self.device(of));
-            }
+            Step::WriteDisk { disk: index, image } => self.write_disk(*index, image)?,
             Step::Grow { disk: index } => {
                 let of = self.disk(*index)?;
+                self.let_go()?;
                 grow::grow(roots, of, &self.device(of), nodes)?;
             }
             Step::Group { name } => {
@@ -278,7 +294,9 @@ impl<'a> Run<'a> {
             }
             Step::Write { place, image, .. } => {
                 let (device, _) = self.reach(*place)?;
-                self.write_raw(image, &device)?;
+                let head = self.write_raw(image, &device)?;
+                disk::put(&device, 0, &head)?;
+                self.let_go()?;
                 grow::filesystem(&device)?;
             }
             Step::Extract { place, image, .. } => self.extract(*place, image)?,
@@ -293,16 +311,58 @@ impl<'a> Run<'a> {
                 let root = Root::open(self.target()?)?;
                 system::make_own(self.goal, &root, self.context, *is_new)?;
             }
+            Step::Start { disk: index } => self.start(*index)?,
             Step::Bootloader => self.install_loader()?,
             Step::BootOrder => return self.set_order(),
         }
         Ok(None)
     }
 
-    fn write_raw(&self, image: &Name, device: &Path) -> Result<(), ApplyError> {
+    fn write_raw(&self, image: &Name, device: &Path) -> Result<Vec<u8>, ApplyError> {
         let failed = |source| ApplyError::Image { image: image.to_string(), source };
-        self.context.images.write_raw(image, device).map_err(failed)?;
-        disk::sync(device)
+        let head = self.context.images.write_raw(image, device).map_err(failed)?;
+        disk::sync(device)?;
+        Ok(head)
+    }
+
+    /// What comes now changes disks otherwise than by images, and brings secrets onto them.
+    fn let_go(&self) -> Result<(), ApplyError> {
+        self.context.images.let_go().map_err(ApplyError::LetGo)
+    }
+
+    /// Writes the image of a whole disk. It is all there then, but nothing starts from it.
+    fn write_disk(&mut self, index: usize, image: &Name) -> Result<(), ApplyError> {
+        let of = self.disk(index)?;
+        let device = self.device(of);
+        // also what an interrupted run has left: what was put aside then comes back into its place now
+        disk::hide(&device)?;
+        let veil = Veil::new(&device, self.write_raw(image, &device)?)?;
+        // before anybody can take what is there for data
+        let mut stamp = self.new_stamp(of, &FoundDisk::default(), BTreeSet::new());
+        veil.id().clone_into(&mut stamp.table);
+        stamp.begin();
+        disk::stamp(of, &device, &stamp)?;
+        veil.lower(&device)?;
+        super::node::tell_kernel(&device);
+        self.veils.insert(index, veil);
+        Ok(())
+    }
+
+    /// Lets machines start from a disk.
+    fn start(&mut self, index: usize) -> Result<(), ApplyError> {
+        // by other ways to partitions than from now on, perhaps
+        if let Some(mounts) = self.mounts.take() {
+            mounts.unmount()?;
+        }
+        self.goal.groups.iter().for_each(|group| lvm::deactivate(&group.name));
+        self.nodes.clear();
+        let of = self.disk(index)?;
+        let device = self.device(of);
+        match (&of.image, self.veils.remove(&index)) {
+            (Some(_), Some(veil)) => veil.lift(&device),
+            (Some(_), None) => Err(ApplyError::Plan("it starts an image that it has not written")),
+            (None, _) => disk::write_table(&self.context.roots, of, &device),
+        }
     }
 
     fn extract(&mut self, place: Place, image: &Name) -> Result<(), ApplyError> {
@@ -389,6 +449,7 @@ impl<'a> Run<'a> {
         if self.mounts.is_some() {
             return Ok(());
         }
+        self.let_go()?;
         let mut mounts = Mounts::below(&self.context.work.join("root"))?;
         if let Some(RootGoal::Image { disk, partition }) = self.goal.root {
             let (device, filesystem) = self.image_root(disk, partition)?;

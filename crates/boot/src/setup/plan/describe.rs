@@ -85,7 +85,7 @@ impl Goal {
         };
         match step {
             Step::Wipe { disk: d, found } => format!("ERASE {}: {found}", disk(d)),
-            Step::Table { disk: d } => format!("write the partition table of {}", disk(d)),
+            Step::Table { disk: d } => format!("divide {}", disk(d)),
             Step::WriteDisk { disk: d, image } => format!("write the image {image} to {}", disk(d)),
             Step::Grow { disk: d } => format!("enlarge the last partition of {}", disk(d)),
             Step::Group { name } => format!("make the volume group {name}"),
@@ -98,6 +98,7 @@ impl Goal {
             Step::Write { label, image, .. } => format!("write the image {image} to {label}"),
             Step::Extract { label, image, .. } => format!("extract the image {image} into {label}"),
             Step::System { .. } => "make the new system this machine's own".to_owned(),
+            Step::Start { disk: d } => format!("let machines start from {}", disk(d)),
             Step::Bootloader => "install the boot loader".to_owned(),
             Step::BootOrder => format!("start next from: {:?}", self.boot.next).to_lowercase(),
         }

@@ -265,7 +265,8 @@ impl Goal {
             Step::Wipe { disk, .. }
             | Step::Table { disk }
             | Step::WriteDisk { disk, .. }
-            | Step::Grow { disk } => Some(*disk),
+            | Step::Grow { disk }
+            | Step::Start { disk } => Some(*disk),
             Step::Group { name } => self.disk_of_group(name),
             Step::Volume { group, .. } => self.disk_of_group(group),
             Step::Format { place, .. }

@@ -13,9 +13,9 @@ use super::{
     Refusal, Refusals, Request, RootGoal, VolumeGoal, choose,
 };
 use crate::setup::document::{
-    Bootloader, DiskSetup, FileSystem, PartitionSetup, PartitionType, TableKind,
+    Bootloader, DiskSetup, FileSystem, PartitionSetup, PartitionType, TableKind, Wipe,
 };
-use crate::setup::found::{FoundDisk, MIB};
+use crate::setup::found::{FoundDisk, MIB, Stamp};
 use crate::setup::guid::Guid;
 use crate::setup::size::Extent;
 
@@ -118,6 +118,9 @@ impl Maker<'_> {
                     needs: size,
                     has: disk.size,
                 });
+            } else if setup.wipe == Wipe::Never && size > Stamp::place(disk.size) {
+                let (which, image) = (which.clone(), image.clone());
+                self.refusals.push(Refusal::NoRoomForStamp { disk: number, which, image });
             }
             Some((image.clone(), size))
         });

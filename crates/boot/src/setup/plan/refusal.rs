@@ -38,6 +38,10 @@ pub enum Refusal {
     HasData { disk: usize, which: String, found: String },
     #[error("the volume {volume} is too small: what is put into it needs {}, it has {}", Bytes(*needs).rounded(), Bytes(*has).rounded())]
     SmallVolume { volume: Name, needs: u64, has: u64 },
+    #[error(
+        "disk {disk}: the image {image} fills {which}: nothing can be noted there, and after a power cut it would look like data that wipe = \"never\" keeps; say wipe = \"once\" (deploy --wipe)"
+    )]
+    NoRoomForStamp { disk: usize, which: String, image: Name },
     #[error("disk {disk}: {which} is in use: {}", list(users))]
     InUse { disk: usize, which: String, users: Vec<String> },
     #[error(

@@ -54,34 +54,47 @@ pub(super) fn standing(
     }
     let ours = found.valid_stamp().filter(|stamp| stamp.machine == subject.machine);
     let same = ours.filter(|stamp| stamp.epoch == subject.epoch);
+    // What was interrupted is written again: that only reads what is there already, and takes back what was changed since.
+    let again = match goal.wipe {
+        Wipe::Never => ours.is_some(),
+        Wipe::Once => same.is_some(),
+        Wipe::Always => false,
+    };
+    if goal.image.is_some() && again && found.is_begun() {
+        return Ok(Standing { fresh: true, ..Standing::default() });
+    }
     let fits = fits(goal, found, ours);
     let has_data =
         || Refusal::HasData { disk: number, which: which.clone(), found: found.to_string() };
     match (goal.wipe, same) {
         (Wipe::Always, _) => Ok(Standing::fresh(found)),
-        (Wipe::Once, None) if !is_just_made(goal, found) => Ok(Standing::fresh(found)),
+        (Wipe::Once, None) => Ok(Standing::fresh(found)),
         (Wipe::Once, _) if !fits => {
             Err(Refusal::Changed { disk: number, which, found: found.to_string() })
         }
         (Wipe::Never, _) if !fits => Err(has_data()),
-        (_, Some(stamp)) => kept(goal, found, stamp.done.clone()),
-        (Wipe::Once, None) => kept(goal, found, [Step::Table { disk: 0 }.key()].into()),
+        (_, Some(stamp)) => kept(goal, found, done(found, stamp)),
         (Wipe::Never, None) => {
             // the setup of an earlier assignment that was never finished: nobody has used it since
             let unfinished = ours.filter(|stamp| !stamp.done.contains(COMPLETE));
             match unfinished {
-                Some(stamp) => kept(goal, found, stamp.done.clone()),
+                Some(stamp) => kept(goal, found, done(found, stamp)),
+                // another machine's, which was never finished
+                None if found.held => Err(has_data()),
                 None => adopt(goal, found).ok_or_else(has_data),
             }
         }
     }
 }
 
-/// Whether the table is this very goal's, and its stamp was still to come when the power went.
-fn is_just_made(goal: &DiskGoal, found: &FoundDisk) -> bool {
-    goal.image.is_none()
-        && found.valid_stamp().is_none()
-        && found.table.as_ref().is_some_and(|table| table.id == goal.id && matches(goal, table))
+/// What a stamp says is done. Of an image that has everything in its place, and says otherwise, the power failed just then.
+fn done(found: &FoundDisk, stamp: &Stamp) -> BTreeSet<String> {
+    let mut stamp = stamp.clone();
+    if stamp.is_begun() && !found.veiled {
+        stamp.end();
+        stamp.done.insert(Step::Start { disk: 0 }.key());
+    }
+    stamp.done
 }
 
 fn fits(goal: &DiskGoal, found: &FoundDisk, ours: Option<&Stamp>) -> bool {
@@ -159,7 +172,7 @@ fn adopt(goal: &mut DiskGoal, found: &FoundDisk) -> Option<Standing> {
     take_on(goal, found);
     let mut standing = Standing {
         adopted: true,
-        done: [Step::Table { disk: 0 }.key()].into(),
+        done: [Step::Table { disk: 0 }.key(), Step::Start { disk: 0 }.key()].into(),
         ..Standing::default()
     };
     if let Some((image, _)) = &goal.image {

@@ -74,6 +74,11 @@ pub enum Step {
         /// Whether it has never been started: its identifiers are an image's, and are taken from it.
         is_new: bool,
     },
+    /// Lets machines start from a disk: until now nothing on it was to be found.
+    Start {
+        /// The disk.
+        disk: usize,
+    },
     /// Installs the boot loader.
     Bootloader,
     /// Sets what the firmware starts from.
@@ -95,6 +100,7 @@ impl Step {
             Self::Write { label, image, .. } => format!("write {label} {image}"),
             Self::Extract { label, image, .. } => format!("extract {label} {image}"),
             Self::System { .. } => "system".to_owned(),
+            Self::Start { .. } => "start".to_owned(),
             Self::Bootloader => "bootloader".to_owned(),
             Self::BootOrder => "boot-order".to_owned(),
         }
@@ -114,6 +120,7 @@ impl Step {
             Self::Grow { .. }
             | Self::Extract { .. }
             | Self::System { .. }
+            | Self::Start { .. }
             | Self::Bootloader
             | Self::BootOrder => false,
         }

@@ -47,6 +47,11 @@ impl Maker<'_> {
             system = Step::System { is_new: !root.adopted && !root.has(&system) };
             last.push(system);
         }
+        // the one that firmware looks at comes last: then it finds the others
+        let mut starts: Vec<usize> = (0..goal.disks.len()).collect();
+        starts.sort_by_key(|disk| Some(*disk) == goal.boot_disk);
+        let starts = starts.into_iter().map(|disk| Step::Start { disk });
+        last.extend(starts.filter(|step| !is_done(goal, &standings, step)));
         if installs_loader(goal) {
             last.push(Step::Bootloader);
         }

@@ -90,6 +90,7 @@ fn carry_out(plan: &Plan, found: &mut Found, count: usize) {
         setup: goal.setup,
         table: id.to_owned(),
         done,
+        held: None,
     };
     for (index, disk) in goal.disks.iter().enumerate() {
         if !plan.steps.iter().any(|step| is_begin(step) && goal.home(step) == Some(index))
@@ -123,13 +124,22 @@ fn carry_out(plan: &Plan, found: &mut Found, count: usize) {
                 let partitions = partitions.collect();
                 found.table =
                     Some(FoundTable { kind: "gpt".into(), id: disk.id.clone(), partitions });
-                found.stamp = Some(stamp(&disk.id, BTreeSet::new()));
+                found.held = true;
+                let held = found.table.clone();
+                found.stamp = Some(Stamp { held, ..stamp(&disk.id, BTreeSet::new()) });
             }
             Step::WriteDisk { .. } => {
-                assert!(found.is_blank());
+                assert!(found.is_blank() || found.is_begun());
                 found.table =
                     Some(FoundTable { kind: "gpt".into(), id: "image".into(), partitions: vec![] });
-                found.stamp = Some(stamp("image", BTreeSet::new()));
+                let mut begun = stamp("image", BTreeSet::new());
+                begun.begin();
+                found.stamp = Some(begun);
+                found.veiled = true;
+            }
+            Step::Start { .. } => {
+                (found.held, found.veiled) = (false, false);
+                found.stamp.as_mut().unwrap().end();
             }
             Step::Format { place: Place::Partition(_, p), .. } => {
                 let content = &disk.partitions[*p].content;
@@ -268,7 +278,7 @@ proptest! {
         disk.sector = sector;
         disk.table = Some(FoundTable { kind: "gpt".into(), id: "x".into(), partitions });
         disk.stamp = stamped.then(|| Stamp {
-            machine: MachineId([3; 16]), epoch: Epoch(1), setup: document.hash(), table: "x".into(), done: BTreeSet::new(),
+            machine: MachineId([3; 16]), epoch: Epoch(1), setup: document.hash(), table: "x".into(), done: BTreeSet::new(), held: None,
         });
         if let Ok(plan) = planned(&document, &found, 1) {
             prop_assert!(document.disk[0].wipe == Wipe::Once);
@@ -328,4 +338,77 @@ fn an_archive_and_what_is_in_it_have_room() {
     let refused = volume("30MiB").unwrap_err().to_string();
     assert!(refused.contains("the volume root is too small"), "{refused}");
     assert!(volume("42MiB").is_ok() && volume("rest").is_ok());
+}
+
+/// The image of a whole disk that may lose nothing: what its own interrupted writing has left is no data of anybody.
+#[test]
+fn an_image_that_was_interrupted_is_written_again() {
+    let whole = |wipe: &str| {
+        let text = format!(
+            "name = \"t\"\n[[disk]]\nmatch = {{ serial = \"S0\" }}\nwipe = \"{wipe}\"\nimage = \"disk\"\n"
+        );
+        Setup::parse(&text).unwrap()
+    };
+    let begun = |id: &str| {
+        let mut found = blank(1);
+        let disk = found.disks.get_mut("sda").unwrap();
+        disk.table =
+            Some(FoundTable { kind: "gpt".into(), id: "image".into(), partitions: vec![] });
+        let (machine, epoch) = (MachineId([3; 16]), Epoch(1));
+        let (setup, table) = (whole("never").hash(), id.to_owned());
+        let mut stamp = Stamp { machine, epoch, setup, table, done: BTreeSet::new(), held: None };
+        stamp.begin();
+        disk.stamp = Some(stamp);
+        disk.veiled = true;
+        found
+    };
+    for wipe in ["never", "once"] {
+        let plan = planned(&whole(wipe), &begun("image"), 1).unwrap();
+        assert!(matches!(plan.steps[0], Step::WriteDisk { .. }), "{wipe}: {}", plan.describe());
+    }
+    // another assignment goes on as well, but for one that may erase: that does so
+    assert!(planned(&whole("never"), &begun("image"), 2).is_ok());
+    let next = planned(&whole("once"), &begun("image"), 2).unwrap();
+    assert!(matches!(next.steps[0], Step::Wipe { .. }), "{}", next.describe());
+    // a table that somebody has made since is data
+    let refused = planned(&whole("never"), &begun("other"), 1).unwrap_err();
+    assert!(matches!(refused.0[..], [Refusal::HasData { .. }]), "{refused}");
+    // the power failed when everything was in its place, and its stamp did not say so yet: it may have been in use since
+    let mut ready = begun("image");
+    let disk = ready.disks.get_mut("sda").unwrap();
+    disk.veiled = false;
+    disk.stamp.as_mut().unwrap().done.extend(["image disk".to_owned(), "system".to_owned()]);
+    for epoch in [1, 2] {
+        let plan = planned(&whole("never"), &ready, epoch).unwrap();
+        let kept = |step: &Step| !matches!(step, Step::WriteDisk { .. } | Step::Start { .. });
+        assert!(plan.steps.iter().all(kept), "{}", plan.describe());
+    }
+    // where nothing can be noted, nothing is begun that could not be gone on with
+    let mut inventory = inventory(1);
+    inventory.disks[0].size = 20 * MIB;
+    let plan_on = |setup: &Setup| {
+        let (images, templates) = (images(), BTreeSet::new());
+        let (subject, found) = (subject(1), blank(1));
+        let (inventory, images, templates) = (&inventory, &images, &templates);
+        plan(&Request { setup, subject: &subject, inventory, found: &found, images, templates })
+    };
+    let refused = plan_on(&whole("never")).unwrap_err().to_string();
+    assert!(refused.contains("fills") && refused.contains("wipe = \"once\""), "{refused}");
+    assert!(plan_on(&whole("once")).is_ok());
+}
+
+/// A disk whose table is still in its stamp belongs to the machine that has begun with it.
+#[test]
+fn a_table_that_is_held_is_nobody_elses() {
+    let text = "name = \"t\"\n[[disk]]\nmatch = { serial = \"S0\" }\n[[disk.partition]]\nlabel = \"a\"\nfilesystem = \"ext4\"\nsize = \"rest\"\n";
+    let document = Setup::parse(text).unwrap();
+    let mut found = blank(1);
+    let first = planned(&document, &found, 1).unwrap();
+    assert!(matches!(first.steps.last(), Some(Step::Start { .. })), "{}", first.describe());
+    carry_out(&first, &mut found, 1);
+    let second = planned(&document, &found, 1).unwrap();
+    assert!(!second.steps.contains(&Step::Table { disk: 0 }), "{}", second.describe());
+    found.disks.get_mut("sda").unwrap().stamp.as_mut().unwrap().machine = MachineId([4; 16]);
+    let refused = planned(&document, &found, 1).unwrap_err();
+    assert!(matches!(refused.0[..], [Refusal::HasData { .. }]), "{refused}");
 }

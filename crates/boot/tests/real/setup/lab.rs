@@ -336,12 +336,25 @@ impl Drop for Mounted {
 pub(super) struct Copies(pub(super) PathBuf);
 
 impl Images for Copies {
-    fn write_raw(&self, image: &Name, device: &Path) -> Result<(), Cause> {
+    fn write_raw(&self, image: &Name, device: &Path) -> Result<Vec<u8>, Cause> {
         let from = ["disk", "part"].map(|kind| self.0.join(format!("{image}.{kind}")));
         let from = from.into_iter().find(|path| path.exists()).ok_or("no such image")?;
         let (bytes, to) = (fs::read(from)?, fs::OpenOptions::new().write(true).open(device)?);
-        to.write_all_at(&bytes, 0)?;
-        Ok(to.sync_all()?)
+        let (head, rest) = bytes.split_at(bytes.len().min(1 << 20));
+        to.write_all_at(rest, head.len() as u64)?;
+        to.sync_all()?;
+        Ok(head.to_vec())
+    }
+
+    fn let_go(&self) -> Result<(), Cause> {
+        let table = fs::read_to_string("/proc/self/mounts")?;
+        let root = fs::canonicalize(self.0.join("..").join("work/root")).unwrap_or_default();
+        let root = root.to_str().filter(|root| !root.is_empty());
+        let mounted = table.lines().filter_map(|line| line.split(' ').nth(1));
+        match root.is_some_and(|root| mounted.into_iter().any(|path| path.starts_with(root))) {
+            true => Err("the new system is mounted already".into()),
+            false => Ok(()),
+        }
     }
 
     fn extract_tar(&self, image: &Name, dir: &Path) -> Result<(), Cause> {
