@@ -76,7 +76,7 @@ pub fn read(roots: &Roots) -> Inventory {
 /// The addresses of the machine's network interfaces; at most [`limits::HARDWARE_NICS`]. Runs no tool.
 #[must_use]
 pub fn macs(roots: &Roots) -> Vec<Mac> {
-    net::nics(&roots.sys).into_iter().map(|nic| nic.mac).collect()
+    net::nics(roots).into_iter().map(|nic| nic.mac).collect()
 }
 
 /// The beginning of a file.
