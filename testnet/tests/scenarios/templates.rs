@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use p2pinst_api::request::{Info, ReadRoots};
 use p2pinst_api::{Client, DataDir};
 use p2pinst_testnet::bins::Bins;
-use p2pinst_testnet::exec::{Exec, run};
+use p2pinst_testnet::exec::{Done, Exec, run};
 use p2pinst_testnet::wait::eventually;
 use p2pinst_testnet::{Invite, Lab, Node};
 use p2pinst_trust::ScoutCluster;
@@ -174,11 +174,15 @@ fn a_scout_renders_what_the_setup_wants() {
         ordered(n1, SETUP)?.ok()?;
 
         let bins = Bins::find()?;
-        let scout = host.exec(&bins.daemon).args(["scout", "--stay", "--dir"]);
+        let log = lab.dir().join("scout.log");
+        let scout = host.exec("sh").args(["-c", "exec \"$@\" 2> \"$0\""]).arg(&log);
+        let scout = scout.arg(&bins.daemon).args(["scout", "--stay", "--nic", "eth0", "--dir"]);
         let scout = scout.arg(lab.dir().join("scout")).arg("--cluster");
         let scout = scout.arg(cluster_file(lab, n1)?).arg("--disk").arg(disk.name()?);
         let peer = format!("{}:4080", n2.host().ip);
-        scout.arg("--peer").arg(peer).limit(LATER).run()?.ok()?;
+        let ended = scout.arg("--peer").arg(peer).limit(LATER).run();
+        let said = || fs::read_to_string(&log).unwrap_or_default();
+        ended.and_then(Done::ok).with_context(said)?;
         let text = inside(lab, &disk, "var/lib/cloud/seed/nocloud/user-data")?;
         ensure!(text.contains("hostname: b1"), "{text}");
         ensure!(text.contains(&format!("true {mac} all")), "{text}");

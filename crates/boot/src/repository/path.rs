@@ -30,7 +30,7 @@ impl Path {
         &self.0
     }
 
-    /// What a URL's path asks for, where it could be a file's: apt writes `%2b` for `+`.
+    /// What a URL's path asks for, where it could be a file's: apt writes `%2b` for `+`, and `./Packages` as its sources do.
     #[must_use]
     pub fn from_url(path: &str) -> Option<Self> {
         let mut bytes = Vec::with_capacity(path.len());
@@ -44,7 +44,8 @@ impl Path {
             let (high, low) = (digit()?, digit()?);
             bytes.push(u8::try_from(high * 16 + low).ok()?);
         }
-        String::from_utf8(bytes).ok()?.try_into().ok()
+        let text = String::from_utf8(bytes).ok()?;
+        text.split('/').filter(|part| *part != ".").collect::<Vec<_>>().join("/").try_into().ok()
     }
 }
 
@@ -102,6 +103,7 @@ mod tests {
     fn urls_are_decoded_once() {
         let path = |url| Path::from_url(url).map(|path| path.0);
         assert_eq!(path("pool/g%2b%2B_1%253a2.deb").as_deref(), Some("pool/g++_1%3a2.deb"));
+        assert_eq!(path("./a/./Packages").as_deref(), Some("a/Packages"));
         for bad in ["%2e%2e/x", "a%2f%2fb", "%2fetc", "a%00", "a%", "a%2", "a%zz", "a%ff", "%2e"] {
             assert_eq!(path(bad), None, "{bad}");
         }
