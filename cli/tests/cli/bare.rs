@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use p2pinst_api::boot::{BootEvent, SightingView};
+use p2pinst_api::store::StoredView;
 use p2pinst_boot::power::credentials::Credentials;
 use p2pinst_trust::SecretKey;
 use p2pinst_trust::sealed::{self, Place};
@@ -19,6 +20,7 @@ use crate::fake::{Fake, NOW, name};
 use crate::fakebare::assignments;
 use crate::online::cluster;
 use crate::run::{run, temp};
+use crate::store::blob;
 
 fn mac(last: u8) -> Mac {
     Mac([0x52, 0x54, 0, 0, 0, last])
@@ -72,6 +74,12 @@ fn disk(dir: &Path) {
     fs::write(dir.join("disk.raw"), bytes).unwrap();
 }
 
+/// The fake has the image's file, pinned.
+fn stored(fake: &Fake, image: &Image) {
+    let root = image.files.values().next().unwrap().root;
+    fake.with(|s| s.blobs = vec![StoredView { root, ..blob(1, true) }]);
+}
+
 /// A cluster with an image, a node that boots, and two machines that were adopted: n5 and n6.
 fn lab(dir: &Path) -> Fake {
     let fake = cluster(dir);
@@ -110,8 +118,9 @@ fn images_are_published_listed_and_looked_into() {
     assert!(run(dir.path(), &["image", "ls"]).ok().contains("debian"));
     assert!(run(dir.path(), &["image", "inspect", "disk.raw"]).ok().contains("disk, 1 MiB"));
     assert!(run(dir.path(), &["image", "rm", "nope"]).failed(1).contains("image ls"));
+    stored(&fake, &image);
     run(dir.path(), &["image", "rm", "debian", "--here"]).ok();
-    assert!(fake.cells(Kind::IMAGE_REMOVAL).is_empty());
+    assert!(fake.cells(Kind::IMAGE_REMOVAL).is_empty() && !fake.with(|s| s.blobs[0].pinned));
     fs::write(dir.path().join("text"), "no image at all, but a text\n").unwrap();
     let text = run(dir.path(), &["image", "publish", "text", "--name", "x"]);
     assert!(text.failed(1).contains("no partition table"), "{}", text.stderr);
@@ -126,7 +135,9 @@ fn an_image_is_removed_for_all_unless_an_order_needs_it() {
     assert!(needed.failed(1).contains("boot disarm n5"), "{}", needed.stderr);
     assert!(fake.cells(Kind::IMAGE_REMOVAL).is_empty());
     run(dir.path(), &["boot", "disarm", "n5"]).ok();
+    stored(&fake, &fake.cells(Kind::IMAGE)[0].record().unwrap());
     let removed = run(dir.path(), &["image", "rm", "debian", "--reason", "old", "--json"]).json();
+    assert_eq!((&removed["unpinned"], fake.with(|s| s.blobs[0].pinned)), (&1.into(), false));
     let cell = &fake.cells(Kind::IMAGE_REMOVAL)[0];
     let record: ImageRemoval = cell.record().unwrap();
     assert_eq!(

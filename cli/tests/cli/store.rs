@@ -20,7 +20,7 @@ use crate::run::{Ended, p2pinst, run, temp};
 
 const SIZE: u64 = 100_000;
 
-fn blob(root: u8, pinned: bool) -> StoredView {
+pub(crate) fn blob(root: u8, pinned: bool) -> StoredView {
     StoredView {
         root: Hash([root; 32]),
         size: SIZE,

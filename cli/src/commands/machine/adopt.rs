@@ -45,8 +45,8 @@ use crate::signer::Signer;
 /// commas or &&: mac (its first digits), site (of the node that saw it), vendor, product, serial, uuid, firmware, arch,
 /// cpu, controller (texts; * stands for any), cpus, memory, disks (how many) and disk (the size of one), with =, !=, and of
 /// numbers <, <=, > and >=; a name alone says that it is known. Of a machine that has not told what it is made of only mac
-/// and site hold. {n} in the name is a number: in the order of their addresses, after the highest in use; {nnn} has three
-/// digits at least.
+/// and site hold. {nn} in the name is a number, in the order of their addresses, after the highest in use; it has as many
+/// digits at least as there are n, from one.
 #[derive(Debug, clap::Args)]
 #[command(group(ArgGroup::new("which").args(["machine", "traits"]).required(true)))]
 #[command(after_long_help = "Examples:
@@ -54,7 +54,7 @@ use crate::signer::Signer;
   p2pinst machine adopt 52:54:00:12:34:56 --name rack1-07 --setup compute.toml --power cycle
   p2pinst machine adopt n2 --mac 52:54:00:12:34:57
   p2pinst machine adopt --where 'vendor=Dell*,memory>=64GB,site=s1' --name 'node{nn}' --dry-run
-  p2pinst machine adopt --where 'disk>=200GB' --name 'node{n}' --setup compute.toml --yes --watch")]
+  p2pinst machine adopt --where 'disk>=200GB' --name 'node{nn}' --setup compute.toml --yes --watch")]
 pub(crate) struct AdoptArgs {
     /// The address of an interface, or the name of a member
     #[arg(value_name = "MAC|NAME")]
@@ -62,7 +62,7 @@ pub(crate) struct AdoptArgs {
     /// Machines that were seen, by what they are made of
     #[arg(long = "where", value_name = "TRAITS", requires = "name", conflicts_with = "macs")]
     traits: Option<Traits>,
-    /// What it is called, also once its own system runs; with --where a name with {n} in it
+    /// What it is called, also once its own system runs; with --where a name with {nn} in it
     #[arg(long)]
     name: Option<Naming>,
     /// More of its interfaces; may be repeated
@@ -130,6 +130,8 @@ struct Taken {
     order: Option<Ordered>,
     peers: usize,
 }
+
+// clap makes a new line of {n} in help texts: they speak of {nn}
 
 /// The site of a machine of which nothing else is said.
 pub(super) fn default_site() -> Result<Name, CliError> {

@@ -153,7 +153,12 @@ fn golden_records_of_bare_metal() {
     large.disks.iter_mut().for_each(|disk| disk.sector = 4096);
     check(&mut f, "inventory with large sectors", &large, "198:df856002ab25fe21");
     let image = ImageId(Hash([6; 32]));
-    check(&mut f, "image removal", &ImageRemoval { image, reason: "old".to_owned() }, "0:0");
+    check(
+        &mut f,
+        "image removal",
+        &ImageRemoval { image, reason: "old".to_owned() },
+        "52:7addb123185a1145",
+    );
     assert!(f.is_empty(), "{f:#?}");
 }
 

@@ -332,6 +332,9 @@ impl Drop for Mounted {
     }
 }
 
+/// Is there, beside the images, when they were let go of.
+pub(super) const LET_GO: &str = "../let-go";
+
 /// Images that are files in a directory.
 pub(super) struct Copies(pub(super) PathBuf);
 
@@ -353,7 +356,7 @@ impl Images for Copies {
         let mounted = table.lines().filter_map(|line| line.split(' ').nth(1));
         match root.is_some_and(|root| mounted.into_iter().any(|path| path.starts_with(root))) {
             true => Err("the new system is mounted already".into()),
-            false => Ok(()),
+            false => Ok(fs::write(self.0.join(LET_GO), b"")?),
         }
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use p2pinst_boot::setup::plan::Step;
 use p2pinst_types::record::Firmware;
 
-use super::lab::{Lab, LabDisk, MIB, root, said};
+use super::lab::{LET_GO, Lab, LabDisk, MIB, root, said};
 
 /// What a BIOS goes on to the next disk by.
 const PASS_ON: [u8; 5] = [0xcd, 0x18, 0xf4, 0xeb, 0xfd];
@@ -60,6 +60,7 @@ fn partitions_are_found_when_the_system_is_ready() {
         };
         lab.apply_watched(&plan, &watch).unwrap_err();
         assert!(bytes(&disk, 0, 1 << 20).iter().all(|byte| *byte == 0), "before {stop}");
+        assert!(stop != "system" || lab.dir.join("images").join(LET_GO).exists());
         let again = lab.plan(PARTITIONS).unwrap();
         assert_eq!(again.hash(), plan.hash());
         assert!(!again.steps.iter().any(|step| step.key() == "table"), "{}", again.describe());
@@ -103,6 +104,7 @@ fn interrupted(wipe: &str) {
     let (before, after) = order(&lab, &document);
     assert_eq!((before.last().unwrap().as_str(), after), ("system", vec!["start".to_owned()]));
     let disk = lab.dev("sda");
+    let let_go = lab.dir.join("images").join(LET_GO);
     for stop in ["grow", "system", "start"] {
         let plan = lab.plan(&document).unwrap();
         assert_eq!(plan.steps[0].key(), "image lab", "{}", plan.describe());
@@ -115,6 +117,7 @@ fn interrupted(wipe: &str) {
         assert!(said("sfdisk", &["-J", disk.to_str().unwrap()]).contains("\"system\""));
         assert!(bytes(&disk, 0, PASS_ON.len()) == PASS_ON, "before {stop}");
         assert!(bytes(&disk, MIB, 512).iter().all(|byte| *byte == 0), "before {stop}");
+        assert_eq!(let_go.exists(), stop != "grow", "others have it as long as it is the image");
     }
     // the power fails: what was put aside is lost with the memory
     let plan = lab.plan(&document).unwrap();
