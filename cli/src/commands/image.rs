@@ -201,7 +201,7 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Result<(), 
     match command {
         ImageCommand::Publish(args) => publish(context, args).await,
         ImageCommand::Ls(args) => list(context, args.all, None).await,
-        ImageCommand::Rm(args) => rm(context, args.name).await,
+        ImageCommand::Rm(args) => rm(context, args).await,
         ImageCommand::Inspect(args) => inspect(context, args).await,
         ImageCommand::Capture(args) => capture_disk(context, args).await,
     }

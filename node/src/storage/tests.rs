@@ -26,6 +26,7 @@ fn files_of_an_image_that_was_removed_are_kept_for_nobody() {
     let mut table = Table {
         pins,
         removed: BTreeSet::new(),
+        boot: BTreeSet::new(),
         needs: Some(Needs::new()),
         claims: BTreeMap::new(),
         next_claim: 0,

@@ -347,7 +347,18 @@ fn stranger(id: MachineId, known: Adoption, seen: &[SightingView]) -> MachineVie
     let inventory = made_of(&known.macs, seen);
     // what is adopted now is not adopted yet: who signs an order for it signs that too
     let (adopted, up) = (false, false);
-    MachineView { id, known, adopted, member: None, up, order: None, inventory, power: None }
+    let groups = BTreeSet::new();
+    MachineView {
+        id,
+        known,
+        adopted,
+        groups,
+        member: None,
+        up,
+        order: None,
+        inventory,
+        power: None,
+    }
 }
 
 /// The site of the node that saw it last.
