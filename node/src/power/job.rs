@@ -87,7 +87,7 @@ impl Job {
                 BootFrom::Disk => BootDevice::Disk,
             },
             // what nearly every firmware has comes first
-            Want::Netboot(_) if attempt % 2 == 0 && firmware == Firmware::Uefi => {
+            Want::Netboot(_) if attempt.is_multiple_of(2) && firmware == Firmware::Uefi => {
                 BootDevice::UefiHttp
             }
             Want::Netboot(_) => BootDevice::Pxe,
