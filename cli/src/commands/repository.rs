@@ -20,7 +20,11 @@ use crate::format;
 pub(crate) enum RepositoryCommand {
     Publish(PublishArgs),
     Ls(LsArgs),
-    Rm(RmArgs),
+    /// Remove a repository from the cluster, as p2pinst image rm does
+    ///
+    /// Files that another repository has too stay on this machine.
+    #[command(after_long_help = "Example:\n  p2pinst repository rm debian")]
+    Rm(image::RmArgs),
 }
 
 /// Publish a directory of packages under a name
@@ -58,25 +62,13 @@ pub(crate) struct LsArgs {
     all: bool,
 }
 
-/// Remove a repository from the cluster
-///
-/// As p2pinst image rm. Files that another repository has too stay on this machine.
-#[derive(Debug, clap::Args)]
-#[command(after_long_help = "Example:\n  p2pinst repository rm debian")]
-pub(crate) struct RmArgs {
-    #[command(flatten)]
-    what: image::RmArgs,
-}
-
 pub(super) async fn run(context: &Context, command: RepositoryCommand) -> Result<(), CliError> {
     match command {
         RepositoryCommand::Publish(args) => publish(context, args).await,
         RepositoryCommand::Ls(args) => {
             image::list(context, args.all, Some(ImageKind::Repository)).await
         }
-        RepositoryCommand::Rm(args) => {
-            image::rm_kind(context, args.what, ImageKind::Repository).await
-        }
+        RepositoryCommand::Rm(args) => image::rm_kind(context, args, ImageKind::Repository).await,
     }
 }
 

@@ -25,7 +25,9 @@ pub(crate) enum TemplateCommand {
     Check(CheckArgs),
     Publish(PublishArgs),
     Ls(LsArgs),
-    Rm(RmArgs),
+    /// Remove templates from the cluster, as p2pinst image rm does
+    #[command(after_long_help = "Example:\n  p2pinst template rm site")]
+    Rm(image::RmArgs),
 }
 
 /// Read a directory of templates, and show everything that is wrong with it
@@ -68,16 +70,6 @@ pub(crate) struct LsArgs {
     all: bool,
 }
 
-/// Remove templates from the cluster
-///
-/// As p2pinst image rm.
-#[derive(Debug, clap::Args)]
-#[command(after_long_help = "Example:\n  p2pinst template rm site")]
-pub(crate) struct RmArgs {
-    #[command(flatten)]
-    what: image::RmArgs,
-}
-
 #[derive(Serialize)]
 struct Checked {
     appliances: BTreeMap<Name, String>,
@@ -93,7 +85,7 @@ pub(super) async fn run(context: &Context, command: TemplateCommand) -> Result<(
         TemplateCommand::Ls(args) => {
             image::list(context, args.all, Some(ImageKind::Templates)).await
         }
-        TemplateCommand::Rm(args) => image::rm_kind(context, args.what, ImageKind::Templates).await,
+        TemplateCommand::Rm(args) => image::rm_kind(context, args, ImageKind::Templates).await,
     }
 }
 
