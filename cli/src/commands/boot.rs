@@ -359,6 +359,9 @@ async fn log(context: &Context, args: LogArgs) -> Result<(), CliError> {
     }
     let mut known = None;
     let mut first = true;
+    // one that comes while a node is asked is heard after that
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
     loop {
         let view = client.call(BootLog { after: known, macs: macs.clone() }).await?;
         if std::mem::take(&mut first) && !context.json {
@@ -385,7 +388,7 @@ async fn log(context: &Context, args: LogArgs) -> Result<(), CliError> {
             (_, true) => {}
             (true, false) => tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}
-                _ = tokio::signal::ctrl_c() => return Ok(()),
+                _ = &mut interrupted => return Ok(()),
             },
         }
     }

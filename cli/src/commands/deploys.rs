@@ -36,6 +36,9 @@ pub(super) async fn show(
     }
     let redraws = !context.json && io::stdout().is_terminal();
     let mut shown: Option<DeployView> = None;
+    // one that comes while a node is asked is heard after that
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
     loop {
         let now = cluster_now(&client.call(Info {}).await?);
         if redraws {
@@ -56,7 +59,7 @@ pub(super) async fn show(
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}
             // how a watch ends
-            _ = tokio::signal::ctrl_c() => return Ok(true),
+            _ = &mut interrupted => return Ok(true),
         }
         let Some(next) = bare::deploy(&mut client, name).await? else { return Ok(true) };
         view = next;

@@ -320,7 +320,10 @@ pub(super) async fn list(
         return context.print_json(&List { images });
     }
     if images.is_empty() {
-        context.tell("Nothing of that kind is published yet.");
+        context.tell(match kind {
+            None => "No image is published yet.",
+            Some(_) => "Nothing of that kind is published yet.",
+        });
         return Ok(());
     }
     let now = cluster_now(&info);

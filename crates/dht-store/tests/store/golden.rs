@@ -97,7 +97,7 @@ fn golden_records_of_bare_metal() {
         code: Some(ConsoleCode { salt: [5; 16], key: PublicKey([6; 32]) }),
         not_after: Millis(9),
     };
-    check(&mut f, "assignment", &order, "261:3d62a65e75792616");
+    check(&mut f, "assignment", &order, "288:482ec30cca76f78e");
     check(&mut f, "task inspect", &Task::Inspect, "8:8380ff2ae40c03f3");
     let assignment = AssignmentId([7; 16]);
     let reason = "done".to_owned();

@@ -70,19 +70,22 @@ impl Rule {
             return Err(CliError::usage("--watch asks nobody whether something may be lost")
                 .hint("say with --yes that what is on the disks may go"));
         }
+        if !self.watch {
+            return self.round(context, client, info, how, &mut Left::new()).await.map(drop);
+        }
+        // one that comes while something is signed is heard after that
+        let interrupted = tokio::signal::ctrl_c();
+        tokio::pin!(interrupted);
         let mut left = Left::new();
         let mut first = true;
         loop {
             let some = self.round(context, client, info, how, &mut left).await?;
-            if !self.watch {
-                return Ok(());
-            }
             if std::mem::take(&mut first) && !some {
                 context.tell(format_args!("Waiting for machines with {}.", self.traits));
             }
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}
-                _ = tokio::signal::ctrl_c() => return Ok(()),
+                _ = &mut interrupted => return Ok(()),
             }
         }
     }
