@@ -1,5 +1,6 @@
 //! From a blank machine to a member: any peer boots it, its image comes from the swarm, its own system checks in.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -96,6 +97,27 @@ fn site<'a>(lab: &'a Lab, nodes: usize, patience: u32) -> Result<Site<'a>> {
 }
 
 #[derive(Debug, Deserialize)]
+struct Published {
+    images: Vec<Listed>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Listed {
+    image: Image,
+}
+
+#[derive(Debug, Deserialize)]
+struct Image {
+    kind: String,
+    files: BTreeMap<String, Blob>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Blob {
+    root: String,
+}
+
+#[derive(Debug, Deserialize)]
 struct Progress {
     lines: Vec<Machine>,
 }
@@ -126,6 +148,19 @@ impl Site<'_> {
         os::make(&image, IMAGE, version)?;
         let publish = first.cli(["image", "publish"]).arg(&image).args(["--name", "debian"]);
         publish.limit(INSTALLED).run()?.ok()?;
+        let published: Published = first.json(["image", "ls"])?;
+        let images = published.images.into_iter().map(|listed| listed.image);
+        let debian = images.filter(|i| i.kind == "disk").flat_map(|i| i.files.into_values());
+        let root = debian.last().context("no image")?.root;
+        for node in self.lab.nodes() {
+            if node.name() != first.name() {
+                node.cli(["fetch", &root]).limit(INSTALLED).run()?.ok()?;
+            }
+            eventually(INSTALLED, "it has the scout's files", || {
+                ensure!(node.log_text().contains("the files of the scout are here"), "not yet");
+                Ok(())
+            })?;
+        }
         Ok(())
     }
 
