@@ -15,7 +15,7 @@ mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dht_store::store::Write;
 use dht_store::{Store, Views};
@@ -38,6 +38,8 @@ use crate::store::{Own, StoreFailure, StoreHandle};
 const GATHER: Duration = Duration::from_millis(50);
 /// How often it is looked at everything, whatever was heard: grants end, and nodes come and go.
 const LOOK: Duration = Duration::from_secs(15);
+/// Who was just started knows nothing of what others did meanwhile, and switches nothing for so long, unless it is alone.
+const SETTLES: Duration = Duration::from_secs(15);
 /// Jobs that are looked at at once; of these few act.
 const ATTENDED: usize = 64;
 /// Jobs of which it is remembered that they are over.
@@ -57,6 +59,7 @@ pub struct Power {
     later: BTreeMap<PowerCause, Millis>,
     at_work: BTreeSet<PowerCause>,
     sealer: Sealer,
+    begun: Instant,
 }
 
 impl Power {
@@ -75,6 +78,7 @@ impl Power {
             later: BTreeMap::new(),
             at_work: BTreeSet::new(),
             sealer: Sealer::default(),
+            begun: Instant::now(),
         };
         (conductor, task)
     }
@@ -125,7 +129,14 @@ impl Power {
     ) -> Duration {
         let (views, now) = (self.store.views(), self.store.clock().now());
         let mut next = now.after(LOOK);
-        let jobs = job::open(&views, &self.own.node.0, now);
+        let settles = SETTLES.saturating_sub(self.begun.elapsed());
+        let jobs = match views.machines.len() > 1 && !settles.is_zero() {
+            true => Vec::new(),
+            false => job::open(&views, &self.own.node.0, now),
+        };
+        if !settles.is_zero() {
+            next = next.min(now.after(settles));
+        }
         let open: BTreeSet<_> = jobs.iter().map(|job| job.cause).collect();
         self.later.retain(|cause, _| open.contains(cause));
         self.over.retain(|cause| open.contains(cause));
