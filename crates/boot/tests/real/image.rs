@@ -79,11 +79,16 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut command = Command::new(self.release[0]);
-        let status = command.args(&self.release[1..]).arg(&self.what).status();
-        if !status.is_ok_and(|status| status.success()) {
-            eprintln!("cannot release {}", self.what.display());
+        // other tests' programs may have it open for a moment
+        for _ in 0..200 {
+            let mut command = Command::new(self.release[0]);
+            let output = command.args(&self.release[1..]).arg(&self.what).output();
+            if output.is_ok_and(|output| output.status.success()) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
         }
+        eprintln!("cannot release {}", self.what.display());
     }
 }
 
@@ -96,6 +101,8 @@ fn attach(file: &Path, start: u64, len: u64) -> Held {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let what = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
+    // a run that was killed may have told the kernel of partitions of this loop device: they outlive what was on it
+    let _gone = Command::new("partx").arg("-d").arg(&what).output();
     Held { release: &["losetup", "--detach"], what }
 }
 

@@ -63,6 +63,9 @@ impl LoopDevice {
             return Err(ApplyError::NoNode { what, why: format!("losetup says {said:?}") });
         }
         let opened = File::open(&path).on("open", &path);
+        // what the kernel was told of whatever was on this loop device before: it outlives that, and mkfs.vfat refuses
+        // devices with partitions
+        forget(&path);
         // of one that is open this only says that it goes when it is closed
         Tool::new("losetup", what).arg("-d").arg(&path).run()?;
         Ok(Self { path, _open: opened? })

@@ -130,6 +130,8 @@ impl Lab {
         let device =
             said("losetup", &["--show", "-f", "-P", "-b", &sector, file.to_str().unwrap()]);
         let device = PathBuf::from(device.trim());
+        // a run that was killed may have left partitions on it
+        let _gone = Command::new("partx").arg("-d").arg(&device).output();
         symlink(&device, self.dev(disk.name)).unwrap();
         self.rig.as_mut().unwrap().loops.push(device);
         let sys = self.dir.join("sys/block").join(disk.name);
