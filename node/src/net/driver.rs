@@ -342,10 +342,12 @@ impl Driver {
         result: Result<kad::GetProvidersOk, kad::GetProvidersError>,
         last: bool,
     ) {
+        let own = *self.swarm.local_peer_id();
         if let Some((found, _)) = self.providers.get_mut(&id)
             && let Ok(kad::GetProvidersOk::FoundProviders { providers, .. }) = result
         {
-            found.extend(providers.iter().filter_map(node_id).take(64));
+            let others = providers.iter().filter(|peer| **peer != own);
+            found.extend(others.filter_map(node_id).take(64));
         }
         if last && let Some((found, reply)) = self.providers.remove(&id) {
             drop(reply.send(found));

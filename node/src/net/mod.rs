@@ -445,7 +445,7 @@ impl Net {
         drop(self.tx.try_send(Command::Withdraw { root }));
     }
 
-    /// Asks the DHT who holds a blob.
+    /// Asks the DHT who else holds a blob.
     ///
     /// # Errors
     /// When the network is shut down.
