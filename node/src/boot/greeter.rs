@@ -227,7 +227,10 @@ impl Greeter {
         let is_alive = |node: &NodeId| peers.get(node).connected || reporting.contains(node);
         let gate = |assigned: &Assigned| super::waves::may_begin(views, assigned);
         match judge(views, &said, heard, now, &is_alive, &gate) {
-            Verdict::Wait { reason, secs, code } => Greeting::Wait { reason, secs, code },
+            Verdict::Wait { reason, secs, code } => {
+                self.waiting(views, heard).await;
+                Greeting::Wait { reason, secs, code }
+            }
             Verdict::Leave { reason } => Greeting::Leave { reason },
             Verdict::Stranger { mac } => {
                 self.sight(mac, Some(&said)).await;
@@ -235,6 +238,7 @@ impl Greeter {
             }
             Verdict::Spoofed { machine, scout } => {
                 warn!(%machine, %scout, macs = ?said.macs, "a second machine says that it is this one, while its scout is at work");
+                self.waiting(views, heard).await;
                 told("another scout of this machine is at work", 15)
             }
             Verdict::Certify { machine } => {
@@ -263,11 +267,27 @@ impl Greeter {
             }
             return;
         };
-        let now = self.store.clock().now();
-        if let Some(assigned) = views.current_assignment(&machine).filter(|a| a.is_armed(now)) {
+        if let Some(assigned) = self.armed(&views, &machine) {
             let detail = format!("{mac} asked for something to boot");
             self.reports.say(assigned, BootState::Booting, detail).await;
         }
+    }
+
+    /// A machine's scout runs, and waits for somebody at its console, or until a former one is forgotten. Whoever switches its
+    /// power is not to lose patience with it.
+    async fn waiting(&self, views: &Views, heard: Option<Mac>) {
+        let machine = heard.and_then(|mac| views.machine_with(&mac));
+        let armed = machine.and_then(|machine| self.armed(views, &machine));
+        if let Some(assigned) = armed.filter(|a| a.order.power) {
+            let detail = "its scout runs, and waits to be let in".to_owned();
+            self.reports.say(assigned, BootState::Booting, detail).await;
+        }
+    }
+
+    /// The order that is in force for a machine.
+    fn armed<'v>(&self, views: &'v Views, machine: &MachineId) -> Option<&'v Assigned> {
+        let now = self.store.clock().now();
+        views.current_assignment(machine).filter(|a| a.is_armed(now))
     }
 
     /// A machine that nobody knows was seen.
@@ -319,8 +339,7 @@ impl Greeter {
         if !Self::may_sign(&views, &own.0, now) {
             return Err(SignError::NoRole(own));
         }
-        let assigned = views.current_assignment(&machine).filter(|a| a.is_armed(now.millis()));
-        let assigned = assigned.ok_or(SignError::NotArmed)?;
+        let assigned = self.armed(&views, &machine).ok_or(SignError::NotArmed)?;
         if let Some(welcome) = self.count(assigned.id, guise, &key)? {
             return Ok(welcome);
         }

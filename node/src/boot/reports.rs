@@ -14,8 +14,8 @@ use crate::store::StoreHandle;
 
 /// Orders of which it is remembered what was said.
 const SAID: usize = 4096;
-/// A machine that asks for something to boot again so much later is a new sign of it.
-const SIGN: Duration = Duration::from_secs(5);
+/// A machine that asks for something to boot again so much later is a new sign of it: no record for each time that it asks.
+const SIGN: Duration = Duration::from_secs(15);
 
 /// See the module. Cheap to clone.
 #[derive(Debug, Clone)]
