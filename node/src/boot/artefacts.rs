@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dht_store::Views;
 use p2pinst_boot::dhcp::client::Family;
@@ -13,10 +14,13 @@ use p2pinst_boot::service::Program;
 use p2pinst_files::{Context, FileError};
 use p2pinst_types::record::{Image, ImageKind};
 use p2pinst_types::{BlobRef, Hash, ImageId};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::storage::Storage;
 
+/// Until files that were not to be had are looked for again.
+pub(super) const AGAIN: Duration = Duration::from_secs(10);
 /// The scout as one program that UEFI starts.
 const UKI: &str = "scout.efi";
 /// Its kernel and initramfs.
@@ -32,6 +36,7 @@ pub(super) struct Artefacts {
     directory: PathBuf,
     /// The scout whose files are there.
     here: Option<(ImageId, Image)>,
+    not_before: Option<Instant>,
 }
 
 /// A scout whose files are to be fetched.
@@ -51,11 +56,14 @@ pub(super) fn make_directory(directory: &Path) -> Result<(), FileError> {
 
 impl Artefacts {
     pub(super) fn new(directory: PathBuf) -> Self {
-        Self { directory, here: None }
+        Self { directory, here: None, not_before: None }
     }
 
     /// The newest scout that is published for this kind of machine, unless its files are here.
     pub(super) fn wanted(&self, views: &Views) -> Option<Wanted> {
+        if self.not_before.is_some_and(|time| Instant::now() < time) {
+            return None;
+        }
         let scouts = views.images.iter().filter(|(_, p)| p.image.kind == ImageKind::Scout);
         let (id, newest) = scouts.max_by_key(|(id, p)| (p.hlc, **id))?;
         let new = self.here.as_ref().is_none_or(|(here, _)| here != id);
@@ -76,8 +84,12 @@ impl Artefacts {
             Some(Ok(wanted)) => {
                 info!(scout = %wanted.image.name, "the files of the scout are here");
                 self.here = Some((wanted.id, wanted.image));
+                self.not_before = None;
             }
-            Some(Err(reason)) => warn!(%reason, "the scout's files are not to be had now"),
+            Some(Err(reason)) => {
+                warn!(%reason, "the scout's files are not to be had now");
+                self.not_before = Some(Instant::now() + AGAIN);
+            }
             None => {}
         }
     }

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use dht_store::Views;
 use p2pinst_boot::repository::{DIRECTORY, INDEX_MAX, Index, directory};
@@ -18,13 +17,11 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::artefacts::{link, make_directory};
+use super::artefacts::{AGAIN, link, make_directory};
 use crate::storage::Storage;
 
 /// Files that are fetched at once: small ones wait for answers, not for the line.
 const AT_ONCE: usize = 8;
-/// Until a repository that was not to be had is looked for again.
-const AGAIN: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug)]

@@ -80,6 +80,14 @@ pub struct Boot {
     mirrors: Mirrors,
 }
 
+/// What is under way besides: members that are asked, the scout's files, a repository.
+#[derive(Debug, Default)]
+struct Work {
+    reading: JoinSet<members::Told>,
+    fetching: JoinSet<Result<artefacts::Wanted, String>>,
+    mirroring: JoinSet<Option<mirrors::Came>>,
+}
+
 /// The hidden subcommand of the daemon that is the boot service.
 pub const SUBCOMMAND: &str = "boot-service";
 
@@ -118,9 +126,7 @@ impl Boot {
     async fn serve(mut self, shutdown: &CancellationToken) -> Result<(), String> {
         let mut service = self.start()?;
         let mut views = self.parts.store.watch();
-        let (mut hellos, mut fetching, mut seen) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
-        let mut reading = JoinSet::new();
-        let mut mirroring = JoinSet::new();
+        let (mut hellos, mut seen, mut work) = (JoinSet::new(), JoinSet::new(), Work::default());
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tell_at = Some(Instant::now());
@@ -135,18 +141,17 @@ impl Boot {
                     }
                 }
                 Some(_) = seen.join_next(), if !seen.is_empty() => {}
-                Some(told) = reading.join_next(), if !reading.is_empty() => {
+                Some(told) = work.reading.join_next(), if !work.reading.is_empty() => {
                     if let Ok(told) = told {
                         self.members.came(told, Instant::now());
                     }
-                    self.read_members(&mut reading);
                     tell_at = Some(Instant::now());
                 }
-                Some(done) = fetching.join_next(), if !fetching.is_empty() => {
+                Some(done) = work.fetching.join_next(), if !work.fetching.is_empty() => {
                     self.artefacts.came(done.ok());
                     tell_at = Some(Instant::now());
                 }
-                Some(done) = mirroring.join_next(), if !mirroring.is_empty() => {
+                Some(done) = work.mirroring.join_next(), if !work.mirroring.is_empty() => {
                     self.mirrors.came(done.ok().flatten());
                     tell_at = Some(Instant::now());
                 }
@@ -159,48 +164,16 @@ impl Boot {
                     tell_at = Some(tell_at.map_or(soon, |at| at.min(soon)));
                 }
                 _ = look.tick() => {
-                    self.read_members(&mut reading);
-                    if fetching.is_empty()
-                        && let Some(wanted) = self.artefacts.wanted(&self.parts.store.views())
-                    {
-                        fetching.spawn(wanted.fetch(self.parts.storage.clone()));
-                    }
-                    if mirroring.is_empty() {
-                        let views = self.parts.store.views();
-                        if let Some(wanted) = self.mirrors.wanted(&views) {
-                            let storage = self.parts.storage.clone();
-                            mirroring.spawn(async move { Some(wanted.fetch(storage).await) });
-                        } else if let Some(sweep) = self.mirrors.sweep() {
-                            // the service was told of what is new a while ago
-                            mirroring.spawn_blocking(move || { sweep(); None });
-                        }
+                    self.begin(&mut work);
+                    if work.mirroring.is_empty() && let Some(sweep) = self.mirrors.sweep() {
+                        // the service was told of what is new a while ago
+                        work.mirroring.spawn_blocking(move || { sweep(); None });
                     }
                 }
                 () = until(due) => {
-                    tell_at = None;
-                    let views = self.parts.store.views();
-                    let now = self.parts.store.clock().now();
-                    self.artefacts.forget_removed(&views);
-                    self.mirrors.forget(&views);
-                    self.read_members(&mut reading);
-                    let here = (&self.artefacts, &self.mirrors);
-                    let tables = tables::make(&self.parts, here, &self.members, &views, now);
-                    let roots = self.artefacts.roots().chain(self.mirrors.roots()).collect();
-                    self.parts.storage.set_boot_files(roots);
-                    if let Err(error) = service.set_tables(tables) {
-                        warn!(%error, "the boot service goes on with what it had");
-                    }
-                    if fetching.is_empty() && let Some(wanted) = self.artefacts.wanted(&views) {
-                        fetching.spawn(wanted.fetch(self.parts.storage.clone()));
-                    }
-                    if mirroring.is_empty() && let Some(wanted) = self.mirrors.wanted(&views) {
-                        let storage = self.parts.storage.clone();
-                        mirroring.spawn(async move { Some(wanted.fetch(storage).await) });
-                    }
-                    // orders end by themselves
-                    if let Some(end) = tables::next_end(&views, now) {
-                        tell_at = Some(Instant::now() + end);
-                    }
+                    // first, as it is found out there whether all members have been asked
+                    self.begin(&mut work);
+                    tell_at = self.tell(&service);
                 }
             }
         }
@@ -208,14 +181,43 @@ impl Boot {
         Ok(())
     }
 
-    /// Where strangers are taken: reads what members say of themselves that has not been read.
-    fn read_members(&mut self, reading: &mut JoinSet<members::Told>) {
-        if !self.takes_strangers() || !reading.is_empty() {
-            return;
+    /// Tells the service what it may do now; until when that holds.
+    fn tell(&mut self, service: &Service) -> Option<Instant> {
+        let (views, now) = (self.parts.store.views(), self.parts.store.clock().now());
+        let here = (&self.artefacts, &self.mirrors);
+        let tables = tables::make(&self.parts, here, &self.members, &views, now);
+        let roots = self.artefacts.roots().chain(self.mirrors.roots()).collect();
+        self.parts.storage.set_boot_files(roots);
+        if let Err(error) = service.set_tables(tables) {
+            warn!(%error, "the boot service goes on with what it had");
         }
-        let due = self.members.due(&self.parts.store.views(), Instant::now());
-        if !due.is_empty() {
-            reading.spawn(members::read(self.parts.greeter.reports(), due));
+        // orders end by themselves
+        tables::next_end(&views, now).map(|end| Instant::now() + end)
+    }
+
+    /// Leaves what was removed, and begins to bring what is wanted and not here, each kind once at a time.
+    fn begin(&mut self, work: &mut Work) {
+        let views = self.parts.store.views();
+        let storage = &self.parts.storage;
+        self.artefacts.forget_removed(&views);
+        self.mirrors.forget(&views);
+        if work.fetching.is_empty()
+            && let Some(wanted) = self.artefacts.wanted(&views)
+        {
+            work.fetching.spawn(wanted.fetch(storage.clone()));
+        }
+        if work.mirroring.is_empty()
+            && let Some(wanted) = self.mirrors.wanted(&views)
+        {
+            let storage = storage.clone();
+            work.mirroring.spawn(async move { Some(wanted.fetch(storage).await) });
+        }
+        // where strangers are taken: what members say of themselves that has not been read
+        if work.reading.is_empty() && self.takes_strangers() {
+            let due = self.members.due(&views, Instant::now());
+            if !due.is_empty() {
+                work.reading.spawn(members::read(self.parts.greeter.reports(), due));
+            }
         }
     }
 
