@@ -1,10 +1,10 @@
 //! Who may come in: connections and calls to `/hello`, in all and of one address. Pure; time is passed in.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::Limits;
+use super::{Caller, Limits};
 
 /// Over which time calls to `/hello` are counted.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -22,29 +22,17 @@ pub(super) enum Refused {
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     connections: BTreeMap<Ipv4Addr, usize>,
-    waiting: BTreeMap<Ipv4Addr, usize>,
-    /// Calls of the last minute, the oldest first; at most [`Limits::hellos`].
-    calls: VecDeque<(Duration, Ipv4Addr)>,
-}
-
-fn sum(counts: &BTreeMap<Ipv4Addr, usize>) -> usize {
-    counts.values().sum()
-}
-
-fn leave(counts: &mut BTreeMap<Ipv4Addr, usize>, from: Ipv4Addr) {
-    if let Some(count) = counts.get_mut(&from) {
-        *count = count.saturating_sub(1);
-        if *count == 0 {
-            counts.remove(&from);
-        }
-    }
+    waiting: BTreeSet<Caller>,
+    /// Calls of the last minute, the oldest first; of either kind of callers at most [`Limits::hellos`].
+    calls: VecDeque<(Duration, Caller)>,
 }
 
 impl Gate {
     /// Lets a connection in; it must leave by [`Gate::close`].
     pub(super) fn open(&mut self, from: Ipv4Addr, limits: &Limits) -> bool {
         let of_client = self.connections.get(&from).copied().unwrap_or_default();
-        let fits = sum(&self.connections) < limits.connections && of_client < limits.per_client;
+        let all: usize = self.connections.values().sum();
+        let fits = all < limits.connections && of_client < limits.per_client;
         if fits {
             self.connections.insert(from, of_client + 1);
         }
@@ -53,40 +41,55 @@ impl Gate {
 
     /// A connection has ended.
     pub(super) fn close(&mut self, from: Ipv4Addr) {
-        leave(&mut self.connections, from);
+        if let Some(count) = self.connections.get_mut(&from) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.connections.remove(&from);
+            }
+        }
     }
 
-    /// Lets a call in; it must leave by [`Gate::answered`].
+    /// Lets a call in; it must leave by [`Gate::answered`]. Machines that are expected and all others are counted apart: no
+    /// flood of addresses keeps a machine out that has an order.
     pub(super) fn call(
         &mut self,
         now: Duration,
-        from: Ipv4Addr,
+        from: Caller,
         limits: &Limits,
     ) -> Result<(), Refused> {
         while self.calls.front().is_some_and(|(at, _)| *at + MINUTE <= now) {
             self.calls.pop_front();
         }
         let own = self.calls.iter().filter(|(_, of)| *of == from).count();
-        if own >= limits.hellos_per_client || self.waiting.contains_key(&from) {
+        if own >= limits.hellos_per_client || self.waiting.contains(&from) {
             return Err(Refused::Own);
         }
-        if self.calls.len() >= limits.hellos || sum(&self.waiting) >= limits.waiting {
+        let alike = |of: &&Caller| of.is_expected() == from.is_expected();
+        let calls = self.calls.iter().map(|(_, of)| of).filter(alike).count();
+        let waiting = self.waiting.iter().filter(alike).count();
+        if calls >= limits.hellos || waiting >= limits.waiting {
             return Err(Refused::All);
         }
         self.calls.push_back((now, from));
-        self.waiting.insert(from, 1);
+        self.waiting.insert(from);
         Ok(())
     }
 
     /// A call has ended.
-    pub(super) fn answered(&mut self, from: Ipv4Addr) {
-        leave(&mut self.waiting, from);
+    pub(super) fn answered(&mut self, from: Caller) {
+        self.waiting.remove(&from);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use p2pinst_types::Mac;
+
     use super::*;
+
+    fn other(last: u8) -> Caller {
+        Caller::Other(host(last))
+    }
 
     fn host(last: u8) -> Ipv4Addr {
         Ipv4Addr::new(192, 0, 2, last)
@@ -113,18 +116,34 @@ mod tests {
         let limits = Limits { waiting: 2, hellos: 4, hellos_per_client: 2, ..Limits::default() };
         let mut gate = Gate::default();
         let at = Duration::from_secs;
-        assert_eq!(gate.call(at(0), host(1), &limits), Ok(()));
-        assert_eq!(gate.call(at(0), host(1), &limits), Err(Refused::Own), "it waits already");
-        assert_eq!(gate.call(at(0), host(2), &limits), Ok(()));
-        assert_eq!(gate.call(at(0), host(3), &limits), Err(Refused::All), "two wait");
-        gate.answered(host(1));
-        assert_eq!(gate.call(at(1), host(1), &limits), Ok(()));
-        gate.answered(host(1));
-        assert_eq!(gate.call(at(2), host(1), &limits), Err(Refused::Own), "two in a minute");
-        assert_eq!(gate.call(at(2), host(3), &limits), Ok(()));
-        gate.answered(host(3));
-        assert_eq!(gate.call(at(2), host(4), &limits), Err(Refused::All), "four in a minute");
-        assert_eq!(gate.call(at(61), host(1), &limits), Ok(()), "and one more");
+        assert_eq!(gate.call(at(0), other(1), &limits), Ok(()));
+        assert_eq!(gate.call(at(0), other(1), &limits), Err(Refused::Own), "it waits already");
+        assert_eq!(gate.call(at(0), other(2), &limits), Ok(()));
+        assert_eq!(gate.call(at(0), other(3), &limits), Err(Refused::All), "two wait");
+        gate.answered(other(1));
+        assert_eq!(gate.call(at(1), other(1), &limits), Ok(()));
+        gate.answered(other(1));
+        assert_eq!(gate.call(at(2), other(1), &limits), Err(Refused::Own), "two in a minute");
+        assert_eq!(gate.call(at(2), other(3), &limits), Ok(()));
+        gate.answered(other(3));
+        assert_eq!(gate.call(at(2), other(4), &limits), Err(Refused::All), "four in a minute");
+        assert_eq!(gate.call(at(61), other(1), &limits), Ok(()), "and one more");
         assert!(gate.calls.len() <= 4);
+    }
+
+    #[test]
+    fn a_flood_of_addresses_keeps_no_expected_machine_out() {
+        let limits = Limits { waiting: 3, hellos: 4, hellos_per_client: 2, ..Limits::default() };
+        let mut gate = Gate::default();
+        let refused = (0..50).filter(|n| gate.call(Duration::ZERO, other(*n), &limits).is_err());
+        assert_eq!(refused.count(), 47);
+        let expected = |n| Caller::Expected(Mac([2, 0, 0, 0, 0, n]));
+        // one that floods in the name of one machine keeps out that one at most
+        assert_eq!(gate.call(Duration::ZERO, expected(1), &limits), Ok(()));
+        assert_eq!(gate.call(Duration::ZERO, expected(1), &limits), Err(Refused::Own));
+        assert_eq!(gate.call(Duration::ZERO, expected(2), &limits), Ok(()));
+        assert_eq!(gate.call(Duration::ZERO, expected(3), &limits), Ok(()));
+        assert_eq!(gate.call(Duration::ZERO, expected(4), &limits), Err(Refused::All));
+        assert!(gate.calls.len() <= 2 * limits.hellos);
     }
 }

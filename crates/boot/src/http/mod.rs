@@ -15,8 +15,10 @@ pub use range::{Wanted, wanted};
 pub use serve::Server;
 
 use std::fs::File;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
+
+use p2pinst_types::Mac;
 
 /// Bounds of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,11 +27,11 @@ pub struct Limits {
     pub connections: usize,
     /// Connections of one address at a time.
     pub per_client: usize,
-    /// Calls to `/hello` that wait for an answer at a time.
+    /// Calls to `/hello` that wait for an answer at a time: of machines that are expected, and as many of others.
     pub waiting: usize,
-    /// Calls to `/hello` in a minute.
+    /// Calls to `/hello` in a minute, of either kind.
     pub hellos: usize,
-    /// Calls to `/hello` in a minute of one address.
+    /// Calls to `/hello` in a minute of one caller.
     pub hellos_per_client: usize,
     /// How long a client may take for a request's head, for its body, for reading 30 KiB of an answer, and between two requests.
     pub patience: Duration,
@@ -81,10 +83,28 @@ pub struct Answered {
     pub body: Vec<u8>,
 }
 
+/// Who calls `/hello`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Caller {
+    /// A machine of the segment that is to become a scout, by its hardware address.
+    Expected(Mac),
+    /// Anybody else.
+    Other(Ipv4Addr),
+}
+
+impl Caller {
+    fn is_expected(self) -> bool {
+        matches!(self, Self::Expected(_))
+    }
+}
+
 /// What a server serves.
 pub trait Site: Send + Sync + 'static {
     /// What there is at a path, which is as it came. `own` is the address that the client called.
     fn find(&self, path: &str, own: SocketAddrV4) -> Option<Found>;
+
+    /// Who somebody is that calls `/hello` from there.
+    fn caller(&self, from: Ipv4Addr) -> Caller;
 
     /// A machine introduces itself; none where nobody can answer now.
     fn hello(

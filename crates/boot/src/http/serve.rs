@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::gate::{Gate, Refused};
 use super::patience::Patient;
-use super::{HEAD, Limits, Site, respond};
+use super::{Caller, HEAD, Limits, Site, respond};
 
 /// Headers of one request.
 const HEADERS: usize = 64;
@@ -64,13 +64,14 @@ impl<S: Site> Server<S> {
         }
     }
 
-    fn place(&self, from: Ipv4Addr) -> Option<Place> {
+    fn place(&self, from: Ipv4Addr) -> Option<Place<Ipv4Addr>> {
         let opened = lock(&self.gate).open(from, &self.limits);
         opened.then(|| Place { gate: Arc::clone(&self.gate), from, leave: Gate::close })
     }
 
     /// Lets a call to `/hello` in.
-    pub(super) fn call(&self, from: Ipv4Addr) -> Result<Place, Refused> {
+    pub(super) fn call(&self, from: Ipv4Addr) -> Result<Place<Caller>, Refused> {
+        let from = self.site.caller(from);
         lock(&self.gate).call(self.began.elapsed(), from, &self.limits)?;
         Ok(Place { gate: Arc::clone(&self.gate), from, leave: Gate::answered })
     }
@@ -80,7 +81,7 @@ impl<S: Site> Server<S> {
         stream: TcpStream,
         from: SocketAddrV4,
         to: SocketAddrV4,
-        _place: Place,
+        _place: Place<Ipv4Addr>,
     ) {
         let io = Patient::new(TokioIo::new(stream), self.limits.patience);
         let mut builder = http1::Builder::new();
@@ -116,13 +117,13 @@ fn lock(gate: &Mutex<Gate>) -> MutexGuard<'_, Gate> {
 }
 
 /// A place that is given back when it is dropped.
-pub(super) struct Place {
+pub(super) struct Place<T: Copy> {
     gate: Arc<Mutex<Gate>>,
-    from: Ipv4Addr,
-    leave: fn(&mut Gate, Ipv4Addr),
+    from: T,
+    leave: fn(&mut Gate, T),
 }
 
-impl Drop for Place {
+impl<T: Copy> Drop for Place<T> {
     fn drop(&mut self) {
         (self.leave)(&mut lock(&self.gate), self.from);
     }
@@ -143,6 +144,10 @@ mod tests {
         fn find(&self, _: &str, _: SocketAddrV4) -> Option<Found> {
             let file = File::open(self.0.path()).ok()?;
             Some(Found::File { name: "zeros".into(), file })
+        }
+
+        fn caller(&self, from: Ipv4Addr) -> Caller {
+            Caller::Other(from)
         }
 
         async fn hello(&self, _: SocketAddrV4, body: Vec<u8>) -> Option<Answered> {

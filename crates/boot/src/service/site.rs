@@ -16,8 +16,8 @@ use super::neighbours::Neighbours;
 use super::script;
 use super::tables::Tables;
 use super::wire::{FromService, Hello, ServedFile};
-use crate::dhcp::table::{FILES, FileName, MIRRORS};
-use crate::http::{Answered, Found};
+use crate::dhcp::table::{FILES, FileName, MIRRORS, Wants};
+use crate::http::{Answered, Caller, Found};
 use crate::repository;
 
 /// What is served.
@@ -193,6 +193,15 @@ impl crate::http::Site for Site {
             None => self.file(name)?,
         };
         Some(Found::File { name: name.to_owned(), file })
+    }
+
+    fn caller(&self, from: Ipv4Addr) -> Caller {
+        let tables = self.tables();
+        let wants = |mac: &Mac| Some(tables.as_ref()?.table.machines.get(mac)?.wants);
+        match self.mac(from).filter(|mac| wants(mac) == Some(Wants::Scout)) {
+            Some(mac) => Caller::Expected(mac),
+            None => Caller::Other(from),
+        }
     }
 
     async fn hello(&self, from: SocketAddrV4, body: Vec<u8>) -> Option<Answered> {

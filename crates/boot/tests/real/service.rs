@@ -566,8 +566,7 @@ done; done; wait"
     assert_eq!(lab.status(&[&url("/boot/small")]), "200");
     // a minute later: one address is answered twelve times
     std::thread::sleep(Duration::from_secs(61));
-    let mut codes = Vec::new();
-    for _ in 0..14 {
+    let mut answered = || {
         let mut caller = lab.segment.on_machine("curl");
         caller.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "-d", "x", &hello]);
         let caller = caller.stdout(Stdio::piped()).spawn().unwrap();
@@ -580,10 +579,26 @@ done; done; wait"
                 }
             }
         });
-        codes.push(String::from_utf8(caller.wait_with_output().unwrap().stdout).unwrap());
-    }
+        String::from_utf8(caller.wait_with_output().unwrap().stdout).unwrap()
+    };
+    let codes: Vec<_> = (0..14).map(|_| answered()).collect();
     assert!(codes[..12].iter().all(|c| c == "200"), "{codes:?}");
     assert_eq!(codes[12..], ["429", "429"]);
+    // what was called from its address does not count against a machine that is expected
+    let mut expecting = tables(&["small"]);
+    let armed = expecting.table.machines[&MAC];
+    expecting.table.machines.insert(hello_of.mac.unwrap(), armed);
+    lab.service.as_ref().unwrap().set_tables(expecting).unwrap();
+    let mut caller = lab.segment.on_machine("curl");
+    let patient = ["-s", "--retry", "20", "--retry-all-errors", "--retry-delay", "1", "-f"];
+    let caller = caller.args(patient).args(["-d", "x", &hello]).spawn().unwrap();
+    let (id, _) = lab.wait(|message| match message {
+        Message::Hello { id, hello } => Some((id, hello)),
+        _ => None,
+    });
+    let service = lab.service.as_ref().unwrap();
+    lab.runtime.block_on(service.answer(id, 200, vec![]));
+    assert!(caller.wait_with_output().unwrap().status.success());
 }
 
 #[test]
