@@ -12,6 +12,7 @@
 
 mod bad_input;
 mod baremetal;
+mod blank;
 mod clocks;
 mod concurrency;
 mod crashes;
@@ -42,6 +43,7 @@ mod rack;
 mod repository;
 mod rivals;
 mod second_operator;
+mod segment;
 mod spread;
 mod status;
 mod storage;

@@ -20,7 +20,7 @@ fn notes(node: &Node, words: &[&str]) -> Result<()> {
 }
 
 /// n1 makes the cluster `lab`, n2 the cluster `other`.
-fn two_clusters(n1: &Node, n2: &Node) -> Result<()> {
+pub(crate) fn two_clusters(n1: &Node, n2: &Node) -> Result<()> {
     n1.init()?;
     n2.init_as("other").run()?.ok()?;
     n2.prepare_root()?;

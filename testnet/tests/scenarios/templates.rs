@@ -1,20 +1,14 @@
 //! Templates: published on one node, shown on another, and rendered by a scout into the system that it installs.
 
 use std::fs;
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
-use p2pinst_api::request::{Info, ReadRoots};
-use p2pinst_api::{Client, DataDir};
-use p2pinst_testnet::bins::Bins;
-use p2pinst_testnet::exec::{Done, Exec, run};
+use anyhow::{Context as _, ensure};
 use p2pinst_testnet::wait::eventually;
-use p2pinst_testnet::{Invite, Lab, Node};
-use p2pinst_trust::ScoutCluster;
+use p2pinst_testnet::{Invite, Node};
 use serde::Deserialize;
 
-use crate::harness::{LATER, lacks, scenario};
+use crate::blank::{Blank, cluster_file, lacks_disks, tree};
+use crate::harness::{LATER, scenario};
 use crate::repository::arm;
 
 const GRAPH: &str = r#"
@@ -59,59 +53,6 @@ next = "none"
 bootloader = "none"
 "#;
 
-/// A loop device over a sparse file; goes when it is dropped.
-struct Loop {
-    path: PathBuf,
-}
-
-impl Loop {
-    fn new(file: &Path) -> Result<Self> {
-        fs::File::create(file).and_then(|f| f.set_len(64 << 20)).context("cannot make a disk")?;
-        let said = run("losetup", ["--show".as_ref(), "-f".as_ref(), file.as_os_str()])?;
-        Ok(Self { path: said.trim().into() })
-    }
-
-    fn name(&self) -> Result<&str> {
-        self.path.file_name().and_then(|n| n.to_str()).context("no name")
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        for (program, args) in [("partx", "-d"), ("losetup", "-d")] {
-            Exec::new(program).arg(args).arg(&self.path).run().ok();
-        }
-    }
-}
-
-/// A small system as a tar archive.
-fn tree(lab: &Lab) -> Result<PathBuf> {
-    let tree = lab.dir().join("tree");
-    for dir in ["etc", "usr/bin", "var/lib"] {
-        fs::create_dir_all(tree.join(dir)).context("cannot make a directory")?;
-    }
-    fs::write(tree.join("etc/os-release"), "ID=test\n").context("cannot write")?;
-    let tar = lab.dir().join("tree.tar");
-    let pack = Exec::new("tar").arg("-C").arg(&tree).args(["--numeric-owner", "-cf"]).arg(&tar);
-    pack.arg(".").run()?.ok()?;
-    Ok(tar)
-}
-
-/// The file that says of which cluster a scout is.
-fn cluster_file(lab: &Lab, node: &Node) -> Result<PathBuf> {
-    let dir = DataDir::new(node.data());
-    let runtime = tokio::runtime::Runtime::new().context("no runtime")?;
-    let bytes = runtime.block_on(async {
-        let mut client = Client::connect(&dir).await.context("no node")?;
-        let info = client.call(Info {}).await.context("no answer")?;
-        let roots = client.call(ReadRoots {}).await.context("no roots")?.chain;
-        ScoutCluster { cluster: info.cluster, roots, peers: vec![] }.encode().context("no file")
-    })?;
-    let path = lab.dir().join("cluster.cbor");
-    fs::write(&path, bytes).context("cannot write")?;
-    Ok(path)
-}
-
 #[derive(Debug, Deserialize)]
 struct Rendered {
     appliance: String,
@@ -119,26 +60,10 @@ struct Rendered {
     text: String,
 }
 
-/// What is in a file of the first partition of a disk.
-fn inside(lab: &Lab, disk: &Loop, path: &str) -> Result<String> {
-    let at = lab.dir().join("mounted");
-    fs::create_dir_all(&at).context("cannot make a directory")?;
-    // as the plan lays it out
-    let mount = Exec::new("mount").args(["-o", "ro,loop,offset=1048576"]).arg(&disk.path).arg(&at);
-    mount.run()?.ok()?;
-    let text = fs::read_to_string(at.join(path));
-    run("umount", [&at])?;
-    text.with_context(|| format!("no {path}"))
-}
-
 #[test]
 fn a_scout_renders_what_the_setup_wants() {
-    if lacks("losetup", "mount") || lacks("sfdisk", "fdisk") || lacks("mkfs.ext4", "e2fsprogs") {
+    if lacks_disks() {
         return;
-    }
-    let loops = fs::metadata("/dev/loop-control").is_ok_and(|m| m.file_type().is_char_device());
-    if !loops {
-        return crate::harness::skipped("no loop devices");
     }
     scenario(3, |lab| {
         lab.form(2, &Invite::default())?;
@@ -154,15 +79,13 @@ fn a_scout_renders_what_the_setup_wants() {
         write("nodes/gpu.toml", GPU)?;
         let site = site.to_str().context("no text")?;
         n1.ok(["template", "publish", site, "--name", "site"])?;
-        let tar = tree(lab)?;
+        let tar = tree(lab, "tree", &[])?;
         n1.cli(["image", "publish"]).arg(&tar).args(["--name", "tree"]).limit(LATER).run()?.ok()?;
 
         // the machine: a namespace with a disk
-        let host = lab.node(3)?;
-        let disk = Loop::new(&lab.dir().join("disk.raw"))?;
-        let link = host.exec("cat").arg("/sys/class/net/eth0/address").run()?.ok()?.stdout;
-        let mac = link.trim();
-        n1.ok(["machine", "adopt", mac, "--name", "b1", "--label", "gpu=true"])?;
+        let blank = Blank::new(lab, lab.node(3)?)?;
+        let mac = blank.mac()?;
+        n1.ok(["machine", "adopt", &mac, "--name", "b1", "--label", "gpu=true"])?;
         let setup = lab.dir().join("setup.toml");
         let ordered = |n: &Node, text: &str| {
             fs::write(&setup, text).context("cannot write")?;
@@ -173,17 +96,9 @@ fn a_scout_renders_what_the_setup_wants() {
         ensure!(missing.stderr.contains("none"), "{missing}");
         ordered(n1, SETUP)?.ok()?;
 
-        let bins = Bins::find()?;
-        let log = lab.dir().join("scout.log");
-        let scout = host.exec("sh").args(["-c", "exec \"$@\" 2> \"$0\""]).arg(&log);
-        let scout = scout.arg(&bins.daemon).args(["scout", "--stay", "--nic", "eth0", "--dir"]);
-        let scout = scout.arg(lab.dir().join("scout")).arg("--cluster");
-        let scout = scout.arg(cluster_file(lab, n1)?).arg("--disk").arg(disk.name()?);
-        let peer = format!("{}:4080", n2.host().ip);
-        let ended = scout.arg("--peer").arg(peer).limit(LATER).run();
-        let said = || fs::read_to_string(&log).unwrap_or_default();
-        ended.and_then(Done::ok).with_context(said)?;
-        let text = inside(lab, &disk, "var/lib/cloud/seed/nocloud/user-data")?;
+        blank.scout(&cluster_file(lab, n1)?, &[n2], LATER)?.installed()?;
+        let text = blank.read("var/lib/cloud/seed/nocloud/user-data")?;
+        let text = String::from_utf8_lossy(&text);
         ensure!(text.contains("hostname: b1"), "{text}");
         ensure!(text.contains(&format!("true {mac} all")), "{text}");
         ensure!(text.contains("/ compute") && text.contains("nvidia-driver"), "{text}");
