@@ -19,6 +19,8 @@ use tracing::{info, warn};
 
 use crate::storage::Storage;
 
+/// Older scouts whose files are looked for in their places.
+const OLDER: usize = 4;
 /// Until files that were not to be had are looked for again.
 pub(super) const AGAIN: Duration = Duration::from_secs(10);
 /// The scout as one program that UEFI starts.
@@ -28,7 +30,7 @@ const LINUX: (&str, &str) = ("vmlinuz", "initrd");
 /// iPXE for BIOS, and for UEFI: the first that there is.
 const IPXE: (&[&str], &[&str]) = (&["undionly.kpxe"], &["snponly.efi", "ipxe.efi"]);
 /// The kernel's arguments where a script of iPXE starts it.
-const ARGUMENTS: &str = "console=tty0 console=ttyS0,115200 p2pinst.peer={peer}";
+const ARGUMENTS: &str = "console=ttyS0,115200n8 console=tty0 panic=60 p2pinst.peer={peer}";
 
 /// See the module.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub(super) struct Artefacts {
 pub(super) struct Wanted {
     id: ImageId,
     image: Image,
+    /// Older ones, the newest first, where none is here.
+    older: Vec<(ImageId, Image)>,
     directory: PathBuf,
 }
 
@@ -65,10 +69,13 @@ impl Artefacts {
             return None;
         }
         let scouts = views.images.iter().filter(|(_, p)| p.image.kind == ImageKind::Scout);
-        let (id, newest) = scouts.max_by_key(|(id, p)| (p.hlc, **id))?;
-        let new = self.here.as_ref().is_none_or(|(here, _)| here != id);
-        let (image, directory) = (newest.image.clone(), self.directory.clone());
-        new.then_some(Wanted { id: *id, image, directory })
+        let mut scouts: Vec<_> = scouts.collect();
+        scouts.sort_by_key(|(id, p)| std::cmp::Reverse((p.hlc, **id)));
+        let mut scouts = scouts.into_iter().map(|(id, p)| (*id, p.image.clone()));
+        let (id, image) = scouts.next()?;
+        let new = self.here.as_ref().is_none_or(|(here, _)| *here != id);
+        let older = if self.here.is_none() { scouts.take(OLDER).collect() } else { Vec::new() };
+        new.then(|| Wanted { id, image, older, directory: self.directory.clone() })
     }
 
     /// Whether the scout whose files are here was removed from the cluster since: they are given to nobody any more.
@@ -134,13 +141,22 @@ impl Artefacts {
 }
 
 impl Wanted {
-    /// Brings the files, and links them to their places.
+    /// Brings the files, and links them to their places. An older scout whose files lie there is better than none: the newest is
+    /// wanted next.
     pub(super) async fn fetch(self, storage: Storage) -> Result<Self, String> {
         let stopping = |_| "the node is stopping".to_owned();
         // they may lie in their places, though the store has made room since, and nobody else is in reach
         let look = move || {
-            let here = self.image.files.iter().all(|(n, b)| is_at(&self.directory.join(n), b));
-            (self, here)
+            let are_at = |image: &Image| {
+                image.files.iter().all(|(name, blob)| is_at(&self.directory.join(name), blob))
+            };
+            if are_at(&self.image) {
+                return (self, true);
+            }
+            match self.older.iter().position(|(_, image)| are_at(image)) {
+                Some(older) => (self.instead(older), true),
+                None => (self, false),
+            }
         };
         let (this, here) = tokio::task::spawn_blocking(look).await.map_err(stopping)?;
         if here {
@@ -150,6 +166,12 @@ impl Wanted {
             storage.get(*blob).await?;
         }
         tokio::task::spawn_blocking(move || this.link_all(&storage)).await.map_err(stopping)?
+    }
+
+    /// One of the older scouts.
+    fn instead(mut self, older: usize) -> Self {
+        let (id, image) = self.older.swap_remove(older);
+        Self { id, image, older: Vec::new(), directory: self.directory }
     }
 
     fn link_all(self, storage: &Storage) -> Result<Self, String> {

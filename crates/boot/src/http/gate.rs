@@ -1,7 +1,6 @@
 //! Who may come in: connections and calls to `/hello`, in all and of one address. Pure; time is passed in.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::{Caller, Limits};
@@ -18,10 +17,11 @@ pub(super) enum Refused {
     All,
 }
 
-/// Counts what is open and what was called.
+/// Counts what is open and what was called: of machines that are expected, and apart from that of all others, so that no flood of
+/// addresses keeps a machine out that has an order.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
-    connections: BTreeMap<Ipv4Addr, usize>,
+    connections: BTreeMap<Caller, usize>,
     waiting: BTreeSet<Caller>,
     /// Calls of the last minute, the oldest first; of either kind of callers at most [`Limits::hellos`].
     calls: VecDeque<(Duration, Caller)>,
@@ -29,9 +29,10 @@ pub(super) struct Gate {
 
 impl Gate {
     /// Lets a connection in; it must leave by [`Gate::close`].
-    pub(super) fn open(&mut self, from: Ipv4Addr, limits: &Limits) -> bool {
+    pub(super) fn open(&mut self, from: Caller, limits: &Limits) -> bool {
         let of_client = self.connections.get(&from).copied().unwrap_or_default();
-        let all: usize = self.connections.values().sum();
+        let alike = |(of, _): &(&Caller, &usize)| of.is_expected() == from.is_expected();
+        let all: usize = self.connections.iter().filter(alike).map(|(_, count)| count).sum();
         let fits = all < limits.connections && of_client < limits.per_client;
         if fits {
             self.connections.insert(from, of_client + 1);
@@ -40,7 +41,7 @@ impl Gate {
     }
 
     /// A connection has ended.
-    pub(super) fn close(&mut self, from: Ipv4Addr) {
+    pub(super) fn close(&mut self, from: Caller) {
         if let Some(count) = self.connections.get_mut(&from) {
             *count = count.saturating_sub(1);
             if *count == 0 {
@@ -49,8 +50,7 @@ impl Gate {
         }
     }
 
-    /// Lets a call in; it must leave by [`Gate::answered`]. Machines that are expected and all others are counted apart: no
-    /// flood of addresses keeps a machine out that has an order.
+    /// Lets a call in; it must leave by [`Gate::answered`].
     pub(super) fn call(
         &mut self,
         now: Duration,
@@ -83,30 +83,31 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use p2pinst_types::Mac;
 
     use super::*;
 
     fn other(last: u8) -> Caller {
-        Caller::Other(host(last))
-    }
-
-    fn host(last: u8) -> Ipv4Addr {
-        Ipv4Addr::new(192, 0, 2, last)
+        Caller::Other(Ipv4Addr::new(192, 0, 2, last))
     }
 
     #[test]
     fn connections_are_counted_in_all_and_by_address() {
         let limits = Limits { connections: 3, per_client: 2, ..Limits::default() };
         let mut gate = Gate::default();
-        assert!(gate.open(host(1), &limits) && gate.open(host(1), &limits));
-        assert!(!gate.open(host(1), &limits));
-        assert!(gate.open(host(2), &limits));
-        assert!(!gate.open(host(3), &limits));
-        gate.close(host(1));
-        assert!(gate.open(host(3), &limits));
+        assert!(gate.open(other(1), &limits) && gate.open(other(1), &limits));
+        assert!(!gate.open(other(1), &limits));
+        assert!(gate.open(other(2), &limits));
+        assert!(!gate.open(other(3), &limits));
+        let expected = Caller::Expected(Mac([2, 0, 0, 0, 0, 1]));
+        assert!(gate.open(expected, &limits), "they do not count against it");
+        gate.close(expected);
+        gate.close(other(1));
+        assert!(gate.open(other(3), &limits));
         for of in [1, 2, 3, 3, 9] {
-            gate.close(host(of));
+            gate.close(other(of));
         }
         assert!(gate.connections.is_empty(), "nothing is kept of who has gone");
     }

@@ -23,9 +23,9 @@ use p2pinst_types::Mac;
 /// Bounds of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at a time.
+    /// Connections at a time: of machines that are expected, and as many of others.
     pub connections: usize,
-    /// Connections of one address at a time.
+    /// Connections of one caller at a time.
     pub per_client: usize,
     /// Calls to `/hello` that wait for an answer at a time: of machines that are expected, and as many of others.
     pub waiting: usize,
@@ -83,7 +83,7 @@ pub struct Answered {
     pub body: Vec<u8>,
 }
 
-/// Who calls `/hello`.
+/// Who calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Caller {
     /// A machine of the segment that is to become a scout, by its hardware address.
@@ -103,7 +103,7 @@ pub trait Site: Send + Sync + 'static {
     /// What there is at a path, which is as it came. `own` is the address that the client called.
     fn find(&self, path: &str, own: SocketAddrV4) -> Option<Found>;
 
-    /// Who somebody is that calls `/hello` from there.
+    /// Who somebody is that calls from there.
     fn caller(&self, from: Ipv4Addr) -> Caller;
 
     /// A machine introduces itself; none where nobody can answer now.

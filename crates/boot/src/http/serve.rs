@@ -64,13 +64,14 @@ impl<S: Site> Server<S> {
         }
     }
 
-    fn place(&self, from: Ipv4Addr) -> Option<Place<Ipv4Addr>> {
+    fn place(&self, from: Ipv4Addr) -> Option<Place> {
+        let from = self.site.caller(from);
         let opened = lock(&self.gate).open(from, &self.limits);
         opened.then(|| Place { gate: Arc::clone(&self.gate), from, leave: Gate::close })
     }
 
     /// Lets a call to `/hello` in.
-    pub(super) fn call(&self, from: Ipv4Addr) -> Result<Place<Caller>, Refused> {
+    pub(super) fn call(&self, from: Ipv4Addr) -> Result<Place, Refused> {
         let from = self.site.caller(from);
         lock(&self.gate).call(self.began.elapsed(), from, &self.limits)?;
         Ok(Place { gate: Arc::clone(&self.gate), from, leave: Gate::answered })
@@ -81,7 +82,7 @@ impl<S: Site> Server<S> {
         stream: TcpStream,
         from: SocketAddrV4,
         to: SocketAddrV4,
-        _place: Place<Ipv4Addr>,
+        _place: Place,
     ) {
         let io = Patient::new(TokioIo::new(stream), self.limits.patience);
         let mut builder = http1::Builder::new();
@@ -117,13 +118,13 @@ fn lock(gate: &Mutex<Gate>) -> MutexGuard<'_, Gate> {
 }
 
 /// A place that is given back when it is dropped.
-pub(super) struct Place<T: Copy> {
+pub(super) struct Place {
     gate: Arc<Mutex<Gate>>,
-    from: T,
-    leave: fn(&mut Gate, T),
+    from: Caller,
+    leave: fn(&mut Gate, Caller),
 }
 
-impl<T: Copy> Drop for Place<T> {
+impl Drop for Place {
     fn drop(&mut self) {
         (self.leave)(&mut lock(&self.gate), self.from);
     }
