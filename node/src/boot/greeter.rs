@@ -227,8 +227,10 @@ impl Greeter {
         let is_alive = |node: &NodeId| peers.get(node).connected || reporting.contains(node);
         let gate = |assigned: &Assigned| super::waves::may_begin(views, assigned);
         match judge(views, &said, heard, now, &is_alive, &gate) {
-            Verdict::Wait { reason, secs, code } => {
-                self.waiting(views, heard).await;
+            Verdict::Wait { reason, secs, code, machine } => {
+                if let Some(machine) = machine {
+                    self.waiting(views, &machine, &reason).await;
+                }
                 Greeting::Wait { reason, secs, code }
             }
             Verdict::Leave { reason } => Greeting::Leave { reason },
@@ -238,7 +240,6 @@ impl Greeter {
             }
             Verdict::Spoofed { machine, scout } => {
                 warn!(%machine, %scout, macs = ?said.macs, "a second machine says that it is this one, while its scout is at work");
-                self.waiting(views, heard).await;
                 told("another scout of this machine is at work", 15)
             }
             Verdict::Certify { machine } => {
@@ -273,13 +274,11 @@ impl Greeter {
         }
     }
 
-    /// A machine's scout runs, and waits for somebody at its console, or until a former one is forgotten. Whoever switches its
-    /// power is not to lose patience with it.
-    async fn waiting(&self, views: &Views, heard: Option<Mac>) {
-        let machine = heard.and_then(|mac| views.machine_with(&mac));
-        let armed = machine.and_then(|machine| self.armed(views, &machine));
-        if let Some(assigned) = armed.filter(|a| a.order.power) {
-            let detail = "its scout runs, and waits to be let in".to_owned();
+    /// A machine's scout runs, and waits: for somebody at its console, or its wave. Whoever switches its power is not to lose
+    /// patience with it.
+    async fn waiting(&self, views: &Views, machine: &MachineId, reason: &str) {
+        if let Some(assigned) = self.armed(views, machine) {
+            let detail = format!("its scout waits: {reason}");
             self.reports.say(assigned, BootState::Booting, detail).await;
         }
     }

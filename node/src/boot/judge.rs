@@ -22,6 +22,8 @@ pub(super) enum Verdict {
         secs: u16,
         /// Where a code from its console would help: the salt of its key.
         code: Option<[u8; 16]>,
+        /// Which machine it is, where that is known.
+        machine: Option<MachineId>,
     },
     /// It has a system, and is to start that.
     Leave {
@@ -48,7 +50,19 @@ pub(super) enum Verdict {
 }
 
 fn wait(reason: impl Into<String>, secs: u16) -> Verdict {
-    Verdict::Wait { reason: reason.into(), secs, code: None }
+    Verdict::Wait { reason: reason.into(), secs, code: None, machine: None }
+}
+
+impl Verdict {
+    /// The same of a machine that is known.
+    fn of(self, known: MachineId) -> Self {
+        match self {
+            Self::Wait { reason, secs, code, .. } => {
+                Self::Wait { reason, secs, code, machine: Some(known) }
+            }
+            other => other,
+        }
+    }
 }
 
 /// Whether a machine's wave may begin, and why not.
@@ -95,8 +109,8 @@ pub(super) fn judge(
             false => wait(reason, SOON),
         };
     };
-    if let Some(reason) = refuses(&assigned.order, hello) {
-        return reason;
+    if let Some(verdict) = refuses(&assigned.order, hello) {
+        return verdict.of(machine);
     }
     if heard.is_none() && assigned.order.code.is_none() {
         let reason =
@@ -104,7 +118,7 @@ pub(super) fn judge(
         return wait(format!("{reason}: order it with a code (p2pinst deploy --code)"), LATER);
     }
     if let Err(reason) = gate(assigned) {
-        return wait(reason, LATER);
+        return wait(reason, LATER).of(machine);
     }
     let other = views.scouts().find(|s| {
         s.machine == machine && s.node.0 != hello.key && now <= s.not_after && is_alive(&s.node)
@@ -126,5 +140,6 @@ fn refuses(order: &Assignment, hello: &ScoutHello) -> Option<Verdict> {
         Some(_) => "the code is wrong",
         None => "the order wants a code, typed at this machine's console",
     };
-    Some(Verdict::Wait { reason: reason.to_owned(), secs: SOON, code: Some(wanted.salt) })
+    let code = Some(wanted.salt);
+    Some(Verdict::Wait { reason: reason.to_owned(), secs: SOON, code, machine: None })
 }

@@ -159,9 +159,12 @@ fn a_code_that_is_wanted_is_needed() {
     let demand = console::demand("471147").unwrap();
     world.order(MAC, "b1", |o| o.code = Some(demand));
     let mut hello = world.hello(&key(7), &[MAC]);
-    let Verdict::Wait { code: Some(salt), .. } = world.judge(&hello, None, false) else {
+    let Verdict::Wait { code: Some(salt), machine: waits_for, .. } =
+        world.judge(&hello, None, false)
+    else {
         panic!("no code is wanted");
     };
+    assert_eq!(waits_for, Some(machine), "who switches its power hears that it waits");
     let cluster = *world.lab.cluster();
     let typed =
         |code, scout: &SecretKey| console::answer(code, &salt, &cluster, &scout.public()).unwrap();

@@ -239,8 +239,8 @@ pub(super) fn observe(
 ) -> Observed {
     let read = |cell: &Cell| cell.record::<BootStatus>().ok().map(|status| (cell.hlc, status));
     let all: Vec<_> = cells.iter().filter_map(read).collect();
-    let newest = all.iter().max_by_key(|(hlc, _)| *hlc);
-    let writing = newest.is_some_and(|(hlc, status)| {
+    // by whoever says so: what somebody else sees on the segment later may be another machine's doing
+    let writing = all.iter().any(|(hlc, status)| {
         status.state == BootState::Writing && now.since(hlc.millis()).as_secs() < WRITING
     });
     let of_this = |status: &BootStatus| cause == PowerCause::Assignment(status.assignment);
@@ -249,7 +249,7 @@ pub(super) fn observe(
     let said = by_scout.filter_map(read).filter(|(_, s)| of_this(s)).max_by_key(|(hlc, _)| *hlc);
     Observed {
         writing,
-        booted: seen.map(|(_, status)| status.since).max(),
+        booted: seen.map(|(hlc, _)| hlc.millis()).max(),
         arrived: scout.map(|(_, admitted)| admitted),
         said: said.map(|(hlc, status)| (status.state, hlc.millis())),
     }
@@ -285,12 +285,15 @@ mod tests {
         let observe = |cells: &[Cell], cause, now| observe(cells, cause, None, now);
         assert_eq!(observe(&cells, cause, now), Observed::default());
         cells.push(status(&mut lab, &nodes[0], BootState::Booting, this));
-        let at = cells[2].record::<BootStatus>().unwrap().since;
+        let at = cells[2].hlc.millis();
         assert_eq!(observe(&cells, cause, now).booted, Some(at));
         cells.push(status(&mut lab, &nodes[1], BootState::Writing, this));
         let now = lab.clock;
         assert!(observe(&cells, cause, now).writing);
         assert!(!observe(&cells, cause, now.after(Duration::from_secs(61))).writing);
+        // whatever was heard of another that says it is this machine
+        cells.push(status(&mut lab, &nodes[0], BootState::Booting, this));
+        assert!(observe(&cells, cause, now).writing);
         // also while it is ordered otherwise
         assert!(observe(&cells, PowerCause::Assignment(other), now).writing);
     }
@@ -309,7 +312,7 @@ mod tests {
             |cells: &[Cell], scout, now| observe(cells, cause, scout, now).standing(patience, now);
         assert_eq!(at(&cells, None, lab.clock), Standing::NotBegun);
         cells.push(status(&mut lab, &nodes[0], BootState::Booting, this));
-        let booted = cells[0].record::<BootStatus>().unwrap().since;
+        let booted = cells[0].hlc.millis();
         assert_eq!(at(&cells, None, booted), Standing::Goes(booted.after(patience)));
         assert_eq!(at(&cells, None, late(booted)), Standing::Still(booted));
         // its scout was admitted, and said nothing yet
