@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +18,9 @@ use p2pinst_trust::scout::Welcomed;
 use p2pinst_trust::{Greeting, RootChain, ScoutCluster, ScoutHello, SecretKey, Welcome, console};
 use p2pinst_types::record::{Guise, Inventory};
 use p2pinst_types::{ClusterId, Mac, PublicKey, Signature, codec, limits};
+use rustix::fs::OFlags;
 use tokio::net::UdpSocket;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -30,6 +33,8 @@ use crate::net::socket_addr;
 const PEERS: usize = 32;
 /// Between two rounds in which nobody has answered.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The longest time that a machine waits because a peer says so.
+const WAIT: Duration = Duration::from_secs(15);
 /// Answers for which peers are asked in one round.
 const ANSWERS: usize = 3;
 /// Until a machine asks again that is told to leave, in seconds.
@@ -123,27 +128,49 @@ impl Heard {
     }
 }
 
-/// Whoever sits at the console is asked beside everything else, and once at a time.
+/// Whoever sits at one of the consoles is asked beside everything else, and once at a time at each.
 #[derive(Debug, Default)]
-struct Console(Option<JoinHandle<Option<Signature>>>);
+struct Consoles {
+    asked: BTreeSet<PathBuf>,
+    typed: JoinSet<(PathBuf, Option<Signature>)>,
+}
 
-impl Console {
+impl Consoles {
     /// For a code with this salt; it counts for this scout and no other.
     fn ask(&mut self, salt: [u8; 16], cluster: ClusterId, scout: PublicKey) {
-        self.0.get_or_insert_with(|| spawn_blocking(move || console_code(&salt, &cluster, &scout)));
-    }
-
-    /// What was typed; for ever, where nobody was asked.
-    async fn typed(&mut self) -> Signature {
-        loop {
-            let Some(asking) = &mut self.0 else { return std::future::pending().await };
-            let typed = asking.await;
-            self.0 = None;
-            if let Ok(Some(code)) = typed {
-                return code;
+        for console in consoles() {
+            if self.asked.insert(console.clone()) {
+                self.typed.spawn_blocking(move || {
+                    let code = console_code(&console, &salt, &cluster, &scout);
+                    (console, code)
+                });
             }
         }
     }
+
+    /// What was typed first; for ever, where nobody was asked.
+    async fn typed(&mut self) -> Signature {
+        loop {
+            match self.typed.join_next().await {
+                None => return std::future::pending().await,
+                Some(Ok((console, code))) => {
+                    self.asked.remove(&console);
+                    if let Some(code) = code {
+                        return code;
+                    }
+                }
+                Some(Err(error)) => debug!(%error, "nobody can be asked"),
+            }
+        }
+    }
+}
+
+/// The consoles that the kernel has: screen and keyboard, serial lines.
+fn consoles() -> Vec<PathBuf> {
+    let active = p2pinst_files::read(Path::new("/sys/class/tty/console/active"), NOTES);
+    let active = String::from_utf8(active.unwrap_or_default()).unwrap_or_default();
+    let all: Vec<_> = active.split_whitespace().map(|name| Path::new("/dev").join(name)).collect();
+    if all.is_empty() { vec![PathBuf::from("/dev/console")] } else { all }
 }
 
 /// Introduces the machine to every peer that it hears of, again and again, until one welcomes it.
@@ -189,7 +216,7 @@ async fn listen(socket: Option<UdpSocket>, heard: Heard, tag: [u8; 8]) -> std::c
 
 /// What the first process has found: the kernel's arguments, from where firmware loaded the scout, the leases.
 fn hints(options: &Options) -> Vec<SocketAddr> {
-    let read = |path: &std::path::Path| p2pinst_files::read(path, NOTES).unwrap_or_default();
+    let read = |path: &Path| p2pinst_files::read(path, NOTES).unwrap_or_default();
     let line = read(&options.roots.proc.join("cmdline"));
     let args = BootArgs::parse(&String::from_utf8_lossy(&line));
     let loader = read(&options.run_dir.join("loader"));
@@ -212,7 +239,7 @@ async fn introduce(
     inventory: &Inventory,
     heard: &Heard,
 ) -> anyhow::Result<Meeting> {
-    let (mut code, mut console) = (None, Console::default());
+    let (mut code, mut console) = (None, Consoles::default());
     let (mut said, mut leaves) = (String::new(), None::<Instant>);
     for round in 0u32.. {
         let named = cluster.peers.iter().filter_map(|p| socket_addr(p));
@@ -279,7 +306,8 @@ async fn introduce(
             }
             _ => leaves = None,
         }
-        let pause = waits.map_or(PAUSE, |secs| Duration::from_secs(secs.into()));
+        // anybody on the segment can answer: nobody else is kept waiting by that
+        let pause = waits.map_or(PAUSE, |secs| Duration::from_secs(secs.into()).min(WAIT));
         tokio::select! {
             typed = console.typed() => code = Some(typed),
             () = tokio::time::sleep(pause.mul_f64(jitter())) => {}
@@ -314,17 +342,27 @@ fn jitter() -> f64 {
     0.75 + f64::from(rand::random::<u8>()) / 512.0
 }
 
-/// Asks whoever sits at the console for the code of the order. Blocks.
-fn console_code(salt: &[u8; 16], cluster: &ClusterId, scout: &PublicKey) -> Option<Signature> {
+/// Asks whoever sits at a console for the code of the order. Blocks.
+fn console_code(
+    console: &Path,
+    salt: &[u8; 16],
+    cluster: &ClusterId,
+    scout: &PublicKey,
+) -> Option<Signature> {
     let read = || -> io::Result<String> {
-        let mut console = fs::OpenOptions::new().read(true).write(true).open("/dev/console")?;
+        let mut options = fs::OpenOptions::new();
+        let options =
+            options.read(true).write(true).custom_flags(OFlags::NOCTTY.bits().cast_signed());
+        let mut console = options.open(console)?;
         write!(console, "\r\ncode of the order: ")?;
         let mut line = String::new();
         let mut console = BufReader::new(console).take(limits::HARDWARE_TEXT as u64);
         console.read_line(&mut line)?;
         Ok(line.trim().to_owned())
     };
-    let code = read().inspect_err(|e| warn!(error = %e, "no console")).ok()?;
+    let code =
+        read().inspect_err(|e| warn!(console = %console.display(), error = %e, "no console"));
+    let code = code.ok().filter(|code| !code.is_empty())?;
     let answer = console::answer(&code, salt, cluster, scout);
     answer.inspect_err(|error| warn!(%error, "the code is of no use")).ok()
 }
