@@ -36,8 +36,8 @@ const RANGE: Range =
 const IMAGE: u64 = 640;
 const DISK: u64 = 1024;
 
-/// How long the machine may say nothing, in seconds, where nobody is killed.
-const PATIENCE: u32 = 300;
+/// How long a machine may say nothing, in seconds, where nobody is killed: longer than it takes, however busy the processors are.
+const PATIENCE: u32 = 1800;
 /// The same where its peers are: it boots in less.
 const IMPATIENCE: u32 = 60;
 /// What a scout says when it has its certificate.
