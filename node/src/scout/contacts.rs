@@ -165,7 +165,7 @@ mod tests {
                 met.insert(target.1.concat());
             }
             // in the order of their worth, while nobody was tried
-            assert_eq!(met.contains("a0") && met.contains("a7"), true, "{round}");
+            assert!(round > 0 || (met.contains("a0") && met.contains("a7")), "{met:?}");
         }
         assert_eq!(met.len(), 30, "{met:?}");
         dialled.sort(&mut all()[..3]);

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use p2pinst_testnet::cluster::says;
 use p2pinst_testnet::root::dpkg_status;
 use p2pinst_testnet::{Invite, Node, eventually};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{LATER, SOON, cluster, deb, publish_to_all, scenario};
 
@@ -245,14 +245,19 @@ fn r12_a_revoked_operator_orders_nothing_any_more() {
         n1.grant(&key, n2, &["operator", "publisher"])?;
         publish_to_all(n2, &deb(lab, "good", "1.0")?, &["--wait"]).run()?.ok()?;
         let token = n2.invite(&Invite::default())?;
-        let invites: Value = n1.json(["invite", "ls"])?;
-        let open = invites["invites"][0]["invite"].as_str().context("no invite")?.to_owned();
+        let open = eventually(SOON, "n1 hears of the invite", || {
+            let invites: Value = n1.json(["invite", "ls"])?;
+            Ok(invites["invites"][0]["invite"].as_str().context("no invite")?.to_owned())
+        })?;
         n1.ok(["revoke", &key, "--reason", "has left"])?;
+        // not by trying: until then it would be obeyed
         eventually(SOON, "n2 hears of it", || {
-            let done = publish_to_all(n2, &deb(lab, "bad", "1.0")?, &[]).run()?;
-            ensure!(done.code == Some(1), "{done}");
+            let keys: Value = n2.json(["key", "ls"])?;
+            ensure!(keys["keys"][0]["roles"] == json!([]), "{keys}");
             Ok(())
         })?;
+        let done = publish_to_all(n2, &deb(lab, "bad", "1.0")?, &[]).run()?;
+        ensure!(done.code == Some(1), "{done}");
         n2.refused(1, ["invite"])?;
         n2.refused(1, ["revoke", &open])?;
         // what it did before stands, until that is revoked too
