@@ -14,6 +14,25 @@ use crate::harness::{lacks, skipped};
 
 /// The size of a disk.
 const DISK: u64 = 64 << 20;
+/// One partition, with the archive `tree` in it, and no boot loader: nobody starts it.
+pub(crate) const SETUP: &str = r#"
+name = "test"
+
+[[disk]]
+match = {}
+wipe = "once"
+
+[[disk.partition]]
+label = "root"
+size = "rest"
+filesystem = "ext4"
+mount = "/"
+image = "tree"
+
+[boot]
+next = "none"
+bootloader = "none"
+"#;
 
 /// Whether what such machines need is missing, which is said.
 pub(crate) fn lacks_disks() -> bool {

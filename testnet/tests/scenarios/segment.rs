@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use p2pinst_testnet::{Invite, Lab, Node};
 
-use crate::blank::{Blank, cluster_file, lacks_disks, tree};
+use crate::blank::{Blank, SETUP, cluster_file, lacks_disks, tree};
 use crate::harness::{LATER, SOON, scenario};
 use crate::hostile;
 use crate::repository::arm;
@@ -16,25 +16,6 @@ use crate::strangers::two_clusters;
 const LOAD: usize = 12 << 20;
 /// How long a scout tries to be let in where nobody may.
 const TRIES: Duration = Duration::from_secs(8);
-
-const SETUP: &str = r#"
-name = "test"
-
-[[disk]]
-match = {}
-wipe = "once"
-
-[[disk.partition]]
-label = "root"
-size = "rest"
-filesystem = "ext4"
-mount = "/"
-image = "tree"
-
-[boot]
-next = "none"
-bootloader = "none"
-"#;
 
 /// Publishes a system, and orders that the machine gets it.
 fn order(lab: &Lab, node: &Node, mac: &str, files: &[(&str, &[u8])]) -> Result<()> {

@@ -7,7 +7,7 @@ use p2pinst_testnet::wait::eventually;
 use p2pinst_testnet::{Invite, Node};
 use serde::Deserialize;
 
-use crate::blank::{Blank, cluster_file, lacks_disks, tree};
+use crate::blank::{Blank, SETUP, cluster_file, lacks_disks, tree};
 use crate::harness::{LATER, scenario};
 use crate::repository::arm;
 
@@ -29,28 +29,12 @@ final_message: "{{ site }} {{ labels.gpu }} {{ macs[0] }} {{ groups | join(',') 
 """
 "#;
 const GPU: &str = "packages = [\"nvidia-driver\"]\n";
-const SETUP: &str = r#"
-name = "test"
-
-[[disk]]
-match = {}
-wipe = "once"
-
-[[disk.partition]]
-label = "root"
-size = "rest"
-filesystem = "ext4"
-mount = "/"
-image = "tree"
-
+/// What is rendered into the system besides.
+const FILE: &str = r#"
 [[file]]
 path = "/var/lib/cloud/seed/nocloud/user-data"
 template = "site"
 appliance = "compute"
-
-[boot]
-next = "none"
-bootloader = "none"
 "#;
 
 #[derive(Debug, Deserialize)]
@@ -92,9 +76,10 @@ fn a_scout_renders_what_the_setup_wants() {
             let deploy = n.cli(["deploy", "--setup"]).arg(&setup);
             deploy.args(["--nodes", "b1", "--power", "none", "--yes"]).run()
         };
-        let missing = ordered(n1, &SETUP.replace("\"site\"", "\"none\""))?.fails_with(1)?;
+        let document = format!("{SETUP}{FILE}");
+        let missing = ordered(n1, &document.replace("\"site\"", "\"none\""))?.fails_with(1)?;
         ensure!(missing.stderr.contains("none"), "{missing}");
-        ordered(n1, SETUP)?.ok()?;
+        ordered(n1, &document)?.ok()?;
 
         blank.scout(&cluster_file(lab, n1)?, &[n2], LATER)?.installed()?;
         let text = blank.read("var/lib/cloud/seed/nocloud/user-data")?;

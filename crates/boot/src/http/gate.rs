@@ -29,15 +29,18 @@ pub(super) struct Gate {
 
 impl Gate {
     /// Lets a connection in; it must leave by [`Gate::close`].
-    pub(super) fn open(&mut self, from: Caller, limits: &Limits) -> bool {
-        let of_client = self.connections.get(&from).copied().unwrap_or_default();
+    pub(super) fn open(&mut self, from: Caller, limits: &Limits) -> Result<(), Refused> {
+        let own = self.connections.get(&from).copied().unwrap_or_default();
+        if own >= limits.per_client {
+            return Err(Refused::Own);
+        }
         let alike = |(of, _): &(&Caller, &usize)| of.is_expected() == from.is_expected();
         let all: usize = self.connections.iter().filter(alike).map(|(_, count)| count).sum();
-        let fits = all < limits.connections && of_client < limits.per_client;
-        if fits {
-            self.connections.insert(from, of_client + 1);
+        if all >= limits.connections {
+            return Err(Refused::All);
         }
-        fits
+        self.connections.insert(from, own + 1);
+        Ok(())
     }
 
     /// A connection has ended.
@@ -97,15 +100,16 @@ mod tests {
     fn connections_are_counted_in_all_and_by_address() {
         let limits = Limits { connections: 3, per_client: 2, ..Limits::default() };
         let mut gate = Gate::default();
-        assert!(gate.open(other(1), &limits) && gate.open(other(1), &limits));
-        assert!(!gate.open(other(1), &limits));
-        assert!(gate.open(other(2), &limits));
-        assert!(!gate.open(other(3), &limits));
+        assert_eq!(gate.open(other(1), &limits), Ok(()));
+        assert_eq!(gate.open(other(1), &limits), Ok(()));
+        assert_eq!(gate.open(other(1), &limits), Err(Refused::Own));
+        assert_eq!(gate.open(other(2), &limits), Ok(()));
+        assert_eq!(gate.open(other(3), &limits), Err(Refused::All));
         let expected = Caller::Expected(Mac([2, 0, 0, 0, 0, 1]));
-        assert!(gate.open(expected, &limits), "they do not count against it");
+        assert_eq!(gate.open(expected, &limits), Ok(()), "they do not count against it");
         gate.close(expected);
         gate.close(other(1));
-        assert!(gate.open(other(3), &limits));
+        assert_eq!(gate.open(other(3), &limits), Ok(()));
         for of in [1, 2, 3, 3, 9] {
             gate.close(other(of));
         }

@@ -64,10 +64,17 @@ impl<S: Site> Server<S> {
         }
     }
 
+    /// A place for a connection. Who it is that calls is only looked up where all places of anybody are taken.
     fn place(&self, from: Ipv4Addr) -> Option<Place> {
-        let from = self.site.caller(from);
-        let opened = lock(&self.gate).open(from, &self.limits);
-        opened.then(|| Place { gate: Arc::clone(&self.gate), from, leave: Gate::close })
+        let open = |from| lock(&self.gate).open(from, &self.limits).map(|()| from);
+        let from = match open(Caller::Other(from)) {
+            Err(Refused::All) => {
+                let caller = self.site.caller(from);
+                if caller.is_expected() { open(caller).ok()? } else { return None }
+            }
+            opened => opened.ok()?,
+        };
+        Some(Place { gate: Arc::clone(&self.gate), from, leave: Gate::close })
     }
 
     /// Lets a call to `/hello` in.
