@@ -8,7 +8,7 @@ use dht_store::Views;
 use p2pinst_chunks::fetch::Limits as FetchLimits;
 use p2pinst_chunks::rates::BUSY_QUEUE;
 use p2pinst_chunks::wire::OTHERS;
-use p2pinst_types::record::Mode;
+use p2pinst_types::record::{ImageKind, Mode};
 use p2pinst_types::{Hash, NodeId};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -23,7 +23,8 @@ use super::{Exchange, lock};
 const TICK: Duration = Duration::from_secs(1);
 
 /// What the orders that stand say of their blobs: one that is urgent for somebody is urgent, and the
-/// highest limit counts, or none if one of them has none. Blobs of which nothing is said are left out.
+/// highest limit counts, or none if one of them has none. The files of a scout are urgent: a machine that
+/// waits for them does nothing else. Blobs of which nothing is said are left out.
 #[must_use]
 pub fn ordered(views: &Views) -> BTreeMap<Hash, Ordered> {
     let mut all: BTreeMap<Hash, Ordered> = BTreeMap::new();
@@ -36,6 +37,10 @@ pub fn ordered(views: &Views) -> BTreeMap<Hash, Ordered> {
         one.urgent |= said.urgent;
         one.limit =
             one.limit.max(said.limit).filter(|_| one.limit.is_some() && said.limit.is_some());
+    }
+    let scouts = views.images.values().filter(|p| p.image.kind == ImageKind::Scout);
+    for file in scouts.flat_map(|p| p.image.files.values()) {
+        all.entry(file.root).or_default().urgent = true;
     }
     all.retain(|_, one| *one != Ordered::default());
     all
@@ -139,5 +144,35 @@ impl Running<'_> {
         if self.found.len() > before {
             self.news();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dht_store::Store;
+    use p2pinst_trust::fixture::{Lab, name};
+    use p2pinst_types::record::Image;
+    use p2pinst_types::{BlobRef, Kind, Millis, codec};
+
+    use super::*;
+
+    #[test]
+    fn a_scout_is_urgent_and_other_images_are_not() {
+        let mut lab = Lab::default();
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&dir.path().join("store.redb"), lab.roots.clone()).unwrap();
+        let blob = |n| BlobRef::new(Hash([n; 32]), 1000).unwrap();
+        let mut cells = vec![lab.publisher_grant.clone()];
+        for (n, kind) in [(1, ImageKind::Scout), (2, ImageKind::Disk)] {
+            let files = [("file".to_owned(), blob(n))].into();
+            let about = String::new();
+            let image =
+                Image { name: name("x"), kind, arch: about.clone(), files, about, at: Millis(1) };
+            let id = Image::id(&codec::encode(&image).unwrap());
+            cells.push(lab.write(&lab.publisher.clone(), Kind::IMAGE, &id.0.0, &image));
+        }
+        store.apply(cells, &[], lab.clock.after(Duration::from_secs(60))).unwrap();
+        let urgent = Ordered { urgent: true, limit: None };
+        assert_eq!(ordered(&store.views()), [(blob(1).root, urgent)].into());
     }
 }
