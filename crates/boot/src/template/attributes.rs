@@ -61,19 +61,6 @@ impl Mirror {
     }
 }
 
-/// A release that the machine is to have.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Release {
-    /// The package.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// The hash of its bytes, as `b3sum` prints it.
-    pub blake3: String,
-    /// Its length in bytes.
-    pub size: u64,
-}
-
 /// What is known of a machine when its installer's files are rendered. A template sees each field by its name, what is not
 /// known as undefined; and `appliance`, `format`, and the graph's own `attributes` beside them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,9 +95,6 @@ pub struct Attributes {
     /// The peers that hand out packages, the nearest first.
     #[serde(default)]
     pub mirrors: Vec<Mirror>,
-    /// The releases that it is to have.
-    #[serde(default)]
-    pub releases: Vec<Release>,
 }
 
 impl Attributes {
@@ -129,7 +113,6 @@ impl Attributes {
             inventory: None,
             partitions: Vec::new(),
             mirrors: Vec::new(),
-            releases: Vec::new(),
         }
     }
 

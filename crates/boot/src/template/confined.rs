@@ -30,7 +30,7 @@ const MEMORY: u64 = 512 * 1024 * 1024;
 const CPU: u64 = 10;
 /// After this it is ended, however busy the machine is.
 const TIME: Duration = Duration::from_secs(60);
-/// The line before the archive: an inventory is some kilobytes, a list of releases more.
+/// The line before the archive: an inventory is some kilobytes.
 const REQUEST: u64 = 4 * 1024 * 1024;
 /// The answer: the output, with every character escaped at worst.
 const ANSWER: u64 = 64 * 1024 * 1024;

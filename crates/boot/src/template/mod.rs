@@ -19,7 +19,7 @@ mod pack;
 mod quote;
 mod render;
 
-pub use attributes::{Attributes, Mirror, Partition, Release};
+pub use attributes::{Attributes, Mirror, Partition};
 pub use engine::TemplateError;
 pub use files::{Files, FilesError};
 pub use format::{Clash, Format, NoFormat};

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use p2pinst_boot::template::confined::{self, ConfinedError};
 use p2pinst_boot::template::{
-    Attributes, Files, Format, Graph, Mirror, Partition, Release, Rendered, pack, render,
+    Attributes, Files, Format, Graph, Mirror, Partition, Rendered, pack, render,
 };
 use p2pinst_command::{ask, ask_within, clean};
 use p2pinst_types::name::{Name, parse_label};
+use p2pinst_types::record::Inventory;
 use serde_json::Value;
 
 fn name(text: &str) -> Name {
@@ -24,7 +25,9 @@ fn machine() -> Attributes {
     machine.macs = vec!["52:54:00:00:00:01".parse().unwrap()];
     let inventory =
         r#"{"firmware":"uefi","arch":"x86_64","cpus":8,"memory":1024,"disks":[],"nics":[]}"#;
-    machine.inventory = Some(serde_json::from_str(inventory).unwrap());
+    let mut inventory: Inventory = serde_json::from_str(inventory).unwrap();
+    inventory.product = Some("it's $(reboot) \"\\".to_owned());
+    machine.inventory = Some(inventory);
     machine.partitions = vec![Partition {
         disk: "/dev/sda".to_owned(),
         serial: Some("S \"1\": #'é\n".to_owned()),
@@ -41,12 +44,6 @@ fn machine() -> Attributes {
             url: format!("http://{peer}.lab:8080/debian"),
         })
         .into();
-    machine.releases = vec![Release {
-        name: "it's $(reboot) \"\\".to_owned(),
-        version: "1.0-1".to_owned(),
-        blake3: "00".repeat(32),
-        size: 3,
-    }];
     machine
 }
 
@@ -154,7 +151,7 @@ fn another_reader_of_yaml_finds_what_was_meant() {
     assert_eq!(late.len(), 5);
     let last = late[4].as_array().unwrap();
     assert_eq!(&last[..5], ["curtin", "in-target", "--", "sh", "-c"]);
-    let script = "set -e\necho 'it'\\''s $(reboot) \"\\' 1.0-1 >> /root/releases\n";
+    let script = "set -e\necho 'it'\\''s $(reboot) \"\\' 1.0-1 >> /root/product\n";
     assert_eq!(last[5], script);
 
     let user = read("compute", Format::UserData).unwrap();
@@ -213,7 +210,7 @@ fn the_commands_of_the_preseed_do_what_they_say() {
     let read = |path: &str| fs::read_to_string(root.join("target").join(path)).unwrap();
     assert_eq!(read("etc/motd"), "Welcome to node001, of lab at pisa.\nIt's \\ a compute.\n");
     assert_eq!(read("etc/chrony/chrony.conf"), "server n1 iburst\nserver n2 iburst\n");
-    assert_eq!(read("root/releases"), "it's $(reboot) \"\\ 1.0-1\n");
+    assert_eq!(read("root/product"), "it's $(reboot) \"\\ 1.0-1\n");
     let key = fs::metadata(root.join("target/etc/slurm/munge.key")).unwrap();
     assert_eq!((key.uid(), key.gid(), key.mode() & 0o7777), (71, 72, 0o400));
     assert_eq!(fs::read_dir(root.join("target/root")).unwrap().count(), 1, "scripts are gone");

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use p2pinst_types::record::hardware::{Firmware, Inventory};
 
 use super::*;
-use crate::template::attributes::{Mirror, Partition, Release};
+use crate::template::attributes::{Mirror, Partition};
 use crate::template::files::Files;
 
 fn dir() -> PathBuf {
@@ -20,8 +20,9 @@ fn machine() -> Attributes {
     machine.macs = ["52:54:00:00:00:01", "52:54:00:00:00:02"].map(|m| m.parse().unwrap()).into();
     let inventory =
         r#"{"firmware":"uefi","arch":"x86_64","cpus":8,"memory":1024,"disks":[],"nics":[]}"#;
-    let inventory: Inventory = serde_json::from_str(inventory).unwrap();
+    let mut inventory: Inventory = serde_json::from_str(inventory).unwrap();
     assert_eq!(inventory.firmware, Firmware::Uefi);
+    inventory.product = Some("it's".to_owned());
     machine.inventory = Some(inventory);
     let partition = |n: u8, filesystem: &str, mount: Option<&str>, mib: u64| Partition {
         disk: "/dev/sda".to_owned(),
@@ -44,12 +45,6 @@ fn machine() -> Attributes {
             url: format!("http://{peer}.lab:8080/debian"),
         })
         .into();
-    machine.releases = vec![Release {
-        name: "it's".to_owned(),
-        version: "1.0-1".to_owned(),
-        blake3: "00".repeat(32),
-        size: 3,
-    }];
     machine
 }
 
