@@ -247,6 +247,7 @@ pub(crate) mod tests {
             },
             adopted: true,
             groups: BTreeSet::new(),
+            asks_for_code: None,
             member: None,
             up: false,
             order: None,

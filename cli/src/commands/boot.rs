@@ -10,7 +10,7 @@ use p2pinst_types::record::{Disarmament, Ended, Role, Task};
 use p2pinst_types::{AssignmentId, Kind, Mac, Millis, Name, SetupId};
 use serde::Serialize;
 
-use super::deploy::{Order, Wanted};
+use super::deploy::{CodeArgs, Order, Wanted};
 use crate::args;
 use crate::bare::{self, Which};
 use crate::choose::{self, Need};
@@ -72,6 +72,8 @@ pub(crate) struct ArmArgs {
     /// Switch its power, so that it starts over the network now
     #[arg(long)]
     power: bool,
+    #[command(flatten)]
+    code: CodeArgs,
     /// How long the order is in force
     #[arg(long, value_name = "TIME", value_parser = args::duration, default_value = "24h")]
     ttl: Duration,
@@ -277,6 +279,7 @@ async fn setup_text(client: &mut Client, id: SetupId) -> Result<String, CliError
 }
 
 async fn arm(context: &Context, args: ArmArgs) -> Result<(), CliError> {
+    let code = args.code.read()?;
     let (mut client, info) = context.connect_info().await?;
     let machine = bare::machine(context, &mut client, &args.name).await?;
     let wanted = Wanted::of(machine);
@@ -285,6 +288,12 @@ async fn arm(context: &Context, args: ArmArgs) -> Result<(), CliError> {
         return Err(CliError::failed(format!("the interfaces of {name} are not known")).hint(
             format!("give one: {}", context.command(&format!("machine adopt {name} --mac MAC"))),
         ));
+    }
+    let last = wanted.machine.order.as_ref().and_then(|o| o.assignment.code);
+    let code = code.or(last.filter(|_| !args.inspect));
+    if let Err(reason) = wanted.may_start(code.is_some()) {
+        return Err(CliError::failed(format!("{name} cannot be armed so: {reason}"))
+            .hint("nothing was ordered"));
     }
     let planned = match args.inspect {
         true => None,
@@ -295,8 +304,6 @@ async fn arm(context: &Context, args: ArmArgs) -> Result<(), CliError> {
     let granted = author.granted;
     let mut signer = Signer::open(context, &mut client, author.key, info.cluster).await?;
     let number = client.call(PrepareDeploy { author: signer.author() }).await?.number;
-    let code =
-        wanted.machine.order.as_ref().filter(|_| !args.inspect).and_then(|o| o.assignment.code);
     let not_after = signer.now().after(args.ttl);
     let order = Order { number, power: args.power, code, not_after, gate: 0 };
     let (assignment, peers) = match &planned {

@@ -5,9 +5,9 @@ use p2pinst_api::request::{CellBytes, DebugCells, DebugKeys, DebugPeers, Info};
 use p2pinst_types::cell::FORMAT_CBOR;
 use p2pinst_types::record::{
     Admission, Adoption, Assignment, BootStatus, Controller, Deployment, Disarmament, Grant, Group,
-    GroupEdit, HistorySegment, Image, ImageRemoval, Inventory, Invite, LabelEdit, MachineName,
-    NodeRecord, PowerOrder, PowerStatus, Release, Resealed, Retirement, Revocation, Setup,
-    Sighting, Standing, Status,
+    GroupEdit, GroupPolicy, HistorySegment, Image, ImageRemoval, Inventory, Invite, LabelEdit,
+    MachineName, NodeRecord, PowerOrder, PowerStatus, Release, Resealed, Retirement, Revocation,
+    Setup, Sighting, Standing, Status,
 };
 use p2pinst_types::{Cell, Hlc, Kind, Millis, NodeId, PublicKey};
 use serde::Serialize;
@@ -144,6 +144,7 @@ fn payload(cell: &Cell) -> Option<Value> {
         Kind::REVOCATION => value::<Revocation>(cell),
         Kind::GROUP => value::<Group>(cell),
         Kind::GROUP_EDIT => value::<GroupEdit>(cell),
+        Kind::GROUP_POLICY => value::<GroupPolicy>(cell),
         Kind::LABEL => value::<LabelEdit>(cell),
         Kind::MACHINE_NAME => value::<MachineName>(cell),
         Kind::RELEASE => value::<Release>(cell),

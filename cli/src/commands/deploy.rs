@@ -1,5 +1,6 @@
 //! `p2pinst deploy`
 
+mod code;
 mod order;
 mod ready;
 mod waves;
@@ -11,11 +12,11 @@ use clap::ArgGroup;
 use p2pinst_api::Client;
 use p2pinst_api::boot::{ImageView, MachineView};
 use p2pinst_boot::setup::Setup;
-use p2pinst_trust::console;
 use p2pinst_types::Name;
 use p2pinst_types::hostexpr::HostExpr;
-use p2pinst_types::record::{ConsoleCode, Role};
+use p2pinst_types::record::Role;
 
+pub(super) use self::code::CodeArgs;
 pub(super) use self::order::{Order, Wanted, judge};
 pub(super) use self::ready::{Ordered, Power, Ready, Terms};
 pub(super) use self::waves::Waves;
@@ -27,9 +28,6 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::planning::{self, Planned};
 use crate::signer::Signer;
-
-/// The longest code that is read from a file.
-const CODE_MAX: u64 = 1024;
 
 /// Install bare machines with an image, or as a host setup says
 ///
@@ -81,12 +79,8 @@ pub(crate) struct DeployArgs {
     /// Switch the machines' power, so that they start over the network now
     #[arg(long, value_enum, default_value = "none")]
     power: Power,
-    /// A scout gets its certificate only when a code is typed at the machine's console; you are asked for it
-    #[arg(long, conflicts_with = "code_file")]
-    code: bool,
-    /// The same, in a file
-    #[arg(long, value_name = "FILE")]
-    code_file: Option<PathBuf>,
+    #[command(flatten)]
+    code: CodeArgs,
     /// How long the order is in force
     #[arg(long, value_name = "TIME", value_parser = args::duration, default_value = "24h")]
     ttl: Duration,
@@ -99,7 +93,7 @@ pub(crate) struct DeployArgs {
 }
 
 pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), CliError> {
-    let code = code(&args)?;
+    let code = args.code.read()?;
     let document = args.setup.as_deref().map(setup::read).transpose()?;
     let (mut client, info) = context.connect_info().await?;
     let need = Need::All(&[Role::Operator]);
@@ -126,31 +120,6 @@ pub(super) async fn run(context: &Context, args: DeployArgs) -> Result<(), CliEr
         true => context.print_json(&ordered),
         false => context.print(format_args!("{}\n", ordered.name)),
     }
-}
-
-/// What the order says of the console code, if one is wanted.
-fn code(args: &DeployArgs) -> Result<Option<ConsoleCode>, CliError> {
-    let text = match (args.code, &args.code_file) {
-        (true, _) => {
-            rpassword::prompt_password("Code for the machines' consoles: ").map_err(|e| {
-                CliError::failed(format!("cannot ask for the code: {e}")).hint(
-                    "without a terminal, put it into a file that only you can read: --code-file",
-                )
-            })?
-        }
-        (false, Some(file)) => {
-            let bytes = p2pinst_files::read_private(file, CODE_MAX)?;
-            String::from_utf8(bytes)
-                .map_err(|_| CliError::failed("the code is no text in UTF-8"))?
-        }
-        (false, None) => return Ok(None),
-    };
-    let code = text.trim();
-    let most = p2pinst_types::limits::HARDWARE_TEXT;
-    if code.len() > most {
-        return Err(CliError::usage(format!("a code has {most} bytes at most")));
-    }
-    console::demand(code).map(Some).map_err(|e| CliError::usage(e.to_string()))
 }
 
 /// The setup of an image alone.

@@ -581,7 +581,24 @@ fn orders_are_taken_back_and_given_again() {
     fs::set_permissions(&code, fs::Permissions::from_mode(0o600)).unwrap();
     assert!(run(dir.path(), &deploy).failed(2).contains("6 bytes at least"));
     fs::write(&code, "123456\n").unwrap();
+    // a group that asks for one gets it: no other order is signed
+    let asks = ["group", "policy", "all", "--console-code"];
+    let asked = run(dir.path(), &[&asks[..], &["wanted"]].concat());
+    assert!(asked.ok().is_empty() && asked.stderr.contains("with a code only"), "{}", asked.stderr);
+    assert!(run(dir.path(), &["group", "show", "all"]).ok().contains("console code  wanted"));
+    let none = run(dir.path(), &["deploy", "debian", "--nodes", "n5"]);
+    assert!(none.failed(1).contains("the group all asks for a code"), "{}", none.stderr);
+    let none = run(dir.path(), &["boot", "arm", "n5", "--inspect"]);
+    assert!(none.failed(1).contains("the group all asks for a code"), "{}", none.stderr);
+    fs::write(dir.path().join("s.toml"), "name = \"x\"\n").unwrap();
+    let adopt = ["machine", "adopt", "525400000078", "--name", "b9"];
+    let none = run(dir.path(), &[&adopt[..], &["--setup", "s.toml"]].concat());
+    assert!(none.failed(1).contains("the group all asks for a code"), "{}", none.stderr);
+    let none = run(dir.path(), &[&adopt[..], &["--code-file", file]].concat());
+    assert!(none.failed(2).contains("a code is for a machine that is installed"));
+    assert!(fake.cells(Kind::ASSIGNMENT).is_empty() && fake.cells(Kind::GROUP_POLICY).len() == 1);
     run(dir.path(), &deploy).ok();
+    run(dir.path(), &[&asks[..], &["free"]].concat()).ok();
     assert!(run(dir.path(), &["machine", "rm", "n5"]).failed(1).contains("boot disarm n5"));
     run(dir.path(), &["boot", "disarm", "n5", "--reason", "wrong rack"]).ok();
     let over: Disarmament = fake.cells(Kind::DISARMAMENT)[0].record().unwrap();

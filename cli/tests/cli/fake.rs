@@ -26,8 +26,8 @@ use p2pinst_trust::key::verify_cell;
 use p2pinst_trust::{RootChain, SecretKey, keytext};
 use p2pinst_types::cell::Draft;
 use p2pinst_types::record::{
-    self, Deployment, Grant, Group, GroupEdit, Invite, LabelEdit, MachineName, Release, Role,
-    RootDoc, Standing,
+    self, Deployment, Grant, Group, GroupEdit, GroupPolicy, Invite, LabelEdit, MachineName,
+    Release, Role, RootDoc, Standing,
 };
 use p2pinst_types::{
     BlobRef, Cell, CellId, DeploymentId, Hash, Hlc, Kind, MachineId, Millis, Name, NodeId,
@@ -137,6 +137,7 @@ impl Fake {
             edits: vec![],
             concurrent: vec![],
             members: vec![name("n1"), name("n2"), name("n3")],
+            console_code: false,
         };
         let state = Arc::new(Mutex::new(State {
             root,
@@ -500,6 +501,11 @@ impl State {
                 self.defined.insert(name.clone(), (cell.hlc, group));
                 self.show_group(&name);
             }
+            Kind::GROUP_POLICY => {
+                let (name, policy) = (subject(cell), cell.record::<GroupPolicy>().unwrap());
+                let group = self.groups.iter_mut().find(|g| g.name == name).unwrap();
+                group.console_code = policy.console_code;
+            }
             Kind::GROUP_EDIT => {
                 let edit: GroupEdit = cell.record().unwrap();
                 assert_eq!(cell.id.slot, GroupEdit::slot(&edit.hosts));
@@ -608,6 +614,7 @@ impl State {
             hosts,
             select,
             members,
+            console_code: false,
         });
     }
 

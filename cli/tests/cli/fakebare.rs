@@ -67,6 +67,7 @@ pub(crate) fn machines(state: &State, ask: &Machines) -> Vec<MachineView> {
             id,
             adopted: !known.macs.is_empty(),
             groups: BTreeSet::from([Name::all()]),
+            asks_for_code: state.groups.iter().find(|g| g.console_code).map(|g| g.name.clone()),
             known,
             member,
             up: member.is_some(),

@@ -21,6 +21,9 @@ pub struct MachineView {
     /// The groups that it is in.
     #[serde(default)]
     pub groups: BTreeSet<Name>,
+    /// The group, if one of them asks for a code at the machine's console before its scout is let in.
+    #[serde(default)]
+    pub asks_for_code: Option<Name>,
     /// The node of its own system, when it is a member.
     pub member: Option<NodeId>,
     /// Whether that is up, as this node sees it.

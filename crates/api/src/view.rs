@@ -173,6 +173,9 @@ pub struct GroupView {
     pub concurrent: Vec<GroupDefinition>,
     /// Its members now.
     pub members: Vec<Name>,
+    /// Whether a machine is installed into it only when the code of its order is typed at the machine's console.
+    #[serde(default)]
+    pub console_code: bool,
 }
 
 /// Machines that were added to a group, or taken out of it.

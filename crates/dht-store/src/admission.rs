@@ -154,6 +154,7 @@ fn control_authority(
         Record::Invite(_)
         | Record::Group(..)
         | Record::GroupEdit(..)
+        | Record::GroupPolicy(..)
         | Record::Label(..)
         | Record::MachineName(..)
         | Record::Retirement(_)

@@ -2,8 +2,8 @@
 
 use p2pinst_types::record::{
     Admission, Adoption, Assignment, Controller, Deployment, Disarmament, Grant, Group, GroupEdit,
-    Image, ImageRemoval, Inventory, Invite, LabelEdit, MachineName, NodeCert, PowerOrder, Release,
-    Resealed, Retirement, Revocation, Setup, Sighting, Standing,
+    GroupPolicy, Image, ImageRemoval, Inventory, Invite, LabelEdit, MachineName, NodeCert,
+    PowerOrder, Release, Resealed, Retirement, Revocation, Setup, Sighting, Standing,
 };
 use p2pinst_types::{
     AssignmentId, Cell, DeploymentId, Hash, ImageId, Kind, Mac, MachineId, Name, PowerOrderId,
@@ -25,6 +25,8 @@ pub enum Record {
     Group(Name, Group),
     /// Machines in or out of a group, by the group's name.
     GroupEdit(Name, GroupEdit),
+    /// What a group asks of machines that are installed into it.
+    GroupPolicy(Name, GroupPolicy),
     /// A label of a machine.
     Label(MachineId, LabelEdit),
     /// A machine's new name.
@@ -66,8 +68,11 @@ const LINE: usize = 1024;
 
 /// The built-in group has no definition.
 fn group_name(subject: &[u8]) -> Option<Name> {
-    let name: Name = std::str::from_utf8(subject).ok()?.parse().ok()?;
-    (name != Name::all()).then_some(name)
+    name(subject).filter(|name| *name != Name::all())
+}
+
+fn name(subject: &[u8]) -> Option<Name> {
+    std::str::from_utf8(subject).ok()?.parse().ok()
 }
 
 impl Record {
@@ -105,6 +110,7 @@ impl Record {
                 Self::Group(group_name(subject)?, group)
             }
             Kind::GROUP_EDIT => Self::GroupEdit(group_name(subject)?, cell.record().ok()?),
+            Kind::GROUP_POLICY => Self::GroupPolicy(name(subject)?, cell.record().ok()?),
             Kind::LABEL => {
                 let label: LabelEdit = cell.record().ok()?;
                 if LabelEdit::is_reserved(&label.key) {

@@ -30,6 +30,7 @@ pub fn roles_for(kind: Kind) -> &'static [Role] {
         Kind::INVITE => &[Role::Operator, Role::Enroller],
         Kind::GROUP
         | Kind::GROUP_EDIT
+        | Kind::GROUP_POLICY
         | Kind::LABEL
         | Kind::MACHINE_NAME
         | Kind::RETIREMENT

@@ -100,6 +100,8 @@ impl Kind {
     pub const RESEALED: Self = Self(21);
     /// An image that is published no more.
     pub const IMAGE_REMOVAL: Self = Self(22);
+    /// What a group asks of machines that are installed into it.
+    pub const GROUP_POLICY: Self = Self(23);
     /// What a node says of itself: addresses, version.
     pub const NODE_RECORD: Self = Self(0x8001);
     /// A segment of a machine's install history.
@@ -132,7 +134,7 @@ impl Kind {
     /// Whether this version understands the kind.
     #[must_use]
     pub fn is_known(self) -> bool {
-        matches!(self.0, 1..=22 | 0x8001..=0x8006)
+        matches!(self.0, 1..=23 | 0x8001..=0x8006)
     }
 }
 
@@ -161,6 +163,7 @@ impl fmt::Display for Kind {
             Self::POWER_ORDER => "power order",
             Self::RESEALED => "resealed credentials",
             Self::IMAGE_REMOVAL => "image removal",
+            Self::GROUP_POLICY => "group policy",
             Self::POWER_STATUS => "power status",
             Self::BOOT_STATUS => "boot status",
             Self::INVENTORY => "inventory",

@@ -89,6 +89,7 @@ impl Api {
             },
             adopted: adopted.is_some(),
             groups: views.groups_of(id),
+            asks_for_code: views.asks_for_code(id, (name, site, labels)).cloned(),
             member,
             up: member.is_some_and(up),
             order: order.map(|o| self.order(views, o, statuses)),

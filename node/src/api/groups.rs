@@ -60,6 +60,10 @@ fn members(views: &Views, group: &Name) -> Vec<Name> {
     names
 }
 
+fn asks_for_code(views: &Views, group: &Name) -> bool {
+    views.policies.get(group).is_some_and(|policy| policy.console_code)
+}
+
 fn built_in(views: &Views) -> GroupView {
     let name = Name::all();
     GroupView {
@@ -71,6 +75,7 @@ fn built_in(views: &Views) -> GroupView {
         edits: Vec::new(),
         concurrent: Vec::new(),
         members: members(views, &name),
+        console_code: asks_for_code(views, &name),
         name,
     }
 }
@@ -92,6 +97,7 @@ fn group(views: &Views, name: &Name, info: &GroupInfo) -> GroupView {
         edits: info.edits.iter().map(edit).collect(),
         concurrent: concurrent(views, info),
         members: members(views, name),
+        console_code: asks_for_code(views, name),
     }
 }
 

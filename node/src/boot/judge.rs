@@ -3,7 +3,6 @@
 use dht_store::Views;
 use dht_store::view::Assigned;
 use p2pinst_trust::{ScoutHello, console};
-use p2pinst_types::record::Assignment;
 use p2pinst_types::{Mac, MachineId, Millis, NodeId};
 
 /// Until a machine asks again that has nothing to do yet: soon enough for who waits at the keyboard.
@@ -109,7 +108,7 @@ pub(super) fn judge(
             false => wait(reason, SOON),
         };
     };
-    if let Some(verdict) = refuses(&assigned.order, hello) {
+    if let Some(verdict) = refuses(views, assigned, hello) {
         return verdict.of(machine);
     }
     if heard.is_none() && assigned.order.code.is_none() {
@@ -129,9 +128,15 @@ pub(super) fn judge(
     }
 }
 
-/// Whether the order wants a code that was not given.
-fn refuses(order: &Assignment, hello: &ScoutHello) -> Option<Verdict> {
-    let wanted = order.code?;
+/// Whether a code is wanted that was not given.
+fn refuses(views: &Views, assigned: &Assigned, hello: &ScoutHello) -> Option<Verdict> {
+    let order = &assigned.order;
+    let Some(wanted) = order.code else {
+        let to_be = (&order.name, &order.site, &order.labels);
+        let group = views.asks_for_code(&assigned.machine, to_be)?;
+        let reason = format!("the group {group} asks for a code, and the order has none");
+        return Some(wait(format!("{reason}: order it with one (p2pinst deploy --code)"), LATER));
+    };
     let met = |code| console::is_met(&wanted, &hello.cluster, &hello.key, code);
     if hello.code.as_ref().is_some_and(met) {
         return None;

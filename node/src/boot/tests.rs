@@ -9,8 +9,8 @@ use p2pinst_boot::dhcp::table::Wants;
 use p2pinst_trust::fixture::{Invited, Lab, key, name};
 use p2pinst_trust::{ScoutHello, SecretKey, console};
 use p2pinst_types::record::{
-    Adoption, Assignment, BootUse, Disarmament, Ended, Firmware, Guise, Inventory, Invite, Role,
-    Task,
+    Adoption, Assignment, BootUse, Disarmament, Ended, Firmware, GroupPolicy, Guise, Inventory,
+    Invite, Role, Task,
 };
 use p2pinst_types::{Cell, Kind, Labels, Mac, MachineId, NodeId};
 use tokio::time::Instant;
@@ -175,6 +175,33 @@ fn a_code_that_is_wanted_is_needed() {
     waits(&world.judge(&hello, None, false), "wrong");
     hello.code = Some(typed("471147", &key(7)));
     assert_eq!(world.judge(&hello, None, false), Verdict::Certify { machine });
+}
+
+#[test]
+fn a_group_that_asks_for_a_code_lets_nobody_in_without_one() {
+    let mut world = world();
+    let machine = world.adopt(MAC, "b1");
+    world.order(MAC, "b1", |_| {});
+    let mut hello = world.hello(&key(7), &[MAC]);
+    assert_eq!(world.judge(&hello, Some(MAC), false), Verdict::Certify { machine });
+    let alice = world.lab.operator.clone();
+    let policy = GroupPolicy { console_code: true };
+    let cell = world.lab.write(&alice, Kind::GROUP_POLICY, b"all", &policy);
+    world.apply(&[cell]);
+    let verdict = world.judge(&hello, Some(MAC), false);
+    waits(&verdict, "the group all asks for a code");
+    let Verdict::Wait { code: None, machine: Some(known), .. } = verdict else {
+        panic!("{verdict:?}");
+    };
+    assert_eq!(known, machine);
+    // an order that has one is as good as ever
+    let demand = console::demand("471147").unwrap();
+    world.order(MAC, "b1", |o| (o.number, o.code) = (2, Some(demand)));
+    waits(&world.judge(&hello, Some(MAC), false), "wants a code");
+    let cluster = *world.lab.cluster();
+    let code = console::answer("471147", &demand.salt, &cluster, &key(7).public()).unwrap();
+    hello.code = Some(code);
+    assert_eq!(world.judge(&hello, Some(MAC), false), Verdict::Certify { machine });
 }
 
 #[test]

@@ -50,6 +50,16 @@ impl Wanted {
         nics.filter(|m| !m.is_group() && *m != Mac([0; 6])).collect()
     }
 
+    /// Whether its groups are content with an order that has a code for its console, or none.
+    pub(in crate::commands) fn may_start(&self, has_code: bool) -> Result<(), String> {
+        match &self.machine.asks_for_code {
+            Some(group) if !has_code => Err(format!(
+                "the group {group} asks for a code, typed at its console (--code or --code-file FILE)"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether something on its disks may be lost.
     pub(super) fn is_at_risk(&self, planned: &Planned) -> bool {
         let Some(known) = &self.inventory else { return planned.may_wipe() };
@@ -62,6 +72,7 @@ impl Wanted {
 pub(in crate::commands) fn judge(
     planned: &Planned,
     machines: Vec<Wanted>,
+    has_code: bool,
     now: Millis,
 ) -> Result<Vec<Wanted>, Vec<(Name, String)>> {
     let mut refused = Vec::new();
@@ -69,6 +80,9 @@ pub(in crate::commands) fn judge(
         let mut refuse = |reason: String| refused.push((wanted.machine.known.name.clone(), reason));
         if wanted.macs().is_empty() {
             refuse("its interfaces are not known (p2pinst machine adopt NAME --mac …)".to_owned());
+        }
+        if let Err(reason) = wanted.may_start(has_code) {
+            refuse(reason);
         }
         let under_way = wanted.machine.order.as_ref().filter(|o| {
             o.armed && ["scouting", "writing", "finishing"].contains(&o.state.as_str())

@@ -83,7 +83,8 @@ impl Ready {
         if let Some(name) = planned.missing().first() {
             return Err(bare::no_image(context, name));
         }
-        let wanted = order::judge(&planned, machines, now).map_err(|all| refuse(&all))?;
+        let wanted = order::judge(&planned, machines, terms.code.is_some(), now)
+            .map_err(|all| refuse(&all))?;
         warn(context, client, terms.power, author).await?;
         if !terms.yes {
             ask(context, &planned, &wanted)?;

@@ -156,7 +156,7 @@ pub(super) async fn open(
 }
 
 /// The group to be changed, and what its next definition has to carry.
-async fn existing(
+pub(super) async fn existing(
     context: &Context,
     client: &mut Client,
     name: &Name,
@@ -169,7 +169,7 @@ async fn existing(
 }
 
 /// A group's name as it shows after a change, which may be a moment after the node has taken it.
-async fn after(
+pub(super) async fn after(
     client: &mut Client,
     name: &Name,
     done: impl Fn(&GroupState) -> bool,

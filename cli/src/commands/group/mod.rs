@@ -2,6 +2,7 @@
 
 mod edit;
 mod file;
+mod policy;
 
 use p2pinst_api::Client;
 use p2pinst_api::request::{Groups, OneGroup};
@@ -24,6 +25,7 @@ pub(crate) enum GroupCommand {
     Add(edit::AddArgs),
     Remove(edit::RemoveArgs),
     Describe(edit::DescribeArgs),
+    Policy(policy::PolicyArgs),
     Rm(edit::RmArgs),
     Import(file::ImportArgs),
     Export(file::ExportArgs),
@@ -55,6 +57,7 @@ pub(super) async fn run(context: &Context, command: GroupCommand) -> Result<(), 
         GroupCommand::Add(args) => edit::add(context, args).await,
         GroupCommand::Remove(args) => edit::remove(context, args).await,
         GroupCommand::Describe(args) => edit::describe(context, args).await,
+        GroupCommand::Policy(args) => policy::run(context, args).await,
         GroupCommand::Rm(args) => edit::rm(context, args).await,
         GroupCommand::Import(args) => file::import(context, args).await,
         GroupCommand::Export(args) => file::export(context, args).await,
@@ -178,6 +181,9 @@ async fn show(context: &Context, name: &Name) -> Result<(), CliError> {
     }
     for other in &group.concurrent {
         row("at the same time", format!("{}: {}", author(other), words(other)));
+    }
+    if group.console_code {
+        row("console code", "wanted, of machines that are installed into it".to_owned());
     }
     row("members", group.members.len().to_string());
     for member in &group.members {

@@ -24,7 +24,7 @@ use self::traits::Traits;
 use crate::args;
 use crate::bare::{self, Which};
 use crate::choose::{self, Need};
-use crate::commands::deploy::{self, Ordered, Power, Ready, Terms};
+use crate::commands::deploy::{self, CodeArgs, Ordered, Power, Ready, Terms};
 use crate::commands::setup;
 use crate::context::{Context, cluster_now};
 use crate::error::CliError;
@@ -83,6 +83,8 @@ pub(crate) struct AdoptArgs {
     /// With --setup: switch its power, so that it starts over the network now
     #[arg(long, value_enum, default_value = "none", requires = "setup")]
     power: Power,
+    #[command(flatten)]
+    code: CodeArgs,
     /// With --setup: how long the order is in force
     #[arg(long, value_name = "TIME", value_parser = args::duration, default_value = "24h", requires = "setup")]
     ttl: Duration,
@@ -188,14 +190,22 @@ pub(super) fn clash(id: MachineId, wanted: &Adoption, known: &[MachineView]) -> 
 pub(super) async fn run(context: &Context, args: AdoptArgs) -> Result<(), CliError> {
     let labels = args::labels(&args.labels)?;
     let document = args.setup.as_deref().map(setup::read).transpose()?;
+    if document.is_none() && args.code.is_given() {
+        return Err(CliError::usage("a code is for a machine that is installed")
+            .hint("with --setup FILE, or later: p2pinst deploy --code"));
+    }
+    let code = args.code.read()?;
     let (mut client, info) = context.connect_info().await?;
     let install = match document {
         None => None,
         Some((setup, text)) => {
             let images = bare::images(&mut client).await?;
             let waves = deploy::Waves::at_once();
+            if code.is_none() {
+                content(&mut client, args.group.as_ref()).await?;
+            }
             let AdoptArgs { power, ttl, yes, .. } = args;
-            let terms = Terms { power, ttl, gate: 0, waves, code: None, yes };
+            let terms = Terms { power, ttl, gate: 0, waves, code, yes };
             Some((Planned::new(setup, text, &images), terms))
         }
     };
@@ -337,6 +347,7 @@ fn one_of(
     if let Some(before) = before {
         (machine.member, machine.up, machine.order) =
             (before.member, before.up, before.order.clone());
+        machine.asks_for_code = before.asks_for_code.clone();
         machine.inventory = before.inventory.clone().or(machine.inventory);
     }
     Ok(machine)
@@ -353,6 +364,7 @@ fn stranger(id: MachineId, known: Adoption, seen: &[SightingView]) -> MachineVie
         known,
         adopted,
         groups,
+        asks_for_code: None,
         member: None,
         up,
         order: None,
@@ -365,6 +377,20 @@ fn stranger(id: MachineId, known: Adoption, seen: &[SightingView]) -> MachineVie
 fn site_of(macs: &[Mac], seen: &[SightingView]) -> Result<Name, CliError> {
     let last = seen.iter().filter(|s| is_of(s, macs)).max_by_key(|s| s.at);
     last.and_then(|s| s.site.clone()).map_or_else(default_site, Ok)
+}
+
+/// Whether the groups that machines come into for certain are content with an order that has no code.
+async fn content(client: &mut Client, group: Option<&Name>) -> Result<(), CliError> {
+    for name in group.into_iter().chain([&Name::all()]) {
+        let known = client.call(OneGroup { name: name.clone() }).await?.group;
+        if known.is_some_and(|group| group.console_code) {
+            let why = format!("the group {name} asks for a code, typed at the machine's console");
+            return Err(CliError::failed(why)
+                .hint("give one: --code, or --code-file FILE")
+                .hint("nothing was adopted"));
+        }
+    }
+    Ok(())
 }
 
 /// Adds machines to a group.

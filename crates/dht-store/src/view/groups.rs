@@ -82,6 +82,11 @@ impl Views {
                     edits.entry(name).or_default().push(EditInfo { edit, author, hlc });
                     self.newest_edits.insert(name.clone(), hlc); // sorted by time
                 }
+                Record::GroupPolicy(name, policy)
+                    if self.authorised(&entry.cell, &[Role::Operator]) =>
+                {
+                    self.policies.insert(name.clone(), *policy);
+                }
                 _ => {}
             }
         }
@@ -127,6 +132,24 @@ impl Views {
         };
         let all = Name::all();
         self.groups.keys().chain([&all]).filter(is_in).cloned().collect()
+    }
+
+    /// The group because of which the scout of a machine must know a code: one that the machine is in, or would be in with
+    /// these properties. A group that names addresses knows those of members only.
+    #[must_use]
+    pub fn asks_for_code(
+        &self,
+        machine: &MachineId,
+        (name, site, labels): (&Name, &Name, &Labels),
+    ) -> Option<&Name> {
+        let will_be = |info: &GroupInfo| info.has(name, site, labels, &[]);
+        let member = self.machines.get(machine);
+        let asking = self.policies.iter().filter(|(_, policy)| policy.console_code);
+        asking.map(|(group, _)| group).find(|group| {
+            **group == Name::all()
+                || self.groups.get(*group).is_some_and(will_be)
+                || member.is_some_and(|m| self.is_member(m, group))
+        })
     }
 
     /// The members of a group, in the order of their ids.

@@ -15,7 +15,7 @@ mod roster;
 use std::collections::{BTreeMap, BTreeSet};
 
 use p2pinst_trust::{Refusal, RootChain};
-use p2pinst_types::record::{Release, Role, Setup};
+use p2pinst_types::record::{GroupPolicy, Release, Role, Setup};
 use p2pinst_types::{
     AssignmentId, Cell, DeploymentId, Hash, Hlc, ImageId, Mac, MachineId, Name, PublicKey,
     ReleaseId, SetupId,
@@ -90,6 +90,8 @@ pub struct Views {
     pub groups: BTreeMap<Name, GroupInfo>,
     /// Groups that were taken away: nobody is in them.
     pub removed_groups: BTreeMap<Name, GroupInfo>,
+    /// What groups ask of machines that are installed into them, by the group's name, `all` and removed ones too.
+    pub policies: BTreeMap<Name, GroupPolicy>,
     /// The time of the newest edit of each group.
     newest_edits: BTreeMap<Name, Hlc>,
     /// Releases by id.
@@ -143,6 +145,7 @@ impl Views {
             power_orders: BTreeMap::new(),
             groups: BTreeMap::new(),
             removed_groups: BTreeMap::new(),
+            policies: BTreeMap::new(),
             newest_edits: BTreeMap::new(),
             releases: BTreeMap::new(),
             orders: Vec::new(),

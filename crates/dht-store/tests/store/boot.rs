@@ -6,8 +6,9 @@ use dht_store::{Outcome, Store};
 use p2pinst_trust::fixture::{Invited, Lab, Node, key, name};
 use p2pinst_trust::{Refusal, SecretKey, policy};
 use p2pinst_types::record::{
-    Adoption, Assignment, BootState, BootStatus, BootUse, Disarmament, Ended, Firmware, Guise,
-    Image, ImageKind, ImageRemoval, Inventory, Invite, Role, Setup, Sighting, Task,
+    Adoption, Assignment, BootState, BootStatus, BootUse, Disarmament, Ended, Firmware,
+    GroupPolicy, Guise, Image, ImageKind, ImageRemoval, Inventory, Invite, Role, Setup, Sighting,
+    Task,
 };
 use p2pinst_types::{
     AssignmentId, BlobRef, Cell, Hash, Kind, Labels, Mac, MachineId, Millis, SetupId, codec,
@@ -94,6 +95,8 @@ pub(crate) fn cells(lab: &mut Lab, member: &Node) -> Vec<Cell> {
         cells.push(lab.write(&alice, Kind::ADOPTION, machine.as_bytes(), &adoption(named)));
     }
     cells.push(lab.label(&alice, &machine, "gpu", Some("yes")));
+    let policy = GroupPolicy { console_code: true };
+    cells.push(lab.write(&alice, Kind::GROUP_POLICY, b"all", &policy));
     cells.push(image(lab, &bob, "debian", 1));
     cells.push(image(lab, &alice, "void", 2));
     let setup = Setup { name: name("compute"), text: "x".to_owned() };

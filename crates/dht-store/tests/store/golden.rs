@@ -12,8 +12,8 @@ use p2pinst_trust::fixture::name;
 use p2pinst_types::record::{
     Action, Admission, Adoption, Assignment, BootFrom, BootState, BootStatus, BootUse, ByDistance,
     ConsoleCode, Controller, Deployment, Disarmament, Disk, Ended, Firmware, Grant, Group,
-    GroupEdit, Guise, HistoryEntry, HistorySegment, Image, ImageKind, ImageRemoval, Inventory,
-    Invite, LabelEdit, MachineName, Manager, Mode, Nic, NodeCert, NodeRecord, PackageId,
+    GroupEdit, GroupPolicy, Guise, HistoryEntry, HistorySegment, Image, ImageKind, ImageRemoval,
+    Inventory, Invite, LabelEdit, MachineName, Manager, Mode, Nic, NodeCert, NodeRecord, PackageId,
     PowerAction, PowerCause, PowerOrder, PowerOutcome, PowerStatus, Progress, Release, Resealed,
     Retirement, Revocation, Role, RootDoc, Sealed, Setup, Sighting, SignedCert, SignedRoot, Speed,
     Speeds, Standing, State, Status, Task, Transfer,
@@ -159,6 +159,7 @@ fn golden_records_of_bare_metal() {
         &ImageRemoval { image, reason: "old".to_owned() },
         "52:7addb123185a1145",
     );
+    check(&mut f, "group policy", &GroupPolicy { console_code: true }, "15:859823d64941b9e8");
     assert!(f.is_empty(), "{f:#?}");
 }
 

@@ -6,8 +6,8 @@ use dht_store::view::{GroupHead, Views};
 use p2pinst_trust::SecretKey;
 use p2pinst_trust::fixture::{Lab, key, name};
 use p2pinst_types::cell::Draft;
-use p2pinst_types::record::{Group, GroupEdit, Role};
-use p2pinst_types::{Cell, CellId, Hlc, Kind, codec};
+use p2pinst_types::record::{Group, GroupEdit, GroupPolicy, Role};
+use p2pinst_types::{Cell, CellId, Hlc, Kind, LabelValue, Labels, MachineId, codec};
 use proptest::prelude::*;
 
 use crate::world::{apply, store};
@@ -247,6 +247,47 @@ fn who_has_no_power_edits_nothing() {
     // the revocation is dated after what bob wrote: it stands; what he writes later does not
     let late = w.edit(BOB, "n6", true, 20 + (1 << 20));
     assert_eq!(w.members(&[made, cell, revoked, late]), "15");
+}
+
+#[test]
+fn what_a_group_asks_is_the_newest_word_of_those_who_have_power() {
+    let mut w = World::new();
+    let asks = |w: &mut World, by, console_code, at| {
+        let payload = codec::encode(&GroupPolicy { console_code }).unwrap();
+        let hlc = w.at(at);
+        w.sign(by, Kind::GROUP_POLICY, vec![], payload, hlc)
+    };
+    let selector = Group::new(String::new(), None, Some("gpu=true".parse().unwrap()));
+    let mut cells = vec![w.define(ALICE, &selector, 10), w.edit(ALICE, "n[1-2]", true, 11)];
+    let (gpu, n1, n3, site) = (name("gpu"), name("n1"), name("n3"), name("lab"));
+    let (plain, other) = (Labels::default(), MachineId([9; 16]));
+    let labels: Labels = [(gpu.clone(), LabelValue::try_from("true".to_owned()).unwrap())].into();
+    let asking = |views: &Views, machine: &MachineId, name, labels| {
+        views.asks_for_code(machine, (name, &site, labels)).cloned()
+    };
+    assert_eq!(asking(&w.views(&cells), &other, &n1, &labels), None, "nothing was said");
+    cells.push(asks(&mut w, ALICE, true, 20));
+    let views = w.views(&cells);
+    assert_eq!(asking(&views, &other, &n1, &plain), Some(gpu.clone()), "by its name");
+    assert_eq!(asking(&views, &other, &n3, &labels), Some(gpu.clone()), "by its labels");
+    assert_eq!(asking(&views, &other, &n3, &plain), None);
+    // a member is asked for as what it is, whatever it is to be
+    let member = views.machines.values().find(|m| m.name == name("n2")).unwrap().id;
+    assert_eq!(asking(&views, &member, &n3, &plain), Some(gpu.clone()));
+    // of two the later counts; who has no power any more asks nothing
+    cells.push(asks(&mut w, BOB, false, 30));
+    assert_eq!(asking(&w.views(&cells), &other, &n1, &labels), None);
+    let (root, carol) = (w.lab.root.clone(), w.operators[CAROL].public());
+    cells.push(w.lab.revoke(&root, carol, None));
+    cells.push(asks(&mut w, CAROL, true, 40 + (1 << 20)));
+    assert_eq!(asking(&w.views(&cells), &other, &n1, &labels), None);
+    // nobody is in a group that is gone; what it asked is asked again by one of its name
+    cells.push(asks(&mut w, ALICE, true, 50));
+    let head = w.views(&cells).group_head(&gpu);
+    cells.push(w.define(BOB, &removal(head.after), 60));
+    assert_eq!(asking(&w.views(&cells), &other, &n3, &labels), None);
+    cells.push(w.define(BOB, &selector, 70));
+    assert_eq!(asking(&w.views(&cells), &other, &n3, &labels), Some(gpu));
 }
 
 /// A random act of one of three operators.

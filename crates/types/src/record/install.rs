@@ -74,6 +74,14 @@ impl GroupEdit {
     }
 }
 
+/// What a group asks of machines that are installed into it. Filed under the group's name, which may be the built-in one's; of
+/// several the newest counts. It outlives the group: one that is made anew under the name asks the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupPolicy {
+    /// A scout gets its certificate only from whom knows the code of its order, typed at the machine's console.
+    pub console_code: bool,
+}
+
 /// A package manager.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

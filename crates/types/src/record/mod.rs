@@ -14,8 +14,8 @@ pub use boot::{
 };
 pub use hardware::{Disk, Firmware, Inventory, Nic};
 pub use install::{
-    Action, Deployment, Group, GroupEdit, HistoryEntry, HistorySegment, Manager, Mode, PackageId,
-    Release, Retirement, State, Status,
+    Action, Deployment, Group, GroupEdit, GroupPolicy, HistoryEntry, HistorySegment, Manager, Mode,
+    PackageId, Release, Retirement, State, Status,
 };
 pub use node::NodeRecord;
 pub use power::{

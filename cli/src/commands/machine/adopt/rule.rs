@@ -104,11 +104,13 @@ impl Rule {
         let seen = bare::sightings(client).await?;
         let mut why_not = Left::new();
         let mut machines = self.select(&known, &seen, &mut why_not)?;
-        if let Some((planned, _)) = how.install.as_ref().filter(|_| self.watch) {
+        if let Some((planned, terms)) = how.install.as_ref().filter(|_| self.watch) {
             // one that cannot be installed so does not keep the others waiting
             machines.retain(|machine| {
                 let one = vec![deploy::Wanted::of(machine.clone())];
-                let Err(reasons) = deploy::judge(planned, one, cluster_now(info)) else {
+                let Err(reasons) =
+                    deploy::judge(planned, one, terms.code.is_some(), cluster_now(info))
+                else {
                     return true;
                 };
                 let reasons: Vec<String> = reasons.into_iter().map(|(_, why)| why).collect();
