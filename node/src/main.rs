@@ -74,6 +74,9 @@ struct ScoutArgs {
     /// Also an interface that is no device of a machine (one of a network namespace)
     #[arg(long = "nic", value_name = "NAME")]
     nics: Vec<String>,
+    /// Ask here for the code of the order [default: at all consoles of the kernel]
+    #[arg(long = "console", value_name = "TTY")]
+    consoles: Vec<PathBuf>,
     /// End when the machine is installed, and do not start it anew
     #[arg(long)]
     stay: bool,
@@ -81,10 +84,10 @@ struct ScoutArgs {
 
 impl ScoutArgs {
     fn options(self) -> scout::Options {
-        let Self { dir, cluster, run_dir, listen, peers, disks: only, nics, stay } = self;
+        let Self { dir, cluster, run_dir, listen, peers, disks: only, nics, consoles, stay } = self;
         let roots = Roots { also: only.clone(), nics, ..Roots::default() };
         let then = if stay { Then::Exit } else { Then::Reboot };
-        scout::Options { dir, cluster, run_dir, listen, peers, roots, only, then }
+        scout::Options { dir, cluster, run_dir, listen, peers, roots, only, consoles, then }
     }
 }
 

@@ -4,10 +4,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,16 +13,16 @@ use anyhow::{Context as _, anyhow};
 use p2pinst_boot::dhcp::beacon::Beacon;
 use p2pinst_boot::scout::{BEACON_PORT, BootArgs, HTTP_PORT, Lease, ask, gather};
 use p2pinst_trust::scout::Welcomed;
-use p2pinst_trust::{Greeting, RootChain, ScoutCluster, ScoutHello, SecretKey, Welcome, console};
+use p2pinst_trust::{Greeting, RootChain, ScoutCluster, ScoutHello, SecretKey, Welcome};
 use p2pinst_types::record::{Guise, Inventory};
-use p2pinst_types::{ClusterId, Mac, PublicKey, Signature, codec, limits};
-use rustix::fs::OFlags;
+use p2pinst_types::{Mac, Signature, codec, limits};
 use tokio::net::UdpSocket;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Options;
+use super::console::Consoles;
 use crate::addrs::reachable;
 use crate::boot::cluster_tag;
 use crate::net::socket_addr;
@@ -128,51 +126,6 @@ impl Heard {
     }
 }
 
-/// Whoever sits at one of the consoles is asked beside everything else, and once at a time at each.
-#[derive(Debug, Default)]
-struct Consoles {
-    asked: BTreeSet<PathBuf>,
-    typed: JoinSet<(PathBuf, Option<Signature>)>,
-}
-
-impl Consoles {
-    /// For a code with this salt; it counts for this scout and no other.
-    fn ask(&mut self, salt: [u8; 16], cluster: ClusterId, scout: PublicKey) {
-        for console in consoles() {
-            if self.asked.insert(console.clone()) {
-                self.typed.spawn_blocking(move || {
-                    let code = console_code(&console, &salt, &cluster, &scout);
-                    (console, code)
-                });
-            }
-        }
-    }
-
-    /// What was typed first; for ever, where nobody was asked.
-    async fn typed(&mut self) -> Signature {
-        loop {
-            match self.typed.join_next().await {
-                None => return std::future::pending().await,
-                Some(Ok((console, code))) => {
-                    self.asked.remove(&console);
-                    if let Some(code) = code {
-                        return code;
-                    }
-                }
-                Some(Err(error)) => debug!(%error, "nobody can be asked"),
-            }
-        }
-    }
-}
-
-/// The consoles that the kernel has: screen and keyboard, serial lines.
-fn consoles() -> Vec<PathBuf> {
-    let active = p2pinst_files::read(Path::new("/sys/class/tty/console/active"), NOTES);
-    let active = String::from_utf8(active.unwrap_or_default()).unwrap_or_default();
-    let all: Vec<_> = active.split_whitespace().map(|name| Path::new("/dev").join(name)).collect();
-    if all.is_empty() { vec![PathBuf::from("/dev/console")] } else { all }
-}
-
 /// Introduces the machine to every peer that it hears of, again and again, until one welcomes it.
 pub(super) async fn meet(
     options: &Options,
@@ -239,7 +192,7 @@ async fn introduce(
     inventory: &Inventory,
     heard: &Heard,
 ) -> anyhow::Result<Meeting> {
-    let (mut code, mut console) = (None, Consoles::default());
+    let (mut code, mut console) = (None, Consoles::new(&options.consoles));
     let (mut said, mut leaves) = (String::new(), None::<Instant>);
     for round in 0u32.. {
         let named = cluster.peers.iter().filter_map(|p| socket_addr(p));
@@ -340,31 +293,6 @@ fn hello(
 /// So that a rack that starts at one time does not ask at one time.
 fn jitter() -> f64 {
     0.75 + f64::from(rand::random::<u8>()) / 512.0
-}
-
-/// Asks whoever sits at a console for the code of the order. Blocks.
-fn console_code(
-    console: &Path,
-    salt: &[u8; 16],
-    cluster: &ClusterId,
-    scout: &PublicKey,
-) -> Option<Signature> {
-    let read = || -> io::Result<String> {
-        let mut options = fs::OpenOptions::new();
-        let options =
-            options.read(true).write(true).custom_flags(OFlags::NOCTTY.bits().cast_signed());
-        let mut console = options.open(console)?;
-        write!(console, "\r\ncode of the order: ")?;
-        let mut line = String::new();
-        let mut console = BufReader::new(console).take(limits::HARDWARE_TEXT as u64);
-        console.read_line(&mut line)?;
-        Ok(line.trim().to_owned())
-    };
-    let code =
-        read().inspect_err(|e| warn!(console = %console.display(), error = %e, "no console"));
-    let code = code.ok().filter(|code| !code.is_empty())?;
-    let answer = console::answer(&code, salt, cluster, scout);
-    answer.inspect_err(|error| warn!(%error, "the code is of no use")).ok()
 }
 
 #[cfg(test)]

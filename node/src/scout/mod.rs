@@ -4,6 +4,7 @@
 //! out the assignment that its certificate names ([`mod@install`]), and starts the machine from its disk. Everything that it knows lies in
 //! memory: after a loss of power the next scout begins anew, and finds on the disks what this one has done.
 
+mod console;
 mod contacts;
 mod core;
 mod images;
@@ -49,6 +50,8 @@ pub struct Options {
     pub roots: Roots,
     /// The only disks that there are for it, by name; none named: all.
     pub only: Vec<String>,
+    /// Where it asks for the code of its order, where one is wanted; none named: at all consoles that the kernel has.
+    pub consoles: Vec<PathBuf>,
     /// What it does when the machine is installed.
     pub then: Then,
 }

@@ -72,12 +72,14 @@ pub(crate) struct Blank<'a> {
     lab: &'a Lab,
     host: &'a Node,
     disk: Loop,
+    /// Where its scout asks for a code; none: nowhere.
+    pub(crate) consoles: Vec<PathBuf>,
 }
 
 impl<'a> Blank<'a> {
     pub(crate) fn new(lab: &'a Lab, host: &'a Node) -> Result<Self> {
         let disk = Loop::new(&lab.dir().join(format!("{}.disk", host.name())))?;
-        Ok(Self { lab, host, disk })
+        Ok(Self { lab, host, disk, consoles: Vec::new() })
     }
 
     /// The address of its network card.
@@ -102,6 +104,12 @@ impl<'a> Blank<'a> {
         let scout = scout.arg(dir.join("scout")).arg("--cluster").arg(cluster);
         let disk = self.disk.path.file_name().context("no name")?;
         let mut scout = scout.arg("--disk").arg(disk);
+        for console in &self.consoles {
+            scout = scout.arg("--console").arg(console);
+        }
+        if self.consoles.is_empty() {
+            scout = scout.args(["--console", "/dev/null"]);
+        }
         for peer in peers {
             scout = scout.arg("--peer").arg(format!("{}:4080", peer.host().ip));
         }

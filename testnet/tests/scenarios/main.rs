@@ -50,3 +50,4 @@ mod storage;
 mod strangers;
 mod swarm;
 mod templates;
+mod terminal;

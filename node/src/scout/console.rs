@@ -1,0 +1,106 @@
+//! Asking whoever sits at a console of the machine for the code of its order.
+
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use p2pinst_trust::console;
+use p2pinst_types::{ClusterId, PublicKey, Signature, limits};
+use rustix::fs::OFlags;
+use rustix::termios::{LocalModes, OptionalActions, isatty, tcgetattr, tcsetattr};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+/// Longest list of consoles of a kernel.
+const LIST: u64 = 64 * 1024;
+
+/// Whoever sits at one of the consoles is asked beside everything else, and once at a time at each.
+#[derive(Debug)]
+pub(super) struct Consoles {
+    all: Vec<PathBuf>,
+    asked: BTreeSet<PathBuf>,
+    typed: JoinSet<(PathBuf, Option<Signature>)>,
+}
+
+impl Consoles {
+    /// These; none named: those that the kernel has, screen and keyboard and serial lines.
+    pub(super) fn new(named: &[PathBuf]) -> Self {
+        let all = if named.is_empty() { of_kernel() } else { named.to_vec() };
+        Self { all, asked: BTreeSet::new(), typed: JoinSet::new() }
+    }
+
+    /// For a code with this salt; it counts for this scout and no other.
+    pub(super) fn ask(&mut self, salt: [u8; 16], cluster: ClusterId, scout: PublicKey) {
+        for console in &self.all {
+            if self.asked.insert(console.clone()) {
+                let console = console.clone();
+                self.typed.spawn_blocking(move || {
+                    let code = code(&console, &salt, &cluster, &scout);
+                    (console, code)
+                });
+            }
+        }
+    }
+
+    /// What was typed first; for ever, where nobody was asked.
+    pub(super) async fn typed(&mut self) -> Signature {
+        loop {
+            match self.typed.join_next().await {
+                None => return std::future::pending().await,
+                Some(Ok((console, code))) => {
+                    self.asked.remove(&console);
+                    if let Some(code) = code {
+                        return code;
+                    }
+                }
+                Some(Err(error)) => debug!(%error, "nobody can be asked"),
+            }
+        }
+    }
+}
+
+fn of_kernel() -> Vec<PathBuf> {
+    let active = p2pinst_files::read(Path::new("/sys/class/tty/console/active"), LIST);
+    let active = String::from_utf8(active.unwrap_or_default()).unwrap_or_default();
+    let all: Vec<_> = active.split_whitespace().map(|name| Path::new("/dev").join(name)).collect();
+    if all.is_empty() { vec![PathBuf::from("/dev/console")] } else { all }
+}
+
+/// Asks at one console. Blocks.
+fn code(
+    console: &Path,
+    salt: &[u8; 16],
+    cluster: &ClusterId,
+    scout: &PublicKey,
+) -> Option<Signature> {
+    let code = line(console)
+        .inspect_err(|e| warn!(console = %console.display(), error = %e, "no console"));
+    let code = code.ok().filter(|code| !code.is_empty())?;
+    let answer = console::answer(&code, salt, cluster, scout);
+    answer.inspect_err(|error| warn!(%error, "the code is of no use")).ok()
+}
+
+/// One line that is typed there, and not shown: serial lines are recorded.
+fn line(console: &Path) -> io::Result<String> {
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true);
+    let mut console = options.custom_flags(OFlags::NOCTTY.bits().cast_signed()).open(console)?;
+    if isatty(&console) {
+        hide(&console)?;
+    }
+    write!(console, "\r\ncode of the order: ")?;
+    let mut line = String::new();
+    BufReader::new(&console).take(limits::HARDWARE_TEXT as u64).read_line(&mut line)?;
+    write!(console, "\r\n")?;
+    Ok(line.trim().to_owned())
+}
+
+/// Nothing else is typed at the consoles of a machine that runs a scout: they stay so.
+fn hide(terminal: &File) -> io::Result<()> {
+    let mut modes = tcgetattr(terminal)?;
+    modes.local_modes.remove(LocalModes::ECHO);
+    modes.local_modes.insert(LocalModes::ICANON);
+    Ok(tcsetattr(terminal, OptionalActions::Now, &modes)?)
+}
