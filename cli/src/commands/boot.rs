@@ -236,10 +236,19 @@ async fn show(context: &Context, name: &str) -> Result<(), CliError> {
         "wave",
         format!("{}, after {} % of those before", u32::from(assignment.wave) + 1, assignment.gate),
     );
-    row("console code", if assignment.code.is_some() { "wanted" } else { "not wanted" }.to_owned());
+    row("console code", code(&machine, order));
     row("progress", progress(order, now));
     row("detail", order.detail.clone());
     context.print(table.text(""))
+}
+
+/// Whether a code must be typed at the machine's console.
+fn code(machine: &MachineView, order: &OrderView) -> String {
+    match (&order.assignment.code, &machine.asks_for_code) {
+        (Some(_), _) => "wanted".to_owned(),
+        (None, Some(group)) => format!("the group {group} asks for one, and the order has none"),
+        (None, None) => "not wanted".to_owned(),
+    }
 }
 
 /// What the last order to install a machine said.

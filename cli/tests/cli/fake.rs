@@ -386,6 +386,7 @@ impl State {
             Request::Sightings(ask) => say(Ok(crate::fakebare::sightings(self, ask.after))),
             Request::Images(ask) => say(Ok(crate::fakebare::images(self, ask.after))),
             Request::OneSetup(ask) => say(Ok(crate::fakebare::setup(self, ask.id))),
+            Request::AskingGroup(_) => say(Ok(crate::fakebare::asking(self))),
             Request::PrepareDeploy(_) => say(Ok(crate::fakebare::plan(self))),
             Request::Deploys(ask) => say(Ok(crate::fakebare::deploys(self, &ask))),
             Request::BootLog(ask) => say(Ok(crate::fakebare::log(self, &ask))),

@@ -57,6 +57,11 @@ fn orders(state: &State) -> Vec<(MachineId, OrderView)> {
     cells(state, Kind::ASSIGNMENT).map(one).collect()
 }
 
+/// A group that asks for a code, of everybody.
+pub(crate) fn asking(state: &State) -> Option<Name> {
+    state.groups.iter().find(|g| g.console_code).map(|g| g.name.clone())
+}
+
 /// One machine a page.
 pub(crate) fn machines(state: &State, ask: &Machines) -> Vec<MachineView> {
     let mut all: Vec<MachineView> = Vec::new();
@@ -67,7 +72,7 @@ pub(crate) fn machines(state: &State, ask: &Machines) -> Vec<MachineView> {
             id,
             adopted: !known.macs.is_empty(),
             groups: BTreeSet::from([Name::all()]),
-            asks_for_code: state.groups.iter().find(|g| g.console_code).map(|g| g.name.clone()),
+            asks_for_code: asking(state),
             known,
             member,
             up: member.is_some(),

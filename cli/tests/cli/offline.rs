@@ -36,6 +36,7 @@ const COMMANDS: &[&str] = &[
     "group add",
     "group remove",
     "group describe",
+    "group policy",
     "group rm",
     "group import",
     "group export",

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use p2pinst_types::hostexpr::HostExpr;
-use p2pinst_types::record::{PackageId, Release, Role, SignedRoot};
+use p2pinst_types::record::{Adoption, PackageId, Release, Role, SignedRoot};
 use p2pinst_types::{
     BlobRef, Hash, Hlc, ImageId, Mac, MachineId, Millis, Name, PublicKey, Rates, SetupId, Version,
 };
@@ -314,6 +314,15 @@ requests! {
         /// Which.
         id: SetupId,
     } => boot::SetupView;
+    /// The group that asks for a code at the console of a machine, if it were so: one of them, if any does.
+    AskingGroup {
+        /// Which machine; one that nobody knows yet, too.
+        machine: MachineId,
+        /// What it is to be.
+        known: Adoption,
+        /// A group that it is added to.
+        group: Option<Name>,
+    } => Option<Name>;
     /// What is to be known before machines are ordered to be installed.
     PrepareDeploy {
         /// The author of the order.

@@ -2,6 +2,7 @@
 
 use dht_store::Views;
 use dht_store::view::{Definition, EditInfo, GroupInfo};
+use p2pinst_api::request::AskingGroup;
 use p2pinst_api::view::{GroupDefinition, GroupEditView, GroupState, GroupView};
 use p2pinst_types::{Name, codec, limits};
 
@@ -29,6 +30,14 @@ impl Api {
                 room
             })
             .collect()
+    }
+
+    /// Which group would ask for a code at a machine's console.
+    pub(super) fn asking_group(&self, ask: &AskingGroup) -> Option<Name> {
+        let views = self.store.views();
+        let known = (&ask.known.name, &ask.known.site, &ask.known.labels);
+        let added = ask.group.clone().filter(|group| asks_for_code(&views, group));
+        added.or_else(|| views.asks_for_code(&ask.machine, known).cloned())
     }
 
     /// One name: the group, or the one that was taken away.

@@ -253,6 +253,7 @@ impl Api {
             Request::Sightings(r) => encode(Ok(self.sightings(r.after))),
             Request::Images(r) => encode(Ok(self.images(r.after))),
             Request::OneSetup(r) => encode(Ok(self.one_setup(r.id))),
+            Request::AskingGroup(r) => encode(Ok(self.asking_group(&r))),
             Request::PrepareDeploy(r) => encode(Ok(self.prepare_deploy(r.author))),
             Request::Deploys(r) => encode(self.deploys(&r).await),
             Request::BootLog(r) => encode(Ok(self.boot_log(&r))),

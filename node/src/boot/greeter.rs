@@ -242,8 +242,9 @@ impl Greeter {
                 warn!(%machine, %scout, macs = ?said.macs, "a second machine says that it is this one, while its scout is at work");
                 told("another scout of this machine is at work", 15)
             }
-            Verdict::Certify { machine } => {
-                match self.certify(machine, Guise::Scout, said.key, said.addrs).await {
+            Verdict::Certify { machine, assignment } => {
+                let order = (machine, assignment);
+                match self.certify(order, Guise::Scout, said.key, said.addrs).await {
                     Ok(welcome) => Greeting::Welcome(Box::new(welcome)),
                     Err(error) => {
                         warn!(%machine, %error, "a scout gets no certificate");
@@ -325,10 +326,10 @@ impl Greeter {
         *numbers.entry(mac).or_insert(next)
     }
 
-    /// Signs a certificate for a key in the name of a machine, whose order is in force.
+    /// Signs a certificate for a key in the name of a machine, if that order of it is in force.
     async fn certify(
         &self,
-        machine: MachineId,
+        (machine, assignment): (MachineId, AssignmentId),
         guise: Guise,
         key: PublicKey,
         addrs: Vec<String>,
@@ -338,7 +339,9 @@ impl Greeter {
         if !Self::may_sign(&views, &own.0, now) {
             return Err(SignError::NoRole(own));
         }
-        let assigned = self.armed(&views, &machine).ok_or(SignError::NotArmed)?;
+        // another one that has come meanwhile may want a code
+        let assigned = self.armed(&views, &machine).filter(|a| a.id == assignment);
+        let assigned = assigned.ok_or(SignError::NotArmed)?;
         if let Some(welcome) = self.count(assigned.id, guise, &key)? {
             return Ok(welcome);
         }
@@ -439,7 +442,8 @@ impl Greeter {
         if !calls_for_system(&self.store.views(), &scout) {
             return refused(&SignError::NoSystem.to_string());
         }
-        match self.certify(scout.machine, Guise::System, key, Vec::new()).await {
+        let order = (scout.machine, scout.assignment);
+        match self.certify(order, Guise::System, key, Vec::new()).await {
             Ok(welcome) => Response::Certified(Box::new(welcome)),
             Err(error) => refused(&error.to_string()),
         }

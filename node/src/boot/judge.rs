@@ -3,10 +3,12 @@
 use dht_store::Views;
 use dht_store::view::Assigned;
 use p2pinst_trust::{ScoutHello, console};
-use p2pinst_types::{Mac, MachineId, Millis, NodeId};
+use p2pinst_types::{AssignmentId, Mac, MachineId, Millis, NodeId};
 
 /// Until a machine asks again that has nothing to do yet: soon enough for who waits at the keyboard.
 const SOON: u16 = 5;
+/// The same where a code is asked for: one that is typed meanwhile is said at once, and is not to be one call too many in a minute.
+const ASKED: u16 = 8;
 /// The same of one that may wait for long.
 const LATER: u16 = 15;
 
@@ -45,6 +47,8 @@ pub(super) enum Verdict {
     Certify {
         /// The machine.
         machine: MachineId,
+        /// Its order, and no other.
+        assignment: AssignmentId,
     },
 }
 
@@ -120,11 +124,17 @@ pub(super) fn judge(
         return wait(reason, LATER).of(machine);
     }
     let other = views.scouts().find(|s| {
-        s.machine == machine && s.node.0 != hello.key && now <= s.not_after && is_alive(&s.node)
+        // who knows the code of this order is it, whoever was let in by an earlier one
+        let is_earlier = assigned.order.code.is_some() && s.assignment != assigned.id;
+        s.machine == machine
+            && s.node.0 != hello.key
+            && now <= s.not_after
+            && !is_earlier
+            && is_alive(&s.node)
     });
     match other {
         Some(scout) => Verdict::Spoofed { machine, scout: scout.node },
-        None => Verdict::Certify { machine },
+        None => Verdict::Certify { machine, assignment: assigned.id },
     }
 }
 
@@ -146,5 +156,5 @@ fn refuses(views: &Views, assigned: &Assigned, hello: &ScoutHello) -> Option<Ver
         None => "the order wants a code, typed at this machine's console",
     };
     let code = Some(wanted.salt);
-    Some(Verdict::Wait { reason: reason.to_owned(), secs: SOON, code, machine: None })
+    Some(Verdict::Wait { reason: reason.to_owned(), secs: ASKED, code, machine: None })
 }

@@ -121,6 +121,14 @@ impl World {
     }
 }
 
+impl World {
+    /// It becomes the scout of the machine, by the order that is in force.
+    fn lets_in(&self, verdict: &Verdict, machine: MachineId) {
+        let assignment = self.views().current_assignment(&machine).unwrap().id;
+        assert_eq!(*verdict, Verdict::Certify { machine, assignment });
+    }
+}
+
 fn waits(verdict: &Verdict, why: &str) {
     assert!(matches!(verdict, Verdict::Wait { reason, .. } if reason.contains(why)), "{verdict:?}");
 }
@@ -133,13 +141,13 @@ fn only_a_machine_with_an_order_in_force_becomes_a_scout() {
     let machine = world.adopt(MAC, "b1");
     waits(&world.judge(&hello, Some(MAC), false), "no order");
     let assigned = world.order(MAC, "b1", |_| {});
-    assert_eq!(world.judge(&hello, Some(MAC), false), Verdict::Certify { machine });
+    world.lets_in(&world.judge(&hello, Some(MAC), false), machine);
     waits(&world.judge(&hello, None, false), "another segment");
     waits(&world.judge(&hello, Some(OTHER), false), "none of its interfaces");
     // beside others' interfaces its own counts: that of which the kernel knows
     world.adopt(OTHER, "b2");
     let both = world.hello(&key(7), &[OTHER, MAC]);
-    assert_eq!(world.judge(&both, Some(MAC), false), Verdict::Certify { machine });
+    world.lets_in(&world.judge(&both, Some(MAC), false), machine);
     // who lists another's interface is not it
     let third = Mac([0x52, 0x54, 0, 0, 0, 3]);
     let liar = world.hello(&key(8), &[third, MAC]);
@@ -147,7 +155,7 @@ fn only_a_machine_with_an_order_in_force_becomes_a_scout() {
     world.ended(&assigned, Ended::Installed);
     waits(&world.judge(&hello, Some(MAC), false), "no order");
     world.order(MAC, "b1", |o| o.number = 2);
-    assert_eq!(world.judge(&hello, Some(MAC), false), Verdict::Certify { machine });
+    world.lets_in(&world.judge(&hello, Some(MAC), false), machine);
     world.lab.clock = world.lab.clock.after(Duration::from_secs(3700));
     waits(&world.judge(&hello, Some(MAC), false), "no order");
 }
@@ -174,7 +182,7 @@ fn a_code_that_is_wanted_is_needed() {
     hello.code = Some(typed("471147", &key(8)));
     waits(&world.judge(&hello, None, false), "wrong");
     hello.code = Some(typed("471147", &key(7)));
-    assert_eq!(world.judge(&hello, None, false), Verdict::Certify { machine });
+    world.lets_in(&world.judge(&hello, None, false), machine);
 }
 
 #[test]
@@ -183,7 +191,7 @@ fn a_group_that_asks_for_a_code_lets_nobody_in_without_one() {
     let machine = world.adopt(MAC, "b1");
     world.order(MAC, "b1", |_| {});
     let mut hello = world.hello(&key(7), &[MAC]);
-    assert_eq!(world.judge(&hello, Some(MAC), false), Verdict::Certify { machine });
+    world.lets_in(&world.judge(&hello, Some(MAC), false), machine);
     let alice = world.lab.operator.clone();
     let policy = GroupPolicy { console_code: true };
     let cell = world.lab.write(&alice, Kind::GROUP_POLICY, b"all", &policy);
@@ -201,7 +209,7 @@ fn a_group_that_asks_for_a_code_lets_nobody_in_without_one() {
     let cluster = *world.lab.cluster();
     let code = console::answer("471147", &demand.salt, &cluster, &key(7).public()).unwrap();
     hello.code = Some(code);
-    assert_eq!(world.judge(&hello, Some(MAC), false), Verdict::Certify { machine });
+    world.lets_in(&world.judge(&hello, Some(MAC), false), machine);
 }
 
 #[test]
@@ -236,10 +244,17 @@ fn a_second_machine_that_says_it_is_the_first_is_kept_out_while_that_one_works()
     let spoofed = Verdict::Spoofed { machine, scout: NodeId(scout.id()) };
     assert_eq!(world.judge(&spoofer, Some(MAC), true), spoofed);
     // the machine has lost power, and comes again with another key
-    assert_eq!(world.judge(&spoofer, Some(MAC), false), Verdict::Certify { machine });
+    world.lets_in(&world.judge(&spoofer, Some(MAC), false), machine);
     // the scout itself asks again: its answer was lost
     let again = world.hello(&scout.key, &[MAC]);
-    assert_eq!(world.judge(&again, Some(MAC), true), Verdict::Certify { machine });
+    world.lets_in(&world.judge(&again, Some(MAC), true), machine);
+    // who knows the code of a newer order is the machine, whoever was let in without one
+    let demand = console::demand("471147").unwrap();
+    world.order(MAC, "b1", |o| (o.number, o.code) = (2, Some(demand)));
+    waits(&world.judge(&again, Some(MAC), true), "wants a code");
+    let (cluster, mut known) = (*world.lab.cluster(), world.hello(&key(8), &[MAC]));
+    known.code = console::answer("471147", &demand.salt, &cluster, &key(8).public()).ok();
+    world.lets_in(&world.judge(&known, Some(MAC), true), machine);
 }
 
 #[test]

@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context as _, Result};
+use rustix::fs::OFlags;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 /// See the module.
@@ -22,11 +24,16 @@ pub(crate) struct Terminal {
 
 impl Terminal {
     pub(crate) fn new() -> Result<Self> {
-        let side = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).context("no terminal")?;
+        let side = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
+            .context("no terminal")?;
         grantpt(&side).and_then(|()| unlockpt(&side)).context("cannot open the terminal")?;
         let name = ptsname(&side, Vec::new()).context("a terminal without a name")?;
         let device = PathBuf::from(std::ffi::OsString::from_vec(name.into_bytes()));
-        let other = File::options().read(true).write(true).open(&device);
+        let other = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(OFlags::NOCTTY.bits().cast_signed())
+            .open(&device);
         let other = other.context("cannot open the other side")?;
         let side = File::from(side);
         let shown = Arc::new(Mutex::new(Vec::new()));

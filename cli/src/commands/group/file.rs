@@ -48,7 +48,8 @@ pub(crate) struct ImportArgs {
 ///
 /// The file is that of Clumpt. Machines that were added are written with the others. What the
 /// format cannot express, machines that were removed, is written as the names of those that are
-/// members now, below a comment that says so.
+/// members now, below a comment that says so. What groups ask of machines (`group policy`) is not in it, and an import
+/// leaves it as it is.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   p2pinst group export > groups.conf

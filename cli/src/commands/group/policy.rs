@@ -12,8 +12,10 @@ use crate::error::CliError;
 ///
 /// With a console code a bare machine of the group gets its certificate, and its image, only when the code of its order
 /// (`p2pinst deploy --code`) is typed at its console: nobody else on its segment can pass for it. Orders without
-/// a code are refused then, and scouts under an older one have to wait. The built-in group `all` may be named. What is asked
-/// outlives the group: one that is made anew under the name asks the same.
+/// a code are refused then, and scouts under an older one have to wait; those that were let in before go on, until their
+/// order is taken back or another one given. The built-in group `all` may be named. Of a group of addresses only members
+/// are asked that are installed anew: the addresses of bare machines are not known. What is asked outlives the group: one that is made anew under the name asks
+/// the same.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   p2pinst group policy lobby --console-code wanted

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::ArgGroup;
 use p2pinst_api::Client;
 use p2pinst_api::boot::{InventoryView, MachineView, SightingView};
-use p2pinst_api::request::OneGroup;
+use p2pinst_api::request::{AskingGroup, OneGroup};
 use p2pinst_api::view::NodeInfo;
 use p2pinst_types::hostexpr::HostExpr;
 use p2pinst_types::name::parse_label;
@@ -201,9 +201,6 @@ pub(super) async fn run(context: &Context, args: AdoptArgs) -> Result<(), CliErr
         Some((setup, text)) => {
             let images = bare::images(&mut client).await?;
             let waves = deploy::Waves::at_once();
-            if code.is_none() {
-                content(&mut client, args.group.as_ref()).await?;
-            }
             let AdoptArgs { power, ttl, yes, .. } = args;
             let terms = Terms { power, ttl, gate: 0, waves, code, yes };
             Some((Planned::new(setup, text, &images), terms))
@@ -224,7 +221,7 @@ async fn take(
     context: &Context,
     client: &mut Client,
     info: &NodeInfo,
-    machines: Vec<MachineView>,
+    mut machines: Vec<MachineView>,
     how: &How,
 ) -> Result<Taken, CliError> {
     let need = Need::All(&[Role::Operator]);
@@ -232,6 +229,7 @@ async fn take(
     let ready = match how.install.clone() {
         None => None,
         Some((planned, terms)) => {
+            ask(client, how.group.as_ref(), &mut machines).await?;
             let wanted = machines.iter().cloned().map(deploy::Wanted::of).collect();
             let by = (author.key.public(), cluster_now(info));
             Some(Ready::judge(context, client, planned, wanted, terms, by).await?)
@@ -347,7 +345,6 @@ fn one_of(
     if let Some(before) = before {
         (machine.member, machine.up, machine.order) =
             (before.member, before.up, before.order.clone());
-        machine.asks_for_code = before.asks_for_code.clone();
         machine.inventory = before.inventory.clone().or(machine.inventory);
     }
     Ok(machine)
@@ -379,16 +376,15 @@ fn site_of(macs: &[Mac], seen: &[SightingView]) -> Result<Name, CliError> {
     last.and_then(|s| s.site.clone()).map_or_else(default_site, Ok)
 }
 
-/// Whether the groups that machines come into for certain are content with an order that has no code.
-async fn content(client: &mut Client, group: Option<&Name>) -> Result<(), CliError> {
-    for name in group.into_iter().chain([&Name::all()]) {
-        let known = client.call(OneGroup { name: name.clone() }).await?.group;
-        if known.is_some_and(|group| group.console_code) {
-            let why = format!("the group {name} asks for a code, typed at the machine's console");
-            return Err(CliError::failed(why)
-                .hint("give one: --code, or --code-file FILE")
-                .hint("nothing was adopted"));
-        }
+/// Notes which machines a group asks a code of, as they are to be.
+async fn ask(
+    client: &mut Client,
+    group: Option<&Name>,
+    machines: &mut [MachineView],
+) -> Result<(), CliError> {
+    for machine in machines {
+        let (id, known, group) = (machine.id, machine.known.clone(), group.cloned());
+        machine.asks_for_code = client.call(AskingGroup { machine: id, known, group }).await?;
     }
     Ok(())
 }

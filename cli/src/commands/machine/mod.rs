@@ -210,6 +210,9 @@ async fn show(context: &Context, name: &str) -> Result<(), CliError> {
     row("site", known.site.to_string());
     row("labels", dash(format::labels(&known.labels)));
     row("interfaces", dash(format::names(&known.macs, usize::MAX)));
+    if let Some(group) = &machine.asks_for_code {
+        row("console code", format!("the group {group} asks for one"));
+    }
     if let Some(order) = &machine.order {
         row("order", format!("{}, {}", order.name, super::boot::progress(order, now)));
     }

@@ -23,7 +23,7 @@ use p2pinst_types::Mac;
 /// Bounds of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at a time: of machines that are expected, and as many of others.
+    /// Connections at a time: of anybody, and as many again of machines that are expected.
     pub connections: usize,
     /// Connections of one caller at a time.
     pub per_client: usize,

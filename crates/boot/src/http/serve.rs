@@ -64,15 +64,13 @@ impl<S: Site> Server<S> {
         }
     }
 
-    /// A place for a connection. Who it is that calls is only looked up where all places of anybody are taken.
+    /// A place for a connection. Who it is that calls is only looked up where there is none for anybody.
     fn place(&self, from: Ipv4Addr) -> Option<Place> {
         let open = |from| lock(&self.gate).open(from, &self.limits).map(|()| from);
+        let expected = || Some(self.site.caller(from)).filter(|caller| caller.is_expected());
         let from = match open(Caller::Other(from)) {
-            Err(Refused::All) => {
-                let caller = self.site.caller(from);
-                if caller.is_expected() { open(caller).ok()? } else { return None }
-            }
-            opened => opened.ok()?,
+            Ok(from) => from,
+            Err(_) => open(expected()?).ok()?,
         };
         Some(Place { gate: Arc::clone(&self.gate), from, leave: Gate::close })
     }
@@ -145,6 +143,11 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream as Client;
 
+    use p2pinst_types::Mac;
+
+    /// From there a machine calls that has an order.
+    const EXPECTED: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
+
     /// One large file.
     struct Zeros(tempfile::NamedTempFile);
 
@@ -155,7 +158,10 @@ mod tests {
         }
 
         fn caller(&self, from: Ipv4Addr) -> Caller {
-            Caller::Other(from)
+            match from == EXPECTED {
+                true => Caller::Expected(Mac([2, 0, 0, 0, 0, 1])),
+                false => Caller::Other(from),
+            }
         }
 
         async fn hello(&self, _: SocketAddrV4, body: Vec<u8>) -> Option<Answered> {
@@ -184,6 +190,21 @@ mod tests {
         client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         client.write_all(head.as_bytes()).unwrap();
         client
+    }
+
+    #[test]
+    fn a_machine_that_is_expected_has_a_place_whoever_holds_the_others() {
+        let limits = Limits { connections: 3, per_client: 2, ..Limits::default() };
+        let server = Server::new(Arc::new(Zeros(tempfile::NamedTempFile::new().unwrap())), limits);
+        let place = |last| server.place(Ipv4Addr::new(192, 0, 2, last));
+        // somebody passes for its address, too
+        let mut held: Vec<_> = [9, 9, 1].map(place).into();
+        assert!(held.iter().all(Option::is_some) && place(2).is_none());
+        held.extend([place(9), place(9)]);
+        assert!(held.iter().all(Option::is_some));
+        assert!(place(9).is_none(), "it has its share of those, too");
+        held.clear();
+        assert!([1, 2, 3].map(place).iter().all(Option::is_some));
     }
 
     #[test]

@@ -135,7 +135,8 @@ impl Views {
     }
 
     /// The group because of which the scout of a machine must know a code: one that the machine is in, or would be in with
-    /// these properties. A group that names addresses knows those of members only.
+    /// these properties. A group that names addresses knows those of members only. Who is in a group that a newer version has
+    /// defined is not known: then everybody is asked.
     #[must_use]
     pub fn asks_for_code(
         &self,
@@ -144,11 +145,14 @@ impl Views {
     ) -> Option<&Name> {
         let will_be = |info: &GroupInfo| info.has(name, site, labels, &[]);
         let member = self.machines.get(machine);
+        let bare = self.adopted.get(machine).filter(|_| member.is_none());
         let asking = self.policies.iter().filter(|(_, policy)| policy.console_code);
         asking.map(|(group, _)| group).find(|group| {
             **group == Name::all()
                 || self.groups.get(*group).is_some_and(will_be)
                 || member.is_some_and(|m| self.is_member(m, group))
+                || bare.is_some_and(|a| self.is_bare_member(&a.adoption, group))
+                || self.group_needs(group).is_some()
         })
     }
 

@@ -6,8 +6,8 @@ use dht_store::view::{GroupHead, Views};
 use p2pinst_trust::SecretKey;
 use p2pinst_trust::fixture::{Lab, key, name};
 use p2pinst_types::cell::Draft;
-use p2pinst_types::record::{Group, GroupEdit, GroupPolicy, Role};
-use p2pinst_types::{Cell, CellId, Hlc, Kind, LabelValue, Labels, MachineId, codec};
+use p2pinst_types::record::{Adoption, Group, GroupEdit, GroupPolicy, Role};
+use p2pinst_types::{Cell, CellId, Hlc, Kind, LabelValue, Labels, Mac, MachineId, codec};
 use proptest::prelude::*;
 
 use crate::world::{apply, store};
@@ -274,6 +274,15 @@ fn what_a_group_asks_is_the_newest_word_of_those_who_have_power() {
     // a member is asked for as what it is, whatever it is to be
     let member = views.machines.values().find(|m| m.name == name("n2")).unwrap().id;
     assert_eq!(asking(&views, &member, &n3, &plain), Some(gpu.clone()));
+    // one that is only adopted is asked for as what it was adopted, whatever its order says
+    let (plain_site, machine) = (site.clone(), Adoption::machine(Mac([2, 0, 0, 0, 0, 7])));
+    let (name7, macs) = (name("b7"), vec![]);
+    let adoption =
+        Adoption { name: name7, macs, site: plain_site, labels: labels.clone(), removed: false };
+    let alice = w.operators[ALICE].clone();
+    cells.push(w.lab.write(&alice, Kind::ADOPTION, machine.as_bytes(), &adoption));
+    let views = w.views(&cells);
+    assert_eq!(asking(&views, &machine, &n3, &plain), Some(gpu.clone()));
     // of two the later counts; who has no power any more asks nothing
     cells.push(asks(&mut w, BOB, false, 30));
     assert_eq!(asking(&w.views(&cells), &other, &n1, &labels), None);

@@ -106,6 +106,7 @@ impl Rule {
         let mut machines = self.select(&known, &seen, &mut why_not)?;
         if let Some((planned, terms)) = how.install.as_ref().filter(|_| self.watch) {
             // one that cannot be installed so does not keep the others waiting
+            super::ask(client, how.group.as_ref(), &mut machines).await?;
             machines.retain(|machine| {
                 let one = vec![deploy::Wanted::of(machine.clone())];
                 let Err(reasons) =
