@@ -24,6 +24,7 @@ pub(crate) struct Planned {
     pub(crate) images: BTreeMap<Name, ImageId>,
     facts: BTreeMap<Name, ImageFacts>,
     templates: BTreeSet<Name>,
+    installers: BTreeSet<Name>,
     archs: BTreeMap<Name, String>,
 }
 
@@ -38,7 +39,8 @@ pub(crate) fn named(setup: &Setup) -> BTreeSet<&Name> {
     let parts = disks.clone().flat_map(|d| &d.partition).filter_map(|p| p.image.as_ref());
     let volumes = setup.volume.iter().filter_map(|v| v.image.as_ref());
     let whole = disks.filter_map(|d| d.image.as_ref());
-    whole.chain(parts).chain(volumes).chain(templates(setup)).collect()
+    let installer = setup.installer.iter().map(|i| &i.image);
+    whole.chain(parts).chain(volumes).chain(installer).chain(templates(setup)).collect()
 }
 
 impl Planned {
@@ -67,14 +69,21 @@ impl Planned {
                 ImageKind::Disk => Facts::Disk,
                 ImageKind::Partition => Facts::Partition,
                 ImageKind::Rootfs => Facts::Tar,
-                ImageKind::Scout | ImageKind::Templates | ImageKind::Repository => return None,
+                ImageKind::Scout
+                | ImageKind::Templates
+                | ImageKind::Repository
+                | ImageKind::Installer => return None,
             };
             Some((view.image.name.clone(), ImageFacts { kind, size: view.size }))
         });
-        let graphs = found.iter().filter(|i| i.image.kind == ImageKind::Templates);
+        let are = |kind| {
+            let such = found.iter().filter(move |i| i.image.kind == kind);
+            such.map(|i| i.image.name.clone()).collect()
+        };
         Self {
             facts: facts.collect(),
-            templates: graphs.map(|i| i.image.name.clone()).collect(),
+            templates: are(ImageKind::Templates),
+            installers: are(ImageKind::Installer),
             images: found.iter().map(|i| (i.image.name.clone(), i.id)).collect(),
             archs: found.iter().map(|i| (i.image.name.clone(), i.image.arch.clone())).collect(),
             setup,
@@ -87,7 +96,22 @@ impl Planned {
         named(&self.setup).into_iter().filter(|name| !self.images.contains_key(*name)).collect()
     }
 
-    /// What would be done to a machine by an order of that time.
+    /// The installer that does everything on the machine itself, if one does.
+    ///
+    /// # Errors
+    /// What the setup names is something else.
+    pub(crate) fn installer(&self) -> Result<Option<&Name>, String> {
+        let Some(installer) = &self.setup.installer else { return Ok(None) };
+        let name = &installer.image;
+        match self.installers.contains(name) {
+            true => Ok(Some(name)),
+            false => Err(format!(
+                "{name} is no installer (p2pinst image publish KERNEL --initrd INITRD --name {name})"
+            )),
+        }
+    }
+
+    /// What would be done to a machine by an order of that time; nothing that is known here, where an installer does it.
     ///
     /// # Errors
     /// Everything that speaks against it.
@@ -120,7 +144,7 @@ impl Planned {
     /// Whether it says of any disk that what is on it may be lost.
     pub(crate) fn may_wipe(&self) -> bool {
         use p2pinst_boot::setup::document::Wipe;
-        self.setup.disk.iter().any(|d| d.wipe != Wipe::Never)
+        self.setup.installer.is_some() || self.setup.disk.iter().any(|d| d.wipe != Wipe::Never)
     }
 }
 
@@ -172,9 +196,11 @@ pub(crate) fn one_disk(image: &ImageView, wipe: bool) -> Option<String> {
                 "\n[[disk.partition]]\nlabel = \"root\"\nsize = \"rest\"\nfilesystem = \"ext4\"\nmount = \"/\"\nimage = \"{name}\"\n"
             ));
         }
-        ImageKind::Partition | ImageKind::Scout | ImageKind::Templates | ImageKind::Repository => {
-            return None;
-        }
+        ImageKind::Partition
+        | ImageKind::Scout
+        | ImageKind::Templates
+        | ImageKind::Repository
+        | ImageKind::Installer => return None,
     }
     Some(text)
 }

@@ -10,8 +10,9 @@ use p2pinst_api::Client;
 use p2pinst_api::boot::{ImageView, OrderView};
 use p2pinst_api::request::{PinBlob, SeedBlob};
 use p2pinst_boot::image::{self, Prepared, Watch, archive, capture, layout, prepare};
-use p2pinst_types::record::{Image, ImageKind, ImageRemoval, Role, Task};
-use p2pinst_types::{BlobRef, Hash, ImageId, Kind, Name, codec, limits};
+use p2pinst_boot::setup::installer::{INITRD_MAX, KERNEL_MAX};
+use p2pinst_types::record::{INSTALLER, Image, ImageKind, ImageRemoval, Role, Task};
+use p2pinst_types::{BlobRef, Hash, ImageId, Kind, Millis, Name, codec, limits};
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -41,13 +42,19 @@ pub(crate) enum ImageCommand {
 /// zstd, gzip or xz. It is unpacked here, once, so that machines write it as it comes and two versions share what is
 /// equal. The publisher signs what it is; this machine keeps it until `image rm`, others fetch it from each other.
 /// A second image of the same name is a newer version: what is ordered from then on gets that.
+///
+/// With --initrd the file is the kernel of a distribution's own installer: a host setup ([installer]) starts both.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   p2pinst image publish debian-12.qcow2 --name debian
-  p2pinst image publish rootfs.tar.zst --name debian-root --arch x86_64 --about 'bookworm, 2026-11-20'")]
+  p2pinst image publish rootfs.tar.zst --name debian-root --arch x86_64 --about 'bookworm, 2026-11-20'
+  p2pinst image publish linux --initrd initrd.gz --name d-i --arch x86_64")]
 pub(crate) struct PublishArgs {
     /// The image
     file: PathBuf,
+    /// The file is an installer's kernel, and this its initrd
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
     /// What it is called
     #[arg(long)]
     name: Name,
@@ -251,6 +258,9 @@ async fn publish(context: &Context, args: PublishArgs) -> Result<(), CliError> {
     // before it takes its time: may anybody here publish?
     let need = Need::All(&[Role::Publisher]);
     choose::key(context, &mut client, args.key.as_ref(), need).await?;
+    if let Some(initrd) = &args.initrd {
+        return publish_installer(context, client, &args, initrd, cluster_now(&info)).await;
+    }
     let (made, _room) = prepared(context, &args.file, args.temp.as_ref()).await?;
     let (kind, file) = match made.kind {
         layout::Kind::Disk => (ImageKind::Disk, "disk.raw"),
@@ -267,6 +277,32 @@ async fn publish(context: &Context, args: PublishArgs) -> Result<(), CliError> {
     let image = Image { name, kind, arch, files, about, at };
     let published = sign(context, &mut client, key.as_ref(), image).await?;
     context.tell(format_args!("{}", made.description.describe().trim_end()));
+    told(context, &published)
+}
+
+/// Publishes a kernel with its initrd.
+async fn publish_installer(
+    context: &Context,
+    mut client: Client,
+    args: &PublishArgs,
+    initrd: &Path,
+    at: Millis,
+) -> Result<(), CliError> {
+    let kernel = args.file.as_path();
+    let mut files = BTreeMap::new();
+    for (path, name, most) in [(kernel, INSTALLER.0, KERNEL_MAX), (initrd, INSTALLER.1, INITRD_MAX)]
+    {
+        let len = Source::open(path)?.len();
+        if len > most {
+            let most = format::size(most);
+            return Err(CliError::failed(format!("{}: more than {most}", path.display()))
+                .hint("the kernel comes first: p2pinst image publish KERNEL --initrd INITRD"));
+        }
+        files.insert(name.to_owned(), keep(context, &mut client, path).await?);
+    }
+    let (name, arch, about) = (args.name.clone(), args.arch.clone(), args.about.clone());
+    let image = Image { name, kind: ImageKind::Installer, arch, files, about, at };
+    let published = sign(context, &mut client, args.key.as_ref(), image).await?;
     told(context, &published)
 }
 

@@ -99,7 +99,11 @@ fn check(context: &Context, args: &CheckArgs) -> Result<(), CliError> {
         true => String::new(),
         false => format!(", the templates {}", format::names(&templates, 16)),
     };
-    context.print(format_args!("{}: {}, {uses}{made}\n", setup.name, format::count(disks, "disk")))
+    let what = match &setup.installer {
+        Some(_) => "started in the scout's place".to_owned(),
+        None => format::count(disks, "disk"),
+    };
+    context.print(format_args!("{}: {what}, {uses}{made}\n", setup.name))
 }
 
 async fn plan(context: &Context, args: PlanArgs) -> Result<(), CliError> {
@@ -121,6 +125,12 @@ async fn plan(context: &Context, args: PlanArgs) -> Result<(), CliError> {
     };
     if let Some(reason) = planned.foreign(&known.inventory) {
         return Err(wrong(reason));
+    }
+    if let Some(installer) = planned.installer().map_err(wrong)? {
+        return Err(CliError::failed(format!(
+            "what becomes of the disks of {name} is for the installer {installer} to decide"
+        ))
+        .hint("what it reads: p2pinst render"));
     }
     let now = p2pinst_types::Hlc::at(crate::context::cluster_now(&info));
     let plan = planned.plan(&machine, &known.inventory, now).map_err(|e| wrong(e.to_string()))?;

@@ -127,6 +127,49 @@ fn images_are_published_listed_and_looked_into() {
 }
 
 #[test]
+fn an_installer_is_published_and_ordered_with_what_it_reads() {
+    let dir = temp();
+    let fake = lab(dir.path());
+    for (file, text) in [("linux", "kernel"), ("initrd.gz", "files")] {
+        fs::write(dir.path().join(file), text).unwrap();
+    }
+    let publish = ["image", "publish", "linux", "--initrd", "initrd.gz", "--name", "d-i"];
+    let published = run(dir.path(), &[&publish[..], &["--json"]].concat()).json();
+    assert_eq!(published["kind"], "installer");
+    let image: Image = fake.cells(Kind::IMAGE).last().unwrap().record().unwrap();
+    let lens: Vec<_> = image.files.iter().map(|(name, blob)| (name.as_str(), blob.len())).collect();
+    assert_eq!(lens, [("initrd", 5), ("vmlinuz", 6)]);
+    let setup = |name: &str, image: &str| {
+        let text = format!("name = \"x\"\n[installer]\nimage = \"{image}\"\n");
+        fs::write(dir.path().join(name), text).unwrap();
+    };
+    setup("good.toml", "d-i");
+    setup("bad.toml", "debian");
+    let checked = run(dir.path(), &["setup", "check", "good.toml"]);
+    assert!(checked.ok().contains("in the scout's place, the images d-i"), "{}", checked.stdout);
+    let deploy = |file, more: &[&str]| {
+        let args = ["deploy", "--setup", file, "--nodes", "n5"];
+        run(dir.path(), &[&args[..], more].concat())
+    };
+    let bad = deploy("bad.toml", &["--yes"]);
+    assert!(bad.failed(1).contains("debian is no installer"), "{}", bad.stderr);
+    let unasked = deploy("good.toml", &[]);
+    assert!(
+        unasked.code == Some(2) && unasked.stderr.contains("may be lost"),
+        "{}",
+        unasked.stderr
+    );
+    deploy("good.toml", &["--yes"]).ok();
+    let orders = fake.with(|s| assignments(s));
+    let Task::Install { plan, images, .. } = &orders[0].1.task else { panic!() };
+    assert_eq!((plan, images.len()), (&None, 1));
+    assert!(run(dir.path(), &["deploy", "d-i", "--nodes", "n6"]).failed(1).contains("--setup"));
+    fake.with(|s| s.made.insert(name("n5"), made(None)));
+    let plan = run(dir.path(), &["setup", "plan", "good.toml", "--node", "n5"]);
+    assert!(plan.failed(1).contains("for the installer d-i to decide"), "{}", plan.stderr);
+}
+
+#[test]
 fn an_image_is_removed_for_all_unless_an_order_needs_it() {
     let dir = temp();
     let fake = lab(dir.path());

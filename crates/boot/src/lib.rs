@@ -3,6 +3,7 @@
 //! What parses and decides ([`dhcp`], [`tftp`], [`setup`]) reads no clock, socket or file: time and randomness are passed in.
 //! Everything else blocks, or runs in a process of its own ([`service`]).
 
+mod cpio;
 pub mod dhcp;
 pub mod http;
 pub mod image;

@@ -100,6 +100,12 @@ impl FromSwarm {
 
     /// Fetches something small into the store, and reads it.
     pub(super) async fn small(&self, image: &Name, most: u64) -> Result<Vec<u8>, Cause> {
+        let path = self.kept(image, most).await?;
+        Ok(tokio::task::spawn_blocking(move || p2pinst_files::read(&path, most)).await??)
+    }
+
+    /// Fetches something into the store; where it is.
+    pub(super) async fn kept(&self, image: &Name, most: u64) -> Result<PathBuf, Cause> {
         let blob = self.blob(image)?;
         if blob.len() > most {
             let len = blob.len();
@@ -107,8 +113,7 @@ impl FromSwarm {
         }
         self.fetch(image, blob, None).await?;
         let path = self.exchange.blobs().path(&blob.root);
-        let path = path.ok_or_else(|| format!("{image} was removed again"))?;
-        Ok(tokio::task::spawn_blocking(move || p2pinst_files::read(&path, most)).await??)
+        Ok(path.ok_or_else(|| format!("{image} was removed again"))?)
     }
 
     async fn fetch(&self, image: &Name, blob: BlobRef, onto: Option<&Path>) -> Result<(), Cause> {

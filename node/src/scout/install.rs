@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,8 +11,9 @@ use anyhow::{Context as _, anyhow};
 use dht_store::Views;
 use dht_store::view::Assigned;
 use dht_store::wire::{Request, Response};
-use p2pinst_boot::setup::apply::{self, Context, Inject, Nodes};
-use p2pinst_boot::setup::document::Setup;
+use p2pinst_boot::setup::apply::{self, Cause, Context, Inject, Nodes};
+use p2pinst_boot::setup::document::{FileSetup, InstallerSetup, Setup};
+use p2pinst_boot::setup::installer::{self, INITRD_MAX, KERNEL_MAX, KEXEC, RootFile};
 use p2pinst_boot::setup::plan::{
     Epoch, Goal, ImageFacts, ImageKind as Kind, Request as Wanted, Subject, plan,
 };
@@ -19,7 +21,7 @@ use p2pinst_boot::setup::probe;
 use p2pinst_boot::template::ARCHIVE_MAX;
 use p2pinst_boot::template::confined::ConfinedError;
 use p2pinst_trust::{SecretKey, Welcome};
-use p2pinst_types::record::{BootState, Guise, ImageKind, Inventory, Role, Task};
+use p2pinst_types::record::{BootState, Guise, INSTALLER, ImageKind, Inventory, Role, Task};
 use p2pinst_types::{BlobRef, Hash, Hlc, Name, NodeId};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
@@ -167,6 +169,11 @@ fn material(views: &Views, assigned: &Assigned) -> Result<Material, String> {
                 templates.insert(name.clone(), blob);
                 continue;
             }
+            ImageKind::Installer => {
+                let files = image.files.iter();
+                blobs.extend(files.filter_map(|(name, blob)| Some((name.parse().ok()?, *blob))));
+                continue;
+            }
             other @ (ImageKind::Scout | ImageKind::Repository) => {
                 return Err(format!("the image {name} is a {other}, which no disk is made of"));
             }
@@ -183,6 +190,9 @@ impl Attempt<'_> {
         let material = material(&self.core.store.views(), self.assigned).map_err(|e| anyhow!(e))?;
         let work = system::work_dir(&self.options.dir);
         p2pinst_files::make_private_dir(&work)?;
+        if let Some(installer) = &material.setup.installer {
+            return self.start(installer, &material, work, inventory).await;
+        }
         let subject = Subject {
             machine: self.core.machine,
             name: self.core.name.clone(),
@@ -218,11 +228,8 @@ impl Attempt<'_> {
             return Err(Stuck::Refused(reason));
         }
         info!("the plan:\n{}", planned.describe());
-        let rendered = self.render(&material, &planned.goal, inventory).await?;
-        let agent = match material.setup.agent {
-            true => self.agent().await?,
-            false => Vec::new(),
-        };
+        let rendered = self.render(&material, Some(&planned.goal), inventory).await?;
+        let agent = self.agent(&material.setup).await?;
         let progress = Arc::new(Progress::default());
         let images = self.images(material.blobs, Arc::clone(&progress));
         let stop = Arc::new(AtomicBool::new(false));
@@ -256,10 +263,10 @@ impl Attempt<'_> {
     async fn render(
         &self,
         material: &Material,
-        goal: &Goal,
+        goal: Option<&Goal>,
         inventory: &Inventory,
     ) -> Result<Rendered, Stuck> {
-        let wanted = Rendered::wanted(goal);
+        let wanted = Rendered::wanted(&material.setup.file);
         if wanted.is_empty() {
             return Ok(Rendered::default());
         }
@@ -279,7 +286,7 @@ impl Attempt<'_> {
         let order = (self.core.assignment, &self.assigned.order);
         let machine = attributes(&views, &self.core.machine, order, inventory, &self.core.peers);
         let mut machine = machine.map_err(Stuck::Refused)?;
-        machine.set_partitions(goal);
+        goal.into_iter().for_each(|goal| machine.set_partitions(goal));
         let rendered = spawn_blocking(move || Rendered::of(&wanted, &archives, &machine)).await?;
         rendered.map_err(|error| match error {
             RenderError::Confined(ConfinedError::Start(_)) => Stuck::Failed(error.into()),
@@ -297,6 +304,40 @@ impl Attempt<'_> {
             runtime: Handle::current(),
             written: Mutex::default(),
         }
+    }
+
+    /// Loads an installer's kernel, which takes the scout's place when the machine starts anew; says what was done.
+    async fn start(
+        &self,
+        installer: &InstallerSetup,
+        material: &Material,
+        work: PathBuf,
+        inventory: &Inventory,
+    ) -> Result<String, Stuck> {
+        if let Some(reason) = lacking(if installer::can_start() { &[] } else { &[KEXEC] }) {
+            return Err(Stuck::Refused(reason));
+        }
+        let rendered = self.render(material, None, inventory).await?;
+        let agent = self.agent(&material.setup).await?;
+        let said = format!("the installer {}", installer.image);
+        self.reporter.say(BootState::Scouting, (0, 0), said.clone()).await;
+        let images = self.images(material.blobs.clone(), Arc::default());
+        let bring = async |file: &str, most| {
+            let name: Name = file.parse()?;
+            images.kept(&name, most).await.map_err(|e| anyhow!(e))
+        };
+        let kernel = bring(INSTALLER.0, KERNEL_MAX).await?;
+        let initrd = bring(INSTALLER.1, INITRD_MAX).await?;
+        let files = material.setup.file.iter().map(|file| root_file(file, &rendered));
+        let files: Vec<RootFile> = files.collect::<Result<_, _>>().map_err(|e| anyhow!(e))?;
+        let arguments = installer.arguments(&self.core.name);
+        self.reporter.say(BootState::Finishing, (0, 0), said).await;
+        spawn_blocking(move || {
+            let overlay = installer::overlay(files, &agent)?;
+            installer::load((&kernel, &initrd), &overlay, &arguments, &work)
+        })
+        .await??;
+        Ok(format!("the installer {} has taken over", installer.image))
     }
 
     /// Reports while the disks are written.
@@ -326,8 +367,11 @@ impl Attempt<'_> {
         }
     }
 
-    /// A certificate for the system that is installed, and the files that go with it.
-    async fn agent(&self) -> Result<Vec<Inject>, Stuck> {
+    /// A certificate for the system that is installed, and the files that go with it, where the setup wants them.
+    async fn agent(&self, setup: &Setup) -> Result<Vec<Inject>, Stuck> {
+        if !setup.agent {
+            return Ok(Vec::new());
+        }
         let key = self.key.public();
         let welcome: Welcome = loop {
             let request = Request::Certify { node: key };
@@ -347,6 +391,17 @@ impl Attempt<'_> {
         }
         Ok(system::agent(self.key, self.core.machine, &welcome, &welcomed)?)
     }
+}
+
+/// A file of the setup, as the installer finds it.
+fn root_file(file: &FileSetup, rendered: &Rendered) -> Result<RootFile, Cause> {
+    let content = match (&file.content, file.rendering()) {
+        (Some(content), _) => content.clone(),
+        (None, Some(rendering)) => rendered.text(&rendering)?,
+        (None, None) => return Err("a file has neither content nor template".into()),
+    };
+    let executable = file.mode().is_some_and(|mode| mode & 0o111 != 0);
+    Ok(RootFile { path: file.path.clone(), content: content.into_bytes(), executable })
 }
 
 /// Why a plan cannot be carried out here, where these programs are missing.

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use dht_store::Views;
 use p2pinst_boot::setup::apply::Cause;
 use p2pinst_boot::setup::document::{FileSetup, Rendering};
-use p2pinst_boot::setup::plan::Goal;
 use p2pinst_boot::template::confined::{self, ConfinedError};
 use p2pinst_boot::template::{Attributes, Mirror};
 use p2pinst_types::record::{Assignment, ImageKind, Inventory};
@@ -45,9 +44,9 @@ pub(super) struct Rendered(BTreeMap<Rendering, String>);
 
 impl Rendered {
     /// What a setup wants of templates, and the first file that it is for.
-    pub(super) fn wanted(goal: &Goal) -> BTreeMap<Rendering, String> {
+    pub(super) fn wanted(files: &[FileSetup]) -> BTreeMap<Rendering, String> {
         let of = |file: &FileSetup| Some((file.rendering()?, file.path.clone()));
-        goal.files.iter().rev().filter_map(of).collect()
+        files.iter().rev().filter_map(of).collect()
     }
 
     /// Makes all of them. Blocking.

@@ -7,6 +7,7 @@ use p2pinst_boot::setup::apply::{Inject, Source};
 use p2pinst_trust::scout::Welcomed;
 use p2pinst_trust::{SecretKey, Welcome, keytext};
 use p2pinst_types::MachineId;
+use rustix::system::RebootCommand;
 
 use crate::identity::{Identity, IdentityError};
 
@@ -15,6 +16,8 @@ const UNIT: &str = include_str!("p2pinstd.service");
 /// Where it is, and what starts it.
 const UNIT_PATH: &str = "/etc/systemd/system/p2pinstd.service";
 const WANTED: &str = "/etc/systemd/system/multi-user.target.wants/p2pinstd.service";
+/// Whether another kernel was loaded (Linux `Documentation/ABI/testing/sysfs-kernel-kexec-*`).
+const LOADED: &str = "/sys/kernel/kexec_loaded";
 /// The programs, as they are called.
 const PROGRAMS: (&str, &str) = ("/usr/sbin/p2pinstd", "/usr/bin/p2pinst");
 
@@ -55,13 +58,14 @@ pub(super) fn agent(
     Ok(files)
 }
 
-/// Starts the machine anew.
+/// Starts the machine anew: by its firmware, or with the kernel that was loaded.
 ///
 /// # Errors
 /// When the kernel does not.
 pub(super) fn reboot() -> anyhow::Result<()> {
+    let loaded = std::fs::read(LOADED).is_ok_and(|text| text.starts_with(b"1"));
     rustix::fs::sync();
-    rustix::system::reboot(rustix::system::RebootCommand::Restart)?;
+    rustix::system::reboot(if loaded { RebootCommand::Kexec } else { RebootCommand::Restart })?;
     Ok(())
 }
 

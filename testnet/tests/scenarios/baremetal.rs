@@ -37,7 +37,7 @@ const IMAGE: u64 = 640;
 const DISK: u64 = 1024;
 
 /// How long a machine may say nothing, in seconds, where nobody is killed: longer than it takes, however busy the processors are.
-const PATIENCE: u32 = 1800;
+pub(crate) const PATIENCE: u32 = 1800;
 /// The same where its peers are: it boots in less.
 const IMPATIENCE: u32 = 60;
 /// What a scout says when it has its certificate.
@@ -58,14 +58,14 @@ grow = true
 "#;
 
 /// A cluster whose nodes boot machines, and the site's own DHCP server beside it.
-struct Site<'a> {
+pub(crate) struct Site<'a> {
     lab: &'a Lab,
-    segment: Segment,
+    pub(crate) segment: Segment,
     _dhcp: ForeignDhcp,
 }
 
 /// A scout of this build, kept from test to test.
-fn scout(lab: &Lab, node: &Node) -> Result<PathBuf> {
+pub(crate) fn scout(lab: &Lab, node: &Node) -> Result<PathBuf> {
     let dir = lab.dir().join("scout");
     let bins = Bins::find()?;
     let slim = lab.dir().join("slim");
@@ -126,11 +126,12 @@ fn gives_no_secret_away(lab: &Lab, scout: &Path) -> Result<()> {
     Ok(())
 }
 
-fn site<'a>(lab: &'a Lab, nodes: usize, patience: u32) -> Result<Site<'a>> {
+/// That many nodes of the lab boot machines, and switch their power.
+pub(crate) fn site<'a>(lab: &'a Lab, nodes: usize, patience: u32) -> Result<Site<'a>> {
     let segment = Segment::of(lab)?;
     lab.form(nodes, &Invite::default())?;
     let first = lab.node(1)?;
-    for node in lab.nodes() {
+    for node in lab.nodes().iter().take(nodes) {
         first.ok(["grant", node.name(), "--role", "boot", "--role", "power"])?;
         node.stop()?;
         let config = node.data().join("config.toml");

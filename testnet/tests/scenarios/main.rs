@@ -24,6 +24,7 @@ mod durable;
 mod groups;
 mod harness;
 mod hostile;
+mod installer;
 mod joining;
 mod liar;
 mod limits;

@@ -91,9 +91,15 @@ pub(in crate::commands) fn judge(
             let (name, state) = (&order.name, &order.state);
             refuse(format!("{name} is being carried out ({state}): wait, or p2pinst boot disarm"));
         }
+        if let Err(reason) = planned.installer() {
+            refuse(reason);
+        }
         let Some(known) = &wanted.inventory else { continue };
         if let Some(reason) = planned.foreign(&known.inventory) {
             refuse(reason);
+        }
+        if planned.setup.installer.is_some() {
+            continue;
         }
         if let Err(refusals) = planned.plan(&wanted.machine, &known.inventory, Hlc::at(now)) {
             refusals.0.iter().for_each(|refusal| refuse(refusal.to_string()));
@@ -125,6 +131,7 @@ impl Order {
             }
             let at = signer.next_hlc();
             let known = wanted.inventory.as_ref();
+            let known = known.filter(|_| planned.setup.installer.is_none());
             let plan = known.and_then(|k| planned.plan(&wanted.machine, &k.inventory, at).ok());
             let plan = plan.map(|plan| plan.hash());
             let task = Task::Install { setup, images: planned.images.clone(), plan };

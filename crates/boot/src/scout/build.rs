@@ -11,12 +11,12 @@ use p2pinst_types::Hash;
 use thiserror::Error;
 
 use super::contents::{self, DATA, PACKAGES, PROGRAMS};
-use super::cpio::{self, Archive, CpioError};
 use super::manifest::{File, Manifest};
 use super::modules::{self, ModuleError, Taken};
 use super::packages::{Apt, Package, PackageError};
 use super::tree::{self, Tree, TreeError};
 use super::uki::{self, UkiError};
+use crate::cpio::{self, Archive, CpioError};
 
 /// Where the daemon is in the scout; `init` starts it there, with the argument `scout`.
 const DAEMON: &str = "/usr/sbin/p2pinstd";

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::cpio::{Archive, CpioError};
 use super::elf::{self, ElfError};
+use crate::cpio::{Archive, CpioError};
 
 /// Larger than any module.
 const MODULE_MAX: u64 = 64 << 20;

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::cpio::{Archive, CpioError};
 use super::elf::{self, ElfError, Program};
+use crate::cpio::{Archive, CpioError};
 
 /// Linux follows at most 40 links in a path.
 const LINKS_MAX: usize = 40;

@@ -11,6 +11,7 @@ pub mod apply;
 pub mod document;
 pub mod found;
 mod guid;
+pub mod installer;
 pub mod inventory;
 pub mod plan;
 pub mod probe;

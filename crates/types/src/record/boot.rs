@@ -47,6 +47,9 @@ fn first_half(hash: &Hash) -> [u8; 16] {
     hash.0.first_chunk().copied().unwrap_or_default()
 }
 
+/// The files of an installer: its kernel, its initrd.
+pub const INSTALLER: (&str, &str) = ("vmlinuz", "initrd");
+
 /// What an image is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -63,6 +66,8 @@ pub enum ImageKind {
     Templates,
     /// A repository of packages: the index of its files, each of which is a blob of its own.
     Repository,
+    /// A distribution's own installer: its kernel and its initrd ([`INSTALLER`]).
+    Installer,
 }
 
 impl ImageKind {
@@ -76,6 +81,7 @@ impl ImageKind {
             Self::Scout => "scout",
             Self::Templates => "templates",
             Self::Repository => "repository",
+            Self::Installer => "installer",
         }
     }
 }

@@ -10,7 +10,7 @@ pub mod trust;
 
 pub use boot::{
     Adoption, Assignment, BootState, BootStatus, BootUse, ConsoleCode, Disarmament, Ended, Guise,
-    Image, ImageKind, ImageRemoval, Setup, Sighting, Task,
+    INSTALLER, Image, ImageKind, ImageRemoval, Setup, Sighting, Task,
 };
 pub use hardware::{Disk, Firmware, Inventory, Nic};
 pub use install::{

@@ -7,7 +7,8 @@ use thiserror::Error;
 
 use super::kind::{FileSystem, PartitionType};
 use super::{
-    DISKS_MAX, DiskSetup, FILES_MAX, FileSetup, PARTITIONS_MAX, Setup, TableKind, VOLUMES_MAX,
+    ARGUMENTS_MAX, BootSetup, DISKS_MAX, DiskSetup, FILES_MAX, FileSetup, InstallerSetup,
+    PARTITIONS_MAX, Setup, TableKind, VOLUMES_MAX,
 };
 use crate::setup::size::Extent;
 
@@ -85,6 +86,14 @@ pub enum Problem {
         "there are mounts, files, a hostname or an agent, but no root filesystem for them: mount one at /, or use an image of a whole disk"
     )]
     NoRoot,
+    #[error("{0} is the installer's to decide: say it in the file that it reads")]
+    InstallersOwn(&'static str),
+    #[error("{path}: files of an installer's root belong to root: remove owner and group")]
+    InstallersFile { path: String },
+    #[error(
+        "the installer's arguments are one line of at most {ARGUMENTS_MAX} bytes without control characters"
+    )]
+    Arguments,
     #[error(
         "there are two images of whole disks with a root filesystem; say root = … for one of them only"
     )]
@@ -110,7 +119,10 @@ impl Setup {
                 problems.push(Problem::DuplicateFile(file.path.clone()));
             }
         }
-        self.check_root(&mut problems);
+        match &self.installer {
+            Some(installer) => self.check_installer(installer, &mut problems),
+            None => self.check_root(&mut problems),
+        }
         problems
     }
 
@@ -220,6 +232,25 @@ impl Setup {
             || plain.ends_with(ends)
         {
             problems.push(Problem::Hostname(hostname.chars().take(80).collect()));
+        }
+    }
+
+    fn check_installer(&self, installer: &InstallerSetup, problems: &mut Vec<Problem>) {
+        let others = [
+            ("what is on disks", !self.disk.is_empty()),
+            ("volume groups", !self.group.is_empty()),
+            ("volumes", !self.volume.is_empty()),
+            ("the hostname", self.hostname.is_some()),
+            ("how the machine starts", self.boot != BootSetup::default()),
+        ];
+        let said = others.into_iter().filter(|(_, is_said)| *is_said);
+        problems.extend(said.map(|(what, _)| Problem::InstallersOwn(what)));
+        for file in self.file.iter().filter(|f| (f.owner, f.group) != (0, 0)) {
+            problems.push(Problem::InstallersFile { path: file.path.clone() });
+        }
+        let arguments = &installer.arguments;
+        if arguments.len() > ARGUMENTS_MAX || arguments.chars().any(char::is_control) {
+            problems.push(Problem::Arguments);
         }
     }
 
@@ -390,6 +421,27 @@ mod tests {
         assert_eq!(problems(&format!("hostname = \"a b\"\n{system}")).len(), 1);
         assert_eq!(problems("hostname = \"x\""), [Problem::NoRoot]);
         assert_eq!(problems(&format!("agent = true\n{system}{system}")), [Problem::TwoRoots]);
+    }
+
+    #[test]
+    fn an_installer_decides_about_disks_alone() {
+        let installer = "[installer]\nimage = \"d-i\"\narguments = \"auto=true\"\n";
+        let file = "[[file]]\npath = \"/preseed.cfg\"\ncontent = \"\"\n";
+        assert_eq!(problems(&format!("agent = true\n{installer}{file}")), []);
+        for (bad, said) in [
+            (format!("hostname = \"x\"\n{installer}"), "the hostname is the installer's"),
+            (
+                format!("{installer}[[disk]]\nmatch = {{}}\nimage = \"x\"\n"),
+                "on disks is the installer's",
+            ),
+            (format!("{installer}[boot]\nnext = \"pxe\"\n"), "how the machine starts is"),
+            (format!("{installer}{file}owner = 7\n"), "belong to root"),
+            (installer.replace("auto=true", "a\\nb"), "one line"),
+            (installer.replace("auto=true", &"a".repeat(1025)), "one line"),
+        ] {
+            let found = problems(&bad);
+            assert!(found[0].to_string().contains(said), "{bad}: {found:?}");
+        }
     }
 
     #[test]

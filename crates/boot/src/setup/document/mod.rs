@@ -50,6 +50,9 @@ pub const PARTITIONS_MAX: usize = 32;
 pub const VOLUMES_MAX: usize = 32;
 /// Files of a document.
 pub const FILES_MAX: usize = 64;
+/// Bytes of the arguments of an installer's kernel: with a machine's name in them they are shorter than Linux's
+/// `COMMAND_LINE_SIZE` on x86, 2048.
+pub const ARGUMENTS_MAX: usize = 1024;
 
 /// What shall be on the disks of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,12 +75,26 @@ pub struct Setup {
     /// Logical volumes (LVM).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volume: Vec<VolumeSetup>,
-    /// Files to be written into the new system.
+    /// An installer of a distribution's own, which does all this in the scout's place: there are no disks then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installer: Option<InstallerSetup>,
+    /// Files to be written into the new system; into the installer's own root, where one is started.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub file: Vec<FileSetup>,
     /// How the machine starts afterwards.
     #[serde(default)]
     pub boot: BootSetup,
+}
+
+/// An installer of a distribution's own (debian-installer, …): its kernel, which the scout starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstallerSetup {
+    /// Its kernel and initrd, as they were published together.
+    pub image: Name,
+    /// The kernel's arguments; `{{name}}` is the machine's name in the cluster. At most [`ARGUMENTS_MAX`] bytes.
+    #[serde(default)]
+    pub arguments: String,
 }
 
 /// A disk, and what shall be on it.
@@ -345,6 +362,14 @@ impl PartitionSetup {
             (None, Some(PartitionType::Swap)) => FileSystem::Swap,
             (None, _) => FileSystem::None,
         }
+    }
+}
+
+impl InstallerSetup {
+    /// The kernel's arguments on a machine of this name.
+    #[must_use]
+    pub fn arguments(&self, name: &Name) -> String {
+        self.arguments.replace("{{name}}", name.as_str()).replace("{{ name }}", name.as_str())
     }
 }
 

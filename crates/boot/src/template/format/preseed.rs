@@ -3,6 +3,7 @@
 //! Scripts and files travel as words of `printf %b`, because a line cannot hold a line break.
 
 use super::{Clash, Document, Part, line_ended, write_command};
+use crate::setup::installer::JOIN;
 use crate::template::quote;
 
 /// Questions that the skeleton answers, and the sections that nodes write instead.
@@ -37,9 +38,9 @@ pub(super) fn write(document: &Document) -> Result<String, Clash> {
         .map(|file| format!("in-target sh -c {}", quote::sh(&write_command(file))))
         .collect();
     late.extend(document.parts.iter().flat_map(|p| &p.post).enumerate().map(after));
-    if !late.is_empty() {
-        out += &format!("d-i preseed/late_command string {}\n", late.join(" && "));
-    }
+    // there where a scout has started the installer
+    late.push(format!("if [ -e {JOIN} ]; then sh {JOIN} /target; fi"));
+    out += &format!("d-i preseed/late_command string {}\n", late.join(" && "));
     Ok(out)
 }
 

@@ -20,13 +20,13 @@ const TRAILER: &str = "TRAILER!!!";
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CpioError {
     /// A path that is not one below the root, or too long.
-    #[error("{0:?} cannot be a file of the scout: name it by a path below / without . and ..")]
+    #[error("{0:?} cannot be a file of an initramfs: name it by a path below / without . and ..")]
     Path(String),
     /// Two entries of one path.
-    #[error("/{0} is to be in the scout twice, and differs")]
+    #[error("/{0} is to be in the initramfs twice, and differs")]
     Twice(String),
     /// The format's numbers have 32 bits.
-    #[error("/{0} is too large for the scout")]
+    #[error("/{0} is too large for an initramfs")]
     Large(String),
 }
 
