@@ -43,7 +43,7 @@ pub(crate) enum ImageCommand {
 /// equal. The publisher signs what it is; this machine keeps it until `image rm`, others fetch it from each other.
 /// A second image of the same name is a newer version: what is ordered from then on gets that.
 ///
-/// With --initrd the file is the kernel of a distribution's own installer: a host setup ([installer]) starts both.
+/// With --initrd the file is the kernel of a distribution's own installer: a host setup (`[installer]`) starts both.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "Examples:
   p2pinst image publish debian-12.qcow2 --name debian
