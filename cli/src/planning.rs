@@ -111,6 +111,15 @@ impl Planned {
         }
     }
 
+    /// What it names as templates and is something else.
+    pub(crate) fn no_templates(&self) -> Vec<String> {
+        let others =
+            templates(&self.setup).into_iter().filter(|name| !self.templates.contains(*name));
+        others
+            .map(|name| format!("{name} is no graph of templates (p2pinst template ls)"))
+            .collect()
+    }
+
     /// What would be done to a machine by an order of that time; nothing that is known here, where an installer does it.
     ///
     /// # Errors

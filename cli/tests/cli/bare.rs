@@ -159,12 +159,18 @@ fn an_installer_is_published_and_ordered_with_what_it_reads() {
         "{}",
         unasked.stderr
     );
+    // also where its disks were empty when somebody looked
+    fake.with(|s| s.made.insert(name("n5"), made(None)));
+    assert!(deploy("good.toml", &[]).stderr.contains("may be lost"));
+    let text = "name = \"x\"\n[installer]\nimage = \"d-i\"\n[[file]]\npath = \"/preseed.cfg\"\ntemplate = \"debian\"\nformat = \"preseed\"\n";
+    fs::write(dir.path().join("odd.toml"), text).unwrap();
+    let odd = deploy("odd.toml", &["--yes"]);
+    assert!(odd.failed(1).contains("debian is no graph of templates"), "{}", odd.stderr);
     deploy("good.toml", &["--yes"]).ok();
     let orders = fake.with(|s| assignments(s));
     let Task::Install { plan, images, .. } = &orders[0].1.task else { panic!() };
     assert_eq!((plan, images.len()), (&None, 1));
     assert!(run(dir.path(), &["deploy", "d-i", "--nodes", "n6"]).failed(1).contains("--setup"));
-    fake.with(|s| s.made.insert(name("n5"), made(None)));
     let plan = run(dir.path(), &["setup", "plan", "good.toml", "--node", "n5"]);
     assert!(plan.failed(1).contains("for the installer d-i to decide"), "{}", plan.stderr);
 }

@@ -33,7 +33,7 @@ pub enum CpioError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Entry {
     Directory,
-    File { executable: bool, content: Vec<u8> },
+    File { mode: u32, content: Vec<u8> },
     Link(String),
 }
 
@@ -49,10 +49,20 @@ impl Archive {
         executable: bool,
         content: Vec<u8>,
     ) -> Result<(), CpioError> {
+        self.file_of_mode(path, if executable { 0o755 } else { 0o644 }, content)
+    }
+
+    /// The same, with that mode.
+    pub(crate) fn file_of_mode(
+        &mut self,
+        path: &str,
+        mode: u32,
+        content: Vec<u8>,
+    ) -> Result<(), CpioError> {
         if u32::try_from(content.len()).is_err() {
             return Err(CpioError::Large(path.to_owned()));
         }
-        self.add(path, Entry::File { executable, content })
+        self.add(path, Entry::File { mode: mode & 0o7777, content })
     }
 
     /// Adds a symbolic link.
@@ -66,6 +76,12 @@ impl Archive {
     /// Adds an empty directory.
     pub(crate) fn directory(&mut self, path: &str) -> Result<(), CpioError> {
         self.add(path, Entry::Directory)
+    }
+
+    /// Leaves out directories that are there before the archive is unpacked: they stay as they are, and so do links in their places.
+    pub(crate) fn over(mut self, there: &[&str]) -> Self {
+        self.0.retain(|path, entry| *entry != Entry::Directory || !there.contains(&path.as_str()));
+        self
     }
 
     /// Whether there is an entry of this path.
@@ -103,9 +119,7 @@ impl Archive {
             let (mode, content) = match entry {
                 Entry::Directory => (DIRECTORY, &[][..]),
                 Entry::Link(target) => (LINK, target.as_bytes()),
-                Entry::File { executable, content } => {
-                    (REGULAR | if *executable { 0o755 } else { 0o644 }, content.as_slice())
-                }
+                Entry::File { mode, content } => (REGULAR | mode, content.as_slice()),
             };
             append(&mut out, &Head { number, mode, mtime, path }, content);
         }

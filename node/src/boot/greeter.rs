@@ -456,8 +456,14 @@ impl Greeter {
         if !Self::may_sign(&views, &self.own.node.0, self.now()) {
             return refused(&SignError::NoRole(self.own.node).to_string());
         }
-        if views.assignments.get(&scout.assignment).is_some_and(|a| a.ended.is_some()) {
-            return Response::Noted;
+        let order = views.assignments.get(&scout.assignment);
+        match order.and_then(|a| a.ended.as_ref()).map(|(_, over)| over.ended) {
+            Some(Ended::Installed) => return Response::Noted,
+            Some(Ended::Cancelled) => return refused("its order was taken back"),
+            None if order.is_some_and(|a| a.superseded.is_some()) => {
+                return refused("another order was given since");
+            }
+            None => {}
         }
         if what.len() > limits::DESCRIPTION {
             return refused("it says too much");

@@ -10,9 +10,9 @@ use p2pinst_trust::fixture::{Invited, Lab, key, name};
 use p2pinst_trust::{ScoutHello, SecretKey, console};
 use p2pinst_types::record::{
     Adoption, Assignment, BootUse, Disarmament, Ended, Firmware, GroupPolicy, Guise, Inventory,
-    Invite, Role, Task,
+    Invite, Role, Setup, Task,
 };
-use p2pinst_types::{Cell, Kind, Labels, Mac, MachineId, NodeId};
+use p2pinst_types::{Cell, Kind, Labels, Mac, MachineId, NodeId, codec};
 use tokio::time::Instant;
 
 use super::judge::{Verdict, judge};
@@ -332,6 +332,28 @@ fn a_machine_whose_order_was_taken_back_is_neither_installed_nor_missing() {
     assert!(why(&world).contains("1 of 2"), "{}", why(&world));
     world.ended(&again, Ended::Installed);
     assert_eq!(may_begin(&world.views(), &last), Ok(()));
+}
+
+#[test]
+fn a_machine_that_an_installer_was_started_on_is_not_installed_before_its_system_joins() {
+    let mut world = world();
+    let alice = world.lab.operator.clone();
+    for (agent, may) in [(false, true), (true, false)] {
+        let text = format!("name = \"x\"\nagent = {agent}\n[installer]\nimage = \"d-i\"\n");
+        let record = Setup { name: name("x"), text };
+        let setup = Setup::id(&codec::encode(&record).unwrap());
+        let cell = world.lab.write(&alice, Kind::SETUP, &setup.0.0, &record);
+        world.apply(&[cell]);
+        let number = if agent { 2 } else { 1 };
+        world.adopt(MAC, "b1");
+        let first = world.order(MAC, "b1", |o| {
+            (o.number, o.task) = (number, Task::Install { setup, images: [].into(), plan: None });
+        });
+        world.adopt(OTHER, "b2");
+        let second = world.order(OTHER, "b2", |o| (o.number, o.wave, o.gate) = (number, 1, 50));
+        world.ended(&first, Ended::Installed);
+        assert_eq!(may_begin(&world.views(), &second).is_ok(), may, "agent: {agent}");
+    }
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Waves of an order: a slice of its machines begins once enough of those before are installed. Pure.
 
+use std::collections::BTreeMap;
+
 use dht_store::Views;
 use dht_store::view::Assigned;
-use p2pinst_types::record::Ended;
-use p2pinst_types::{Millis, Name};
+use p2pinst_boot::setup::Setup;
+use p2pinst_types::record::{Ended, Task};
+use p2pinst_types::{Millis, Name, SetupId};
 
 /// Machines that are named in a reason.
 const NAMED: usize = 8;
@@ -20,16 +23,32 @@ fn before<'a>(views: &'a Views, assigned: &Assigned) -> Before<'a> {
     let same = |a: &&Assigned| a.author == assigned.author && a.order.number == order.number;
     let earlier = views.assignments.values().filter(same).filter(|a| a.order.wave < order.wave);
     let mut before = Before { installed: 0, missing: Vec::new() };
+    let mut by_installers = BTreeMap::new();
     for first in earlier {
         let newer = first.superseded.and_then(|_| views.current_assignment(&first.machine));
         let last = newer.unwrap_or(first);
         match last.ended.as_ref().map(|(_, over)| over.ended) {
+            // an installer that a scout has started is at work, until its system joins
+            Some(Ended::Installed)
+                if last.joined.is_none() && is_by_installer(views, last, &mut by_installers) =>
+            {
+                before.missing.push(last);
+            }
             Some(Ended::Installed) => before.installed += 1,
             Some(Ended::Cancelled) => {}
             None => before.missing.push(last),
         }
     }
     before
+}
+
+/// Whether an installer makes the system of an order, which joins then. Setups are many machines': each is read once.
+fn is_by_installer(views: &Views, of: &Assigned, known: &mut BTreeMap<SetupId, bool>) -> bool {
+    let Task::Install { setup: id, .. } = &of.order.task else { return false };
+    *known.entry(*id).or_insert_with(|| {
+        let setup = views.setups.get(id).and_then(|record| Setup::parse(&record.text).ok());
+        setup.is_some_and(|setup| setup.installer.is_some() && setup.agent)
+    })
 }
 
 impl Before<'_> {

@@ -111,7 +111,9 @@ impl FromSwarm {
             let len = blob.len();
             return Err(format!("{image} has {len} bytes, at most {most} are possible").into());
         }
+        self.progress.set(Some((image.clone(), blob)));
         self.fetch(image, blob, None).await?;
+        self.progress.set(None);
         let path = self.exchange.blobs().path(&blob.root);
         Ok(path.ok_or_else(|| format!("{image} was removed again"))?)
     }

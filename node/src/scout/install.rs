@@ -13,7 +13,9 @@ use dht_store::view::Assigned;
 use dht_store::wire::{Request, Response};
 use p2pinst_boot::setup::apply::{self, Cause, Context, Inject, Nodes};
 use p2pinst_boot::setup::document::{FileSetup, InstallerSetup, Setup};
-use p2pinst_boot::setup::installer::{self, INITRD_MAX, KERNEL_MAX, KEXEC, RootFile};
+use p2pinst_boot::setup::installer::{
+    self, INITRD_MAX, InstallerError, KERNEL_MAX, KEXEC, RootFile,
+};
 use p2pinst_boot::setup::plan::{
     Epoch, Goal, ImageFacts, ImageKind as Kind, Request as Wanted, Subject, plan,
 };
@@ -27,19 +29,19 @@ use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
-use super::Options;
 use super::core::Core;
 use super::images::{FromSwarm, Progress};
 use super::render::{RenderError, Rendered, attributes};
 use super::report::Reporter;
-use super::system;
+use super::system::{self, Next};
+use super::{Options, Then};
 use crate::rpc;
 
 /// How a scout ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// The machine is installed.
-    Installed,
+    /// The machine is installed, or its installer is to take over.
+    Installed(Next),
     /// It was told to.
     Stopped,
 }
@@ -93,9 +95,9 @@ pub(super) async fn install(
         let attempt =
             Attempt { core, options, reporter: &reporter, assigned: &assigned, key: &key };
         match attempt.run(&inventory).await {
-            Ok(what) => {
+            Ok((what, next)) => {
                 finish(core, &reporter, what).await;
-                return Ok(Ended::Installed);
+                return Ok(Ended::Installed(next));
             }
             Err(Stuck::Refused(reason)) => {
                 warn!(%reason, "the order is not carried out; another order is needed");
@@ -185,13 +187,14 @@ fn material(views: &Views, assigned: &Assigned) -> Result<Material, String> {
 }
 
 impl Attempt<'_> {
-    /// Says what was done.
-    async fn run(&self, inventory: &Inventory) -> Result<String, Stuck> {
+    /// Says what was done, and what comes next.
+    async fn run(&self, inventory: &Inventory) -> Result<(String, Next), Stuck> {
         let material = material(&self.core.store.views(), self.assigned).map_err(|e| anyhow!(e))?;
         let work = system::work_dir(&self.options.dir);
         p2pinst_files::make_private_dir(&work)?;
         if let Some(installer) = &material.setup.installer {
-            return self.start(installer, &material, work, inventory).await;
+            let done = self.load(installer, &material, work, inventory).await?;
+            return Ok((done, Next::Installer));
         }
         let subject = Subject {
             machine: self.core.machine,
@@ -250,13 +253,14 @@ impl Attempt<'_> {
             };
             apply::apply(&planned, &context)
         });
-        let applied = self.watch(job, &progress).await??;
+        let applied = self.telling(&progress, BootState::Writing, job).await??;
         drop(stopping);
         let (received, saved) = progress.moved();
         for remark in &applied.remarks {
             warn!("{remark}");
         }
-        Ok(format!("{} steps, {received} bytes received, {saved} were here", applied.steps))
+        let done = format!("{} steps, {received} bytes received, {saved} were here", applied.steps);
+        Ok((done, Next::Firmware))
     }
 
     /// The files that the setup wants of templates: before anything is written, for they may fail.
@@ -307,61 +311,80 @@ impl Attempt<'_> {
     }
 
     /// Loads an installer's kernel, which takes the scout's place when the machine starts anew; says what was done.
-    async fn start(
+    async fn load(
         &self,
         installer: &InstallerSetup,
         material: &Material,
         work: PathBuf,
         inventory: &Inventory,
     ) -> Result<String, Stuck> {
+        if self.options.then == Then::Exit || !self.options.only.is_empty() {
+            let reason =
+                "this scout may not give its machine, and all of its disks, to an installer";
+            return Err(Stuck::Refused(reason.to_owned()));
+        }
         if let Some(reason) = lacking(if installer::can_start() { &[] } else { &[KEXEC] }) {
             return Err(Stuck::Refused(reason));
         }
         let rendered = self.render(material, None, inventory).await?;
+        let files = material.setup.file.iter().map(|file| root_file(file, &rendered));
+        let files: Vec<RootFile> = files.collect::<Result<_, _>>().map_err(|e| anyhow!(e))?;
         let agent = self.agent(&material.setup).await?;
-        let said = format!("the installer {}", installer.image);
-        self.reporter.say(BootState::Scouting, (0, 0), said.clone()).await;
-        let images = self.images(material.blobs.clone(), Arc::default());
+        let progress = Arc::new(Progress::default());
+        let images = self.images(material.blobs.clone(), Arc::clone(&progress));
         let bring = async |file: &str, most| {
             let name: Name = file.parse()?;
             images.kept(&name, most).await.map_err(|e| anyhow!(e))
         };
-        let kernel = bring(INSTALLER.0, KERNEL_MAX).await?;
-        let initrd = bring(INSTALLER.1, INITRD_MAX).await?;
-        let files = material.setup.file.iter().map(|file| root_file(file, &rendered));
-        let files: Vec<RootFile> = files.collect::<Result<_, _>>().map_err(|e| anyhow!(e))?;
+        let both = async {
+            anyhow::Ok((
+                bring(INSTALLER.0, KERNEL_MAX).await?,
+                bring(INSTALLER.1, INITRD_MAX).await?,
+            ))
+        };
+        let (kernel, initrd) = self.telling(&progress, BootState::Scouting, both).await?;
         let arguments = installer.arguments(&self.core.name);
+        let said = format!("the installer {}", installer.image);
         self.reporter.say(BootState::Finishing, (0, 0), said).await;
-        spawn_blocking(move || {
+        let loaded = spawn_blocking(move || {
             let overlay = installer::overlay(files, &agent)?;
             installer::load((&kernel, &initrd), &overlay, &arguments, &work)
-        })
-        .await??;
+        });
+        loaded.await?.map_err(|error| match error {
+            // the same setup comes to the same again
+            InstallerError::Archive(_) => Stuck::Refused(error.to_string()),
+            error => Stuck::Failed(error.into()),
+        })?;
         Ok(format!("the installer {} has taken over", installer.image))
     }
 
-    /// Reports while the disks are written.
-    async fn watch<T>(
+    /// Reports while images come, and whatever is done with them.
+    async fn telling<T>(
         &self,
-        job: tokio::task::JoinHandle<T>,
         progress: &Progress,
-    ) -> Result<T, tokio::task::JoinError> {
-        tokio::pin!(job);
+        state: BootState,
+        work: impl Future<Output = T>,
+    ) -> T {
+        tokio::pin!(work);
         let mut tick = tokio::time::interval(REPORT);
         loop {
             tokio::select! {
                 biased;
-                done = &mut job => return done,
+                done = &mut work => return done,
                 _ = tick.tick() => {
                     let Some((image, blob)) = progress.current() else {
-                        self.reporter.say(BootState::Writing, (0, 0), "disks are set up").await;
+                        let said = match state {
+                            BootState::Writing => "disks are set up",
+                            _ => "the scout runs",
+                        };
+                        self.reporter.say(state, (0, 0), said).await;
                         continue;
                     };
                     let status = self.core.exchange.blobs().status(&blob.root);
                     let pieces = status.map_or(0, |s| u64::from(s.have.count()));
                     let done = pieces.saturating_mul(blob.piece_len()).min(blob.len());
                     let detail = progress.trouble().unwrap_or_else(|| format!("the image {image}"));
-                    self.reporter.say(BootState::Writing, (done, blob.len()), detail).await;
+                    self.reporter.say(state, (done, blob.len()), detail).await;
                 }
             }
         }
@@ -400,8 +423,8 @@ fn root_file(file: &FileSetup, rendered: &Rendered) -> Result<RootFile, Cause> {
         (None, Some(rendering)) => rendered.text(&rendering)?,
         (None, None) => return Err("a file has neither content nor template".into()),
     };
-    let executable = file.mode().is_some_and(|mode| mode & 0o111 != 0);
-    Ok(RootFile { path: file.path.clone(), content: content.into_bytes(), executable })
+    let mode = file.mode().ok_or("a file has no mode")?;
+    Ok(RootFile { path: file.path.clone(), content: content.into_bytes(), mode })
 }
 
 /// Why a plan cannot be carried out here, where these programs are missing.

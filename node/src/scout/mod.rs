@@ -31,6 +31,7 @@ use tracing::info;
 use self::core::Core;
 use self::install::{Ended, install};
 use self::meet::Meeting;
+use self::system::Next;
 use crate::addrs::reachable;
 
 /// With what a scout is started.
@@ -98,7 +99,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
         Meeting::Leave(reason) => {
             info!("nothing is to be done here, the machine starts its own system: {reason}");
             return match options.then {
-                Then::Reboot => system::reboot(),
+                Then::Reboot => system::reboot(Next::Firmware),
                 Then::Exit => Ok(()),
             };
         }
@@ -117,7 +118,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     };
     core.stop().await;
     match (result?, options.then) {
-        (Ended::Installed, Then::Reboot) => system::reboot(),
-        (Ended::Installed | Ended::Stopped, _) => Ok(()),
+        (Ended::Installed(next), Then::Reboot) => system::reboot(next),
+        (Ended::Installed(_) | Ended::Stopped, _) => Ok(()),
     }
 }

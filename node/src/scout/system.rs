@@ -8,6 +8,7 @@ use p2pinst_trust::scout::Welcomed;
 use p2pinst_trust::{SecretKey, Welcome, keytext};
 use p2pinst_types::MachineId;
 use rustix::system::RebootCommand;
+use tracing::warn;
 
 use crate::identity::{Identity, IdentityError};
 
@@ -16,8 +17,6 @@ const UNIT: &str = include_str!("p2pinstd.service");
 /// Where it is, and what starts it.
 const UNIT_PATH: &str = "/etc/systemd/system/p2pinstd.service";
 const WANTED: &str = "/etc/systemd/system/multi-user.target.wants/p2pinstd.service";
-/// Whether another kernel was loaded (Linux `Documentation/ABI/testing/sysfs-kernel-kexec-*`).
-const LOADED: &str = "/sys/kernel/kexec_loaded";
 /// The programs, as they are called.
 const PROGRAMS: (&str, &str) = ("/usr/sbin/p2pinstd", "/usr/bin/p2pinst");
 
@@ -58,14 +57,27 @@ pub(super) fn agent(
     Ok(files)
 }
 
-/// Starts the machine anew: by its firmware, or with the kernel that was loaded.
+/// What a machine starts with when it starts anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Its firmware.
+    Firmware,
+    /// The kernel of the installer, which was loaded for this order.
+    Installer,
+}
+
+/// Starts the machine anew. A kernel that was loaded for an order that is over is nobody's: it goes with the memory.
 ///
 /// # Errors
 /// When the kernel does not.
-pub(super) fn reboot() -> anyhow::Result<()> {
-    let loaded = std::fs::read(LOADED).is_ok_and(|text| text.starts_with(b"1"));
+pub(super) fn reboot(next: Next) -> anyhow::Result<()> {
     rustix::fs::sync();
-    rustix::system::reboot(if loaded { RebootCommand::Kexec } else { RebootCommand::Restart })?;
+    if next == Next::Installer
+        && let Err(error) = rustix::system::reboot(RebootCommand::Kexec)
+    {
+        warn!(%error, "the installer cannot be started");
+    }
+    rustix::system::reboot(RebootCommand::Restart)?;
     Ok(())
 }
 

@@ -62,6 +62,10 @@ impl Wanted {
 
     /// Whether something on its disks may be lost.
     pub(super) fn is_at_risk(&self, planned: &Planned) -> bool {
+        // what an installer does is not known here, and what is known of a member's disks is what its scout found before
+        if planned.setup.installer.is_some() {
+            return true;
+        }
         let Some(known) = &self.inventory else { return planned.may_wipe() };
         let has_data = known.inventory.disks.iter().any(|d| d.content.is_some());
         planned.may_wipe() && has_data
@@ -91,8 +95,10 @@ pub(in crate::commands) fn judge(
             let (name, state) = (&order.name, &order.state);
             refuse(format!("{name} is being carried out ({state}): wait, or p2pinst boot disarm"));
         }
-        if let Err(reason) = planned.installer() {
-            refuse(reason);
+        match planned.installer() {
+            Ok(Some(_)) => planned.no_templates().into_iter().for_each(&mut refuse),
+            Ok(None) => {}
+            Err(reason) => refuse(reason),
         }
         let Some(known) = &wanted.inventory else { continue };
         if let Some(reason) = planned.foreign(&known.inventory) {

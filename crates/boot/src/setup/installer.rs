@@ -29,6 +29,11 @@ pub const KEXEC: &str = "kexec";
 pub const KERNEL_MAX: u64 = 128 << 20;
 /// The longest initrd, in bytes.
 pub const INITRD_MAX: u64 = 1 << 30;
+/// Directories of every initrd: some of them are links into `usr`, and have modes of their own.
+const THERE: &[&str] = &[
+    "bin", "dev", "etc", "lib", "lib64", "mnt", "proc", "root", "run", "sbin", "sys", "tmp", "usr",
+    "usr/bin", "usr/lib", "usr/sbin", "var",
+];
 /// Archives after the first are looked for at multiples of this.
 const ALIGN: u64 = 4;
 /// For reading a kernel and an initrd into memory.
@@ -63,8 +68,8 @@ pub struct RootFile {
     pub path: String,
     /// What is in it.
     pub content: Vec<u8>,
-    /// Whether it is a program.
-    pub executable: bool,
+    /// Its mode; it belongs to root.
+    pub mode: u32,
 }
 
 /// What is put into an installer's initramfs, as an archive of its own.
@@ -73,8 +78,8 @@ pub struct RootFile {
 /// When a file cannot be read, or two have one path.
 pub fn overlay(files: Vec<RootFile>, agent: &[Inject]) -> Result<Vec<u8>, InstallerError> {
     let mut archive = Archive::default();
-    for RootFile { path, content, executable } in files {
-        archive.file(&path, executable, content)?;
+    for RootFile { path, content, mode } in files {
+        archive.file_of_mode(&path, mode, content)?;
     }
     if !agent.is_empty() {
         for (number, inject) in agent.iter().enumerate() {
@@ -83,11 +88,11 @@ pub fn overlay(files: Vec<RootFile>, agent: &[Inject]) -> Result<Vec<u8>, Instal
                 Source::File(path) => fs::read(path).context("read", path)?,
                 Source::Link(_) => continue,
             };
-            archive.file(&format!("{DIR}/{number}"), false, content)?;
+            archive.file_of_mode(&format!("{DIR}/{number}"), 0o600, content)?;
         }
         archive.file(JOIN, true, join(agent).into_bytes())?;
     }
-    Ok(archive.write(0))
+    Ok(archive.over(THERE).write(0))
 }
 
 /// The script that makes the system below `$1` a member. What is injected has paths of our own, without quotes.
@@ -213,19 +218,27 @@ mod tests {
         let answers = RootFile {
             path: "/preseed.cfg".to_owned(),
             content: b"d-i x string y\n".to_vec(),
-            executable: false,
+            mode: 0o600,
         };
-        let all = overlay(vec![answers], &agent(dir.path())).unwrap();
+        // the base has a link there
+        let program =
+            RootFile { path: "/sbin/tool".to_owned(), content: b"tool".to_vec(), mode: 0o755 };
+        let all = overlay(vec![answers, program], &agent(dir.path())).unwrap();
         let out = dir.path().join("out");
         append(&initrd, &all, &out).unwrap();
         let whole = fs::read(&out).unwrap();
         assert_eq!(whole.len() % 4, 0);
         assert!(whole.ends_with(&all), "the second archive is as it was made");
         let root = dir.path().join("root");
+        fs::create_dir_all(root.join("usr/sbin")).unwrap();
+        std::os::unix::fs::symlink("usr/sbin", root.join("sbin")).unwrap();
         if !unpack(&all, &root) {
             return;
         }
         assert_eq!(fs::read(root.join("preseed.cfg")).unwrap(), b"d-i x string y\n");
+        assert_eq!(fs::read(root.join("usr/sbin/tool")).unwrap(), b"tool");
+        let mode = |path: &str| root.join(path).metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode("preseed.cfg"), mode("p2pinst/1")), (0o600, 0o600));
         // the script names the installer's own root
         let script = fs::read_to_string(root.join("p2pinst/join")).unwrap();
         let script = script.replace("cp /p2pinst/", &format!("cp {}/p2pinst/", root.display()));
@@ -251,8 +264,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_a_file_is_refused() {
-        let at =
-            |path: &str| RootFile { path: path.to_owned(), content: Vec::new(), executable: false };
+        let at = |path: &str| RootFile { path: path.to_owned(), content: Vec::new(), mode: 0o644 };
         assert!(overlay(vec![at("/a/../b")], &[]).is_err());
         assert!(overlay(vec![at("/a"), at("/a/b")], &[]).is_err());
         let gone = Inject { path: "/x".into(), source: Source::File("/nowhere".into()), mode: 0 };

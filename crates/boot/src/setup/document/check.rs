@@ -90,6 +90,8 @@ pub enum Problem {
     InstallersOwn(&'static str),
     #[error("{path}: files of an installer's root belong to root: remove owner and group")]
     InstallersFile { path: String },
+    #[error("{path}: in the installer's root /p2pinst is what makes the new system a member")]
+    InstallersPath { path: String },
     #[error(
         "the installer's arguments are one line of at most {ARGUMENTS_MAX} bytes without control characters"
     )]
@@ -247,6 +249,13 @@ impl Setup {
         problems.extend(said.map(|(what, _)| Problem::InstallersOwn(what)));
         for file in self.file.iter().filter(|f| (f.owner, f.group) != (0, 0)) {
             problems.push(Problem::InstallersFile { path: file.path.clone() });
+        }
+        let ours = |path: &str| {
+            path.strip_prefix("/p2pinst")
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        for file in self.file.iter().filter(|f| ours(&f.path)) {
+            problems.push(Problem::InstallersPath { path: file.path.clone() });
         }
         let arguments = &installer.arguments;
         if arguments.len() > ARGUMENTS_MAX || arguments.chars().any(char::is_control) {
@@ -436,6 +445,7 @@ mod tests {
             ),
             (format!("{installer}[boot]\nnext = \"pxe\"\n"), "how the machine starts is"),
             (format!("{installer}{file}owner = 7\n"), "belong to root"),
+            (format!("{installer}{}", file.replace("preseed.cfg", "p2pinst/join")), "a member"),
             (installer.replace("auto=true", "a\\nb"), "one line"),
             (installer.replace("auto=true", &"a".repeat(1025)), "one line"),
         ] {
